@@ -1,0 +1,244 @@
+# The study as a graph: executed notebooks are the targets. `make` alone lists what can be asked for.
+
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+MAKEFLAGS += --no-builtin-rules --no-print-directory
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+CORES := $(shell nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)
+
+# The variables a user sets, on the command line or in the environment.
+PROFILE ?= demo
+## PROFILE   settings: a file of notebooks/profiles (default demo)
+MUSDB ?=
+## MUSDB     folder of MUSDB18 or MUSDB18-HQ, for profiles that read it
+JOBS ?= $(CORES)
+## JOBS      notebooks that run at the same time (default: the number of cores; 1 on a single GPU)
+SEEDS ?= 0
+## SEEDS     the models are trained once for each (default 0)
+
+# ---------------------------------------------------------------------------------------- checks
+
+NEEDS_PROFILE := reproduce stages verify report clean
+PROFILES := $(patsubst notebooks/profiles/%.yaml,%,$(wildcard notebooks/profiles/*.yaml))
+ifneq ($(filter $(NEEDS_PROFILE),$(MAKECMDGOALS)),)
+  ifeq ($(filter $(PROFILE),$(PROFILES)),)
+    $(error No profile '$(PROFILE)' in notebooks/profiles; PROFILE can be: $(PROFILES))
+  endif
+  ifneq ($(shell for n in "$(JOBS)" $(SEEDS) 1; do [[ $$n =~ ^[0-9]+$$ ]] || echo bad; done; [ "$(JOBS)" != 0 ] || echo bad),)
+    $(error JOBS must be a whole number above 0 and SEEDS whole numbers with spaces between; they are '$(JOBS)' and '$(SEEDS)')
+  endif
+  ifeq ($(strip $(SEEDS)),)
+    $(error SEEDS is empty; give at least one whole number, such as SEEDS=0)
+  endif
+endif
+ifneq ($(MUSDB),)
+  ifeq ($(wildcard $(MUSDB)/.),)
+    $(error MUSDB=$(MUSDB) is no folder; give the one that holds train and test)
+  endif
+  export CUNET_MUSDB := $(abspath $(MUSDB))
+endif
+
+# ----------------------------------------------------------------------------------- environment
+
+# In order: an interpreter that the user vouches for; an active conda environment made from
+# environment.yml; else .venv, made here. The stamp names the folder it was made for, so that a
+# half-made environment, or one that was moved or copied, is seen and made again.
+CONDA_NAME := $(shell sed -n 's/^name: *//p' environment.yml)
+ifneq ($(CUNET_PYTHON),)
+  PYTHON := $(CUNET_PYTHON)
+  STAMP :=
+else ifeq ($(if $(CONDA_PREFIX),$(CONDA_DEFAULT_ENV)),$(CONDA_NAME))
+  PYTHON := $(CONDA_PREFIX)/bin/python
+  STAMP := $(CONDA_PREFIX)/.cunet-ready
+else
+  PYTHON := .venv/bin/python
+  STAMP := .venv/.cunet-ready
+endif
+READY := $(shell [ -x "$(PYTHON)" ] && [ "$$(cat "$(STAMP)" 2>/dev/null)" = "$(CURDIR)" ] && echo yes)
+
+env: $(STAMP)  ## make the Python environment (.venv, or the active conda environment)
+	@:
+
+ifneq ($(STAMP),)
+$(STAMP): requirements.lock pyproject.toml $(if $(READY),,FORCE)
+ifeq ($(PYTHON),.venv/bin/python)
+	@$(INSTALL)
+else
+	@"$(PYTHON)" -m pip install --quiet --no-deps --no-build-isolation --editable .
+endif
+	@"$(PYTHON)" -m cunet_lib.cli kernel
+	@"$(PYTHON)" -c "import matplotlib.font_manager"  # builds its font list once, here
+	@printf '%s\n' "$(CURDIR)" > "$(STAMP)"
+	@echo "The environment is ready: $(PYTHON)"
+endif
+
+USABLE := import sys; sys.exit(not (3, 10) <= sys.version_info[:2] < (3, 14))
+WITH_PIP := import ensurepip, venv
+UV_INSTALL = uv pip install --quiet --python .venv/bin/python
+PIP_INSTALL = .venv/bin/python -m pip --disable-pip-version-check install
+
+# uv where there is one. Should it fail, for instance because only pip knows the package index of
+# this network, pip has a try.
+define INSTALL
+if [ -e .venv ] && [ "$(READY)" != yes ]; then \
+  echo "Found a .venv that is unfinished or was made elsewhere; making it again."; rm -rf .venv; \
+fi; \
+has_uv=$$(command -v uv || true); base=; \
+for name in python3 python python3.12 python3.13 python3.11 python3.10; do \
+  if "$$name" -c '$(USABLE)' >/dev/null 2>&1 \
+     && { [ -n "$$has_uv" ] || "$$name" -c '$(WITH_PIP)' >/dev/null 2>&1; }; then \
+    base=$$("$$name" -c 'import sys; print(sys.executable)'); break; \
+  fi; \
+done; \
+if [ -n "$$has_uv" ]; then \
+  echo "Installing the packages of requirements.lock into .venv with uv; a few minutes the first time."; \
+  if { [ -d .venv ] || uv venv --quiet --python "$${base:->=3.10,<3.14}" .venv; } \
+     && $(UV_INSTALL) --require-hashes --requirement requirements.lock \
+     && $(UV_INSTALL) --no-deps --no-build-isolation --editable .; then exit 0; fi; \
+  echo "uv could not do it; trying pip."; \
+  if [ "$(READY)" != yes ]; then rm -rf .venv; fi; \
+fi; \
+if [ -d .venv ] && ! .venv/bin/python -m pip --version >/dev/null 2>&1; then rm -rf .venv; fi; \
+if [ ! -d .venv ]; then \
+  if [ -z "$$base" ] || ! "$$base" -c '$(WITH_PIP)' 2>/dev/null; then \
+    echo "No usable Python: install Python 3.10 to 3.13 with its venv module (python3-venv on Debian and Ubuntu), or uv, and run make again." >&2; exit 1; \
+  fi; \
+  "$$base" -m venv .venv; \
+fi; \
+echo "Installing the packages of requirements.lock into .venv with pip; a few minutes the first time."; \
+log=.venv/install.log; count=0; unpacking=; \
+if { $(PIP_INSTALL) --require-hashes --no-deps --requirement requirements.lock \
+     && $(PIP_INSTALL) --no-deps --no-build-isolation --editable .; } 2>&1 | tee "$$log" | \
+   while read -r word _; do \
+     case "$$word" in \
+       Collecting|Processing) count=$$((count + 1)); [ $$((count % 25)) != 0 ] || echo "  $$count fetched";; \
+       Installing) [ "$$unpacking" ] || echo "  unpacking"; unpacking=yes;; \
+     esac; \
+   done; then :; else \
+  tail -n 12 "$$log" >&2; \
+  echo "The installation failed; all of its output is in $$log. Mend the cause and run make again." >&2; exit 1; \
+fi
+endef
+
+# ---------------------------------------------------------------------------------------- stages
+
+# Elsewhere, for example on a larger disk: the environment variables CUNET_DATA and CUNET_RESULTS.
+ifneq ($(CUNET_DATA),)
+  export CUNET_DATA := $(abspath $(CUNET_DATA))
+endif
+ifneq ($(CUNET_RESULTS),)
+  export CUNET_RESULTS := $(abspath $(CUNET_RESULTS))
+endif
+DATA := $(or $(CUNET_DATA),data)/$(PROFILE)
+RESULTS := $(or $(CUNET_RESULTS),results)/$(PROFILE)
+EXECUTED := $(RESULTS)/notebooks
+LOGS := $(RESULTS)/logs
+
+# The library modules that each notebook uses, directly or through others: a change to one of them
+# makes the stage again. tests/test_imports.py compares these lists with the imports.
+MODULES_00_corpus := config composer voice synth corpus display
+MODULES_01_preprocess := config progress stems spectral display store
+MODULES_02_train_unet := config stems spectral display store conditions batches film models training separation
+MODULES_03_train_cunet := config stems spectral display store conditions batches film models training separation
+MODULES_04_evaluate := config progress stems spectral display store conditions film models separation scoring
+MODULES_05_plot := config spectral film models analysis results tables figures drawing report
+
+INSTRUMENTS := bass drums other vocals
+VARIANTS := dense_simple dense_complex cnn_simple cnn_complex
+
+CUNETS := $(foreach seed,$(SEEDS),$(VARIANTS:%=%-seed$(seed)))
+UNETS := $(foreach seed,$(SEEDS),$(INSTRUMENTS:%=%-seed$(seed)))
+SCORED := $(foreach seed,$(SEEDS),unet-seed$(seed))
+
+# In the order in which free jobs take them: the longest first.
+TRAININGS := $(CUNETS:%=03_train_cunet.%) $(UNETS:%=02_train_unet.%)
+EVALUATIONS := $(CUNETS:%=04_evaluate.%) $(SCORED:%=04_evaluate.%) 04_evaluate.oracles-seed0
+
+# A stage that runs alone has every core; those that run beside each other share them.
+BESIDE := $(shell n=$(words $(TRAININGS)); echo $$(( $(JOBS) < n ? $(JOBS) : n )))
+SHARE := $(shell n=$$(( $(CORES) / $(BESIDE) )); echo $$(( n > 0 ? n : 1 )))
+
+# $(1) stage, $(2) its notebook, $(3) stages before it, $(4) its main result, $(5) threads.
+# A missing main result, deleted for instance, makes the stage again.
+define STAGE
+$(EXECUTED)/$(1).ipynb: notebooks/$(2).ipynb notebooks/profiles/$(PROFILE).yaml \
+  $(MODULES_$(2):%=cunet_lib/%.py) $(3:%=$(EXECUTED)/%.ipynb) $(if $(wildcard $(4)),,FORCE)
+	@CUNET_THREADS=$(5) "$(PYTHON)" -m cunet_lib.cli run $(1) --profile $(PROFILE)
+
+endef
+
+$(eval $(call STAGE,00_corpus,00_corpus,,$(DATA)/corpus/corpus.json,$(CORES)))
+$(eval $(call STAGE,01_preprocess,01_preprocess,00_corpus,$(DATA)/store/index.json,$(CORES)))
+$(foreach it,$(UNETS),$(eval $(call STAGE,02_train_unet.$(it),02_train_unet,01_preprocess,$(RESULTS)/runs/unet_$(it)/model.keras,$(SHARE))))
+$(foreach it,$(CUNETS),$(eval $(call STAGE,03_train_cunet.$(it),03_train_cunet,01_preprocess,$(RESULTS)/runs/$(it)/model.keras,$(SHARE))))
+$(foreach it,$(CUNETS),$(eval $(call STAGE,04_evaluate.$(it),04_evaluate,03_train_cunet.$(it),$(RESULTS)/scores/$(it).csv,$(SHARE))))
+$(foreach seed,$(SEEDS),$(eval $(call STAGE,04_evaluate.unet-seed$(seed),04_evaluate,$(INSTRUMENTS:%=02_train_unet.%-seed$(seed)),$(RESULTS)/scores/unet-seed$(seed).csv,$(SHARE))))
+$(eval $(call STAGE,04_evaluate.oracles-seed0,04_evaluate,01_preprocess,$(RESULTS)/scores/ideal_ratio_mask-seed0.csv,$(SHARE)))
+$(eval $(call STAGE,05_plot,05_plot,$(TRAININGS) $(EVALUATIONS),$(RESULTS)/scores/scores.csv,$(CORES)))
+
+stages: $(TRAININGS:%=$(EXECUTED)/%.ipynb) $(EVALUATIONS:%=$(EXECUTED)/%.ipynb) $(EXECUTED)/05_plot.ipynb
+	@:
+
+# Under `make -j` the jobs are already given; else JOBS gives them.
+GIVEN_JOBS = $(if $(findstring jobserver,$(MAKEFLAGS)),,-j$(JOBS))
+
+reproduce: env  ## run the whole study; what is up to date stays
+	+@if $(MAKE) $(GIVEN_JOBS) stages; then \
+	  echo "The study, profile $(PROFILE):"; \
+	  echo "  tables              $(RESULTS)/tables"; \
+	  echo "  figures             $(RESULTS)/figures"; \
+	  echo "  executed notebooks  $(EXECUTED)"; \
+	  echo "  as web pages        make report$(if $(filter-out demo,$(PROFILE)), PROFILE=$(PROFILE))"; \
+	else \
+	  for copy in $(LOGS)/*.failed.ipynb; do \
+	    if [ -e "$$copy" ]; then echo "Failed, and kept to look at: $$copy" >&2; fi; \
+	  done; \
+	  exit 1; \
+	fi
+
+# ----------------------------------------------------------------------------------- other tasks
+
+test: lint  ## run every test (lint first)
+	@"$(PYTHON)" -m pytest $(PYTEST_ARGS)
+
+lint: env  ## check the code's style
+	@"$(PYTHON)" -m ruff check .
+	@"$(PYTHON)" -m ruff format --check .
+
+lab: env  ## explore the notebooks in Jupyter Lab
+	@"$(PYTHON)" -m jupyter lab notebooks
+
+verify: env  ## compare the results with the committed ones, table by table
+	@"$(PYTHON)" -m cunet_lib.cli verify $(PROFILE)
+
+report: env  ## write tables, figures and executed notebooks as web pages
+	@"$(PYTHON)" -m cunet_lib.cli report $(PROFILE)
+
+bench: env  ## print the models' sizes and their speed on this machine
+	@"$(PYTHON)" -m cunet_lib.bench
+
+# Neither touches the committed tables, figures, scores and models.
+MADE := runs notebooks logs report examples scores/museval
+
+clean:  ## delete what `make reproduce` made for PROFILE, save the committed results
+	rm -rf $(DATA) $(MADE:%=$(RESULTS)/%)
+
+distclean:  ## delete the same for every profile, and the environment
+	rm -rf .venv .cache .pytest_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf $(or $(CUNET_DATA),data) $(foreach made,$(MADE),$(PROFILES:%=$(or $(CUNET_RESULTS),results)/%/$(made)))
+
+lock:  ## pin every dependency anew (needs uv)
+	@command -v uv >/dev/null || { echo "make lock needs uv on PATH." >&2; exit 1; }
+	uv pip compile --quiet --universal --python-version 3.10 --python-preference only-system \
+	  --extra dev --generate-hashes --no-emit-index-url --no-emit-find-links --no-header \
+	  --no-annotate pyproject.toml --output-file requirements.lock
+
+help:
+	@echo "make TARGET [VARIABLE=value ...]"
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' Makefile
+	@awk '/^## / { sub(/^## /, "  "); print }' Makefile
+
+FORCE:
+.PHONY: env reproduce stages test lint lab verify report bench clean distclean lock help FORCE

@@ -1,0 +1,43 @@
+"""The Conditioned U-Net study: one thin library under numbered notebooks.
+
+Each noun of the study has one module. A module may import those in rows above its own, and never
+what its last column names; ``tests/test_imports.py`` reads this table and holds it.
+
+| module | owns | never imports |
+|---|---|---|
+| `quiet` | TensorFlow's start-up noise, kept from terminals and notebooks | every other module, `tensorflow` |
+| `config` | profiles: frozen, validated settings read from YAML; sizes; every path | every other module, `tensorflow` |
+| `progress` | progress of long loops: a bar on a terminal, lines elsewhere | every other module, `tensorflow` |
+| `composer` | songs of the rendered corpus as plain data | `tensorflow`, `models` |
+| `voice` | the singing voice | `tensorflow`, `models` |
+| `synth` | drums, bass and other instruments as sound | `tensorflow`, `models` |
+| `corpus` | the rendered corpus: stems and mixtures in MUSDB18-HQ layout | `tensorflow`, `models` |
+| `stems` | tracks of a corpus through `musdb`: splits, decoding, resampling | `tensorflow` |
+| `spectral` | STFT and inverse STFT conventions, patch cut and join, magnitude scale | `musdb` |
+| `display` | what notebooks show of audio: spectrograms and players | `tensorflow`, `musdb` |
+| `store` | the prepared corpus on disk: audio at the study rate, index, scales, settings hash | `tensorflow` |
+| `conditions` | instrument order, condition vectors, their names | all but `numpy`, `config` |
+| `batches` | seeded `tf.data`: patches, conditions, augmentation | `musdb`, `models` |
+| `film` | FiLM layers and the control networks | `corpus`, `stems`, `store`, `batches` |
+| `models` | U-Net and C-U-Net builders, the registry of variants | `corpus`, `stems`, `store`, `batches` |
+| `training` | fit, callbacks, checkpoints, run record | `museval`, `report` |
+| `separation` | model, mixture and conditions to estimates; never sees a reference | `scoring` |
+| `scoring` | museval per track into one long table; oracles and baselines | `tensorflow`, `models` |
+| `analysis` | paired statistics on score tables | `tensorflow`, `librosa` |
+| `results` | reading runs and scores; the words and numbers of captions | `tensorflow`, `musdb` |
+| `tables` | tables with captions, `save_table` | `tensorflow`, `musdb` |
+| `figures` | figures with captions, `save_figure` | `tensorflow`, `musdb` |
+| `drawing` | drawings of the networks from their architecture records | `tensorflow`, `musdb` |
+| `report` | the manifest, the comparison with committed results, the web page | `tensorflow`, `musdb` |
+| `runner` | one notebook run: parameters checked, lines streamed, failures told | `tensorflow`, `models` |
+| `bench` | parameter counts and throughput on this machine | `musdb`, `museval` |
+| `cli` | the `cunet` command, thin | `tensorflow`, `papermill` |
+
+Importing the package loads nothing heavy. It only asks TensorFlow to start silently.
+"""  # noqa: E501
+
+from cunet_lib.quiet import share_cores as _share_cores
+from cunet_lib.quiet import silence as _silence
+
+_silence()
+_share_cores()

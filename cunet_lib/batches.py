@@ -1,0 +1,179 @@
+"""Training batches: waveform patches, conditions and augmentation, seeded by step.
+
+A batch is a pure function of (seed, step), so any number of threads, or a run that was interrupted,
+sees the same sequence. Waveforms are divided by their track's magnitude scale: the magnitudes that
+the graph takes from them are then within [0, 1] before any remixing (paper, section 4.1).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from cunet_lib.config import INSTRUMENTS, UNETS, ConfigError, Profile
+from cunet_lib.spectral import pad_centre
+from cunet_lib.store import Entry, Store
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Waveform patches and what is asked of them.
+
+    Attributes
+    ----------
+    mixture, target
+        ``(batch, patch_samples)`` float32.
+    condition
+        ``(batch, instruments)`` float32.
+    """
+
+    mixture: np.ndarray
+    target: np.ndarray
+    condition: np.ndarray
+
+
+class _Track:
+    """Memory-mapped stems of one track that can be sliced beyond both ends."""
+
+    def __init__(self, store: Store, entry: Entry, samples: int):
+        self.audio = store.audio(entry)
+        self.scale = np.float32(1.0 / entry.scale)
+        self.samples = samples
+        # A track shorter than a patch is padded with silence at its end.
+        self.starts = max(entry.samples - samples, 0) + 1
+
+    def cut(self, rows, start: int) -> np.ndarray:
+        part = self.audio[rows, start : start + self.samples] * self.scale
+        missing = self.samples - part.shape[-1]
+        if missing:
+            part = np.pad(part, [(0, 0)] * (part.ndim - 1) + [(0, missing)])
+        return part
+
+
+class TrainingBatches:
+    """Random batches from the training tracks only.
+
+    Parameters
+    ----------
+    store
+        Prepared corpus; its ``train`` split is used.
+    settings
+        Patch size, batch size and the probabilities of remixing and of progressive conditions.
+    model
+        A C-U-Net variant (each patch asks for a random instrument) or ``unet_<instrument>``.
+    seed
+        Of the run.
+    """
+
+    def __init__(self, store: Store, settings: Profile, *, model: str, seed: int):
+        self.settings = settings
+        self.seed = seed
+        self.tracks = [
+            _Track(store, entry, settings.patch_samples) for entry in store.split("train")
+        ]
+        if not self.tracks:
+            raise ConfigError(f"The store {store.folder} has no training tracks.")
+        # Long tracks are drawn more often: every start is equally likely.
+        starts = np.array([track.starts for track in self.tracks], float)
+        self._draw = np.cumsum(starts / starts.sum())
+        self.instrument = INSTRUMENTS.index(model.removeprefix("unet_")) if model in UNETS else None
+
+    def batch(self, step: int) -> Batch:
+        """The batch of one training step."""
+        rng = np.random.Generator(np.random.Philox(key=[self.seed, step]))
+        size, train = self.settings.train.batch_size, self.settings.train
+        samples = self.settings.patch_samples
+        mixture = np.empty((size, samples), np.float32)
+        target = np.empty((size, samples), np.float32)
+        condition = np.zeros((size, len(INSTRUMENTS)), np.float32)
+        for row in range(size):
+            instrument = self.instrument
+            if instrument is None:
+                instrument = int(rng.integers(len(INSTRUMENTS)))
+            track, start = self._place(rng)
+            # Row 0 of a track is its mixture.
+            if rng.random() < train.remix:
+                source = track.cut(1 + instrument, start)
+                mix = source.copy()
+                for other in range(len(INSTRUMENTS)):
+                    if other != instrument:
+                        other_track, other_start = self._place(rng)
+                        mix += other_track.cut(1 + other, other_start)
+            else:
+                mix, source = track.cut([0, 1 + instrument], start)
+            level = np.float32(1.0)
+            # A dedicated U-Net sees no condition, so its target is never scaled.
+            if self.instrument is None and rng.random() < train.progressive:
+                level = np.float32(rng.random())
+            mixture[row] = mix
+            target[row] = source * level
+            condition[row, instrument] = level
+        return Batch(mixture, target, condition)
+
+    def _place(self, rng: np.random.Generator) -> tuple[_Track, int]:
+        place = int(np.searchsorted(self._draw, rng.random(), side="right"))
+        track = self.tracks[min(place, len(self.tracks) - 1)]
+        return track, int(rng.integers(track.starts))
+
+    def dataset(self, first_step: int = 0):
+        """Endless ``tf.data`` of ``((mixture, condition), target)`` from a step on.
+
+        A dedicated U-Net gets ``(mixture, target)``.
+        """
+        import tensorflow as tf
+
+        size, samples = self.settings.train.batch_size, self.settings.patch_samples
+
+        def load(step):
+            batch = self.batch(int(step))
+            return batch.mixture, batch.condition, batch.target
+
+        def fetch(step):
+            mixture, condition, target = tf.numpy_function(
+                load, [step], [tf.float32] * 3, stateful=False
+            )
+            mixture = tf.ensure_shape(mixture, (size, samples))
+            target = tf.ensure_shape(target, (size, samples))
+            condition = tf.ensure_shape(condition, (size, len(INSTRUMENTS)))
+            if self.instrument is None:
+                return (mixture, condition), target
+            return mixture, target
+
+        steps = tf.data.Dataset.counter(start=first_step)
+        return steps.map(fetch, num_parallel_calls=2, deterministic=True).prefetch(4)
+
+
+def validation_batches(
+    store: Store, settings: Profile, *, model: str, batch_size: int | None = None
+) -> list[Batch]:
+    """Fixed patches of the held-out training tracks, spread evenly over their time.
+
+    Every patch is asked for each instrument (C-U-Net) or for the model's own (dedicated U-Net),
+    without augmentation. At most ``train.validation_patches`` patches per instrument.
+    """
+    size = batch_size or settings.train.batch_size
+    samples, hop = settings.patch_samples, settings.signal.hop
+    wanted = [model.removeprefix("unet_")] if model in UNETS else INSTRUMENTS
+    places = []
+    for entry in store.split("valid"):
+        last = max(entry.samples + settings.signal.n_fft - samples, 0)
+        places += [
+            (entry, start) for start in range(0, last + 1, settings.model.patch_frames * hop)
+        ]
+    if not places:
+        raise ConfigError(f"The store {store.folder} has no validation tracks.")
+    count = min(len(places), settings.train.validation_patches)
+    chosen = [places[i] for i in np.linspace(0, len(places), count, endpoint=False).astype(int)]
+    rows = []
+    for entry, start in chosen:
+        padded = pad_centre(store.audio(entry), settings.signal)[:, start : start + samples]
+        padded = np.pad(padded, ((0, 0), (0, samples - padded.shape[1]))) / entry.scale
+        for instrument in wanted:
+            index = INSTRUMENTS.index(instrument)
+            condition = np.eye(len(INSTRUMENTS), dtype=np.float32)[index]
+            rows.append((padded[0], padded[1 + index], condition))
+    return [
+        Batch(*(np.stack(column).astype(np.float32) for column in zip(*part, strict=True)))
+        for part in (rows[i : i + size] for i in range(0, len(rows), size))
+    ]

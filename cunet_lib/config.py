@@ -1,0 +1,313 @@
+"""Profiles: every setting of the study, validated and frozen, and every path derived from them.
+
+A profile is a YAML file in ``notebooks/profiles``. ``load_profile("demo")`` reads it, applies
+overrides such as ``"train.learning_rate=3e-4 model.filters=16"``, checks each value, and returns a
+frozen :class:`Profile`. Nothing is read at import and there is no global configuration.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+ROOT = Path(__file__).resolve().parents[1]
+
+INSTRUMENTS = ("bass", "drums", "other", "vocals")
+"""Order of the condition vector; the paper's ``rest`` is MUSDB18's ``other``."""
+
+UNETS = tuple(f"unet_{instrument}" for instrument in INSTRUMENTS)
+VARIANTS = ("dense_simple", "dense_complex", "cnn_simple", "cnn_complex")
+"""The four C-U-Nets, named control network first, FiLM kind second."""
+
+PAPER_NAMES = {
+    "unet": "Fix-U-Net (x4)",
+    "dense_simple": "C-U-Net-SiF",
+    "dense_complex": "C-U-Net-CoF",
+    "cnn_simple": "C-U-Net-SiC",
+    "cnn_complex": "C-U-Net-CoC",
+}
+
+Probability = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+class ConfigError(ValueError):
+    """A setting, profile or parameter is wrong; the message names it and the remedy."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=False, allow_inf_nan=False)
+
+
+class Data(_Section):
+    """Where the tracks come from."""
+
+    source: Literal["rendered", "musdb18", "musdb7s"]
+    seed: int = Field(0, ge=0)
+    train_tracks: int = Field(48, ge=2, description="rendered songs in the train subset")
+    test_tracks: int = Field(12, ge=1, description="rendered songs in the test subset")
+    seconds: float = Field(30.0, ge=4.0, le=600.0, description="about this long, rendered songs")
+    validation: int | tuple[str, ...] = Field(
+        description="number of train tracks held out, or their names"
+    )
+
+    @model_validator(mode="after")
+    def _held_out(self) -> Data:
+        if isinstance(self.validation, int):
+            if self.validation < 1:
+                raise ValueError("validation must hold out at least 1 track")
+            if self.source == "rendered" and self.validation >= self.train_tracks:
+                raise ValueError(
+                    f"validation = {self.validation} leaves no training track "
+                    f"of train_tracks = {self.train_tracks}"
+                )
+        return self
+
+
+class Signal(_Section):
+    """Sample rate and short-time Fourier transform (paper: 8192 Hz, 1024, 256)."""
+
+    sample_rate: int = Field(8192, ge=2000, le=192000, description="Hz, mono")
+    n_fft: int = Field(1024, ge=64, le=16384, description="window and FFT length in samples")
+    hop: int = Field(256, ge=1, description="samples between frames")
+
+    @model_validator(mode="after")
+    def _shapes(self) -> Signal:
+        if self.n_fft & (self.n_fft - 1):
+            raise ValueError(f"n_fft = {self.n_fft} must be a power of two")
+        # Beyond three quarters (768 of 1024 in Jansson et al. 2017) the inverse STFT would divide
+        # by window values near zero.
+        if self.hop * 4 > self.n_fft * 3:
+            raise ValueError(
+                f"hop = {self.hop} must be at most three quarters of n_fft = {self.n_fft}"
+            )
+        return self
+
+    @property
+    def bins(self) -> int:
+        """Frequency bins that the models see: the Nyquist bin is dropped."""
+        return self.n_fft // 2
+
+
+class Model(_Section):
+    """Size of every network (paper: 16 filters, 6 blocks, 128 frames)."""
+
+    filters: int = Field(16, ge=1, le=256, description="feature maps of the first encoder block")
+    blocks: int = Field(6, ge=2, le=8)
+    patch_frames: int = Field(128, ge=4)
+    film_start: Literal["paper", "identity"] = Field(
+        "paper", description="initial bias of the gammas: 0 (paper) or 1, so that FiLM starts idle"
+    )
+
+
+class Train(_Section):
+    """Optimisation, batches, conditions (paper: section 4 and the released code)."""
+
+    batch_size: int = Field(64, ge=1)
+    steps_per_epoch: int = Field(2048, ge=1)
+    unet_epochs: int = Field(1000, ge=1, description="at most, for each dedicated U-Net")
+    cunet_epochs: int = Field(1000, ge=1, description="at most, for each C-U-Net")
+    learning_rate: float = Field(1e-3, gt=0, le=1)
+    beta_1: float = Field(0.5, ge=0, lt=1)
+    patience: int = Field(30, ge=1, description="epochs without improvement before stopping")
+    schedule: Literal["plateau", "cosine"] = Field(
+        "plateau", description="halve on a plateau (paper), or a cosine down to the minimum"
+    )
+    lr_patience: int = Field(15, ge=1, description="epochs without improvement before halving")
+    lr_factor: float = Field(0.5, gt=0, lt=1)
+    min_learning_rate: float = Field(1e-5, gt=0)
+    min_delta: float = Field(1e-5, ge=0)
+    progressive: Probability = Field(0.25, description="condition and target scaled by U(0, 1)")
+    remix: Probability = Field(0.25, description="other stems drawn from other tracks")
+    conditions: Literal["one_hot"] = "one_hot"
+    precision: Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"] = "auto"
+    jit: Literal["auto", "on", "off"] = "auto"
+    validation_patches: int = Field(256, ge=1, description="at most, per instrument")
+
+
+class Separate(_Section):
+    """How patches are joined to a song."""
+
+    overlap: float = Field(0.5, ge=0.0, lt=1.0, description="share of a patch; 0 joins end to end")
+    batch_size: int = Field(8, ge=1)
+
+
+class Evaluate(_Section):
+    """BSS Eval v4 framing (museval's defaults: 1 s windows and hops)."""
+
+    window_seconds: float = Field(1.0, gt=0)
+    hop_seconds: float = Field(1.0, gt=0)
+
+
+class Profile(_Section):
+    """All settings of one run of the study. Build it with :func:`load_profile`."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9_-]{1,40}$")
+    title: str = Field(min_length=1, description="how captions name the data")
+    seed: int = Field(0, ge=0)
+    data: Data
+    signal: Signal = Signal()
+    model: Model = Model()
+    train: Train = Train()
+    separate: Separate = Separate()
+    evaluate: Evaluate = Evaluate()
+    shipped: Literal[VARIANTS] = Field(
+        "cnn_complex", description="the C-U-Net exported in half precision"
+    )
+
+    @model_validator(mode="after")
+    def _divisible(self) -> Profile:
+        step = 2**self.model.blocks
+        for label, size in (
+            ("signal.n_fft / 2", self.signal.bins),
+            ("model.patch_frames", self.model.patch_frames),
+        ):
+            if size % step:
+                raise ValueError(
+                    f"{label} = {size} must be a multiple of 2^model.blocks = {step}; "
+                    "change it or model.blocks"
+                )
+        if self.train.min_learning_rate > self.train.learning_rate:
+            raise ValueError("train.min_learning_rate must not exceed train.learning_rate")
+        return self
+
+    @property
+    def patch_shape(self) -> tuple[int, int, int]:
+        """Model input ``(bins, frames, 1)``."""
+        return (self.signal.bins, self.model.patch_frames, 1)
+
+    @property
+    def patch_samples(self) -> int:
+        """Samples that the frames of one patch cover: ``(frames - 1) * hop + n_fft``."""
+        return (self.model.patch_frames - 1) * self.signal.hop + self.signal.n_fft
+
+    def section_hash(self, *sections: str) -> str:
+        """First 16 hex digits of the SHA-256 of the named sections (all if none named)."""
+        dump = self.model_dump(mode="json")
+        chosen = {key: dump[key] for key in sections} if sections else dump
+        return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:16]
+
+    @property
+    def paths(self) -> Paths:
+        """Folders of this profile."""
+        return Paths(self)
+
+
+class Paths:
+    """Every folder and file name of a profile.
+
+    The roots are ``data`` and ``results`` of the project; the environment variables ``CUNET_DATA``
+    and ``CUNET_RESULTS`` move them, for example to a larger disk.
+    """
+
+    def __init__(self, profile: Profile):
+        self.data = _root("CUNET_DATA", "data") / profile.name
+        self.results = _root("CUNET_RESULTS", "results") / profile.name
+        self.corpus = self.data / "corpus"
+        self.store = self.data / "store"
+        self.runs = self.results / "runs"
+        self.scores = self.results / "scores"
+        self.museval = self.scores / "museval"
+        self.tables = self.results / "tables"
+        self.figures = self.results / "figures"
+        self.notebooks = self.results / "notebooks"
+        self.models = self.results / "models"
+        self.examples = self.results / "examples"
+        self.logs = self.results / "logs"
+        self.manifest = self.results / "manifest.json"
+
+    def run(self, model: str, seed: int) -> Path:
+        """Folder of one training run, such as ``runs/dense_simple-seed0``."""
+        return self.runs / f"{model}-seed{seed}"
+
+
+def _root(variable: str, default: str) -> Path:
+    return Path(os.environ.get(variable) or ROOT / default).expanduser().resolve()
+
+
+def profile_names() -> list[str]:
+    """Names of the profiles in ``notebooks/profiles``."""
+    return sorted(path.stem for path in (ROOT / "notebooks" / "profiles").glob("*.yaml"))
+
+
+def load_profile(name: str, overrides: str | Sequence[str] = "") -> Profile:
+    """Read, override and validate a profile.
+
+    Parameters
+    ----------
+    name
+        A profile of ``notebooks/profiles`` (``"demo"``) or a path to a YAML file.
+    overrides
+        Assignments ``section.key=value``, a sequence of them or one string with spaces between;
+        values are read as YAML scalars.
+
+    Raises
+    ------
+    ConfigError
+        If the profile does not exist or any key or value is invalid; one sentence names it.
+    """
+    path = Path(name)
+    if path.suffix not in {".yaml", ".yml"}:
+        if name not in profile_names():
+            raise ConfigError(f"No profile {name!r}; there are: {', '.join(profile_names())}.")
+        path = ROOT / "notebooks" / "profiles" / f"{name}.yaml"
+    try:
+        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"Profile {path} cannot be read: {error.strerror}.") from error
+    except yaml.YAMLError as error:
+        where = str(error).replace("\n", " ")
+        raise ConfigError(f"Profile {path.name} is not valid YAML: {where}.") from error
+    if not isinstance(settings, dict):
+        raise ConfigError(f"Profile {path.name} must be a mapping of settings.")
+    settings.setdefault("name", path.stem)
+    for assignment in overrides.split() if isinstance(overrides, str) else overrides:
+        _assign(settings, assignment)
+    try:
+        return Profile.model_validate(settings)
+    except ValidationError as error:
+        raise ConfigError(_sentence(path.name, error)) from error
+
+
+def _assign(settings: dict[str, Any], assignment: str) -> None:
+    key, separator, value = assignment.partition("=")
+    if not separator or not key:
+        raise ConfigError(f"Override {assignment!r} must look like section.key=value.")
+    *sections, last = key.split(".")
+    for section in sections:
+        settings = settings.setdefault(section, {})
+        if not isinstance(settings, dict):
+            raise ConfigError(f"Override {assignment!r}: {section!r} is not a section.")
+    try:
+        parsed = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"Override {assignment!r} has a value that is not YAML.") from error
+    # YAML 1.1 reads 1e-3 as a string; people write it that way.
+    if isinstance(parsed, str):
+        with contextlib.suppress(ValueError):
+            parsed = float(parsed)
+    settings[last] = parsed
+
+
+def _sentence(source: str, error: ValidationError) -> str:
+    first = error.errors()[0]
+    place = ".".join(str(part) for part in first["loc"]) or "settings"
+    if first["type"] == "extra_forbidden":
+        section = Profile
+        for part in first["loc"][:-1]:
+            section = section.model_fields[part].annotation
+        return (
+            f"Profile {source}: unknown setting {place!r}; "
+            f"valid here: {', '.join(section.model_fields)}."
+        )
+    message = first["msg"].removeprefix("Value error, ").rstrip(".")
+    given = first.get("input")
+    shown = "" if isinstance(given, dict | BaseModel) else f" (given: {given!r})"
+    return f"Profile {source}: {place}: {message}{shown}."

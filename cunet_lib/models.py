@@ -1,0 +1,472 @@
+"""The U-Net (Jansson et al. 2017) and the four Conditioned U-Nets of the study.
+
+Shapes are ``(batch, frequency, time, channels)``. Every model maps magnitude patches of the
+mixture to magnitude patches of the estimate, by a mask in [0, 1] that it multiplies the mixture
+with; a C-U-Net takes the condition vector as second input. Sizes and details follow the paper
+(section 3) and its released code; tests hold the parameter counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import keras
+import numpy as np
+import pandas as pd
+from keras import initializers, layers
+
+from cunet_lib.config import INSTRUMENTS, PAPER_NAMES, UNETS, VARIANTS, ConfigError
+from cunet_lib.film import FiLM
+
+PAPER_SHAPE = (512, 128, 1)
+PAPER_FILTERS = 16
+PAPER_BLOCKS = 6
+
+CONTROL_UNITS = {
+    ("dense", "simple"): (16, 64, 256),
+    ("dense", "complex"): (16, 256, 1024),
+    ("cnn", "simple"): (16, 32, 64),
+    ("cnn", "complex"): (32, 64, 256),
+}
+"""Units of the three layers of each control network (paper, section 3.3)."""
+
+
+def _kernel(seed: int):
+    return initializers.RandomNormal(stddev=0.02, seed=seed)
+
+
+class _Seeds:
+    """Distinct initialiser seeds from one seed, in the order of the layers."""
+
+    def __init__(self, seed: int):
+        self._state = np.random.SeedSequence(seed).generate_state(64).tolist()
+
+    def __call__(self) -> int:
+        return self._state.pop(0)
+
+
+def build_unet(
+    *,
+    shape: Sequence[int] = PAPER_SHAPE,
+    filters: int = PAPER_FILTERS,
+    blocks: int = PAPER_BLOCKS,
+    seed: int = 0,
+    precision: str = "float32",
+    name: str = "unet",
+) -> keras.Model:
+    """U-Net for one instrument.
+
+    Parameters
+    ----------
+    shape
+        ``(frequency, time, 1)`` of a patch; both multiples of ``2 ** blocks``.
+    filters
+        Channels of the first encoder block; each further block doubles them.
+    blocks
+        Encoder blocks, and as many decoder blocks.
+    seed
+        Of the initial weights and of dropout.
+    precision
+        Keras dtype policy of the convolutions; normalisation and mask stay float32.
+
+    Returns
+    -------
+    keras.Model
+        ``mixture (batch, *shape) -> estimate (batch, *shape)``.
+    """
+    seeds = _Seeds(seed)
+    mixture = keras.Input(tuple(shape), name="mixture")
+    x, skips = mixture, []
+    for block in range(blocks):
+        x = _encoder_block(x, block, filters * 2**block, None, seeds, precision)
+        skips.append(x)
+    return keras.Model(mixture, _decode(mixture, x, skips, filters, seeds, precision), name=name)
+
+
+def build_cunet(
+    *,
+    control: str,
+    film: str,
+    shape: Sequence[int] = PAPER_SHAPE,
+    filters: int = PAPER_FILTERS,
+    blocks: int = PAPER_BLOCKS,
+    units: Sequence[int] | None = None,
+    film_start: str = "paper",
+    seed: int = 0,
+    precision: str = "float32",
+    name: str | None = None,
+) -> keras.Model:
+    """Conditioned U-Net: one U-Net for all instruments, steered by a condition vector.
+
+    Parameters
+    ----------
+    control
+        Control network: ``"dense"`` or ``"cnn"``.
+    film
+        ``"simple"`` (one gamma and beta per encoder block) or ``"complex"`` (one per channel).
+    units
+        Layers of the control network; the paper's (:data:`CONTROL_UNITS`) if not given.
+    film_start
+        Initial bias of the gammas: ``"paper"`` (0) or ``"identity"`` (1).
+    shape, filters, blocks, seed, precision
+        As in :func:`build_unet`.
+
+    Returns
+    -------
+    keras.Model
+        ``[mixture (batch, *shape), condition (batch, instruments)] -> estimate (batch, *shape)``.
+
+    Raises
+    ------
+    ConfigError
+        If ``control`` or ``film`` is unknown.
+    """
+    if (control, film) not in CONTROL_UNITS:
+        raise ConfigError(
+            f"No C-U-Net with control={control!r}, film={film!r}; "
+            "control is 'dense' or 'cnn', film is 'simple' or 'complex'."
+        )
+    seeds = _Seeds(seed)
+    channels = [filters * 2**block for block in range(blocks)]
+    sizes = channels if film == "complex" else [1] * blocks
+    mixture = keras.Input(tuple(shape), name="mixture")
+    condition = keras.Input((len(INSTRUMENTS),), name="condition")
+    network = _control_network(
+        control, units or CONTROL_UNITS[control, film], sum(sizes), film_start, seeds, precision
+    )
+    gammas, betas = network(condition)
+    x, skips, start = mixture, [], 0
+    for block in range(blocks):
+        modulation = (gammas, betas, start, sizes[block])
+        x = _encoder_block(x, block, channels[block], modulation, seeds, precision)
+        start += sizes[block]
+        skips.append(x)
+    return keras.Model(
+        [mixture, condition],
+        _decode(mixture, x, skips, filters, seeds, precision),
+        name=name or f"{control}_{film}",
+    )
+
+
+def _encoder_block(x, block, channels, modulation, seeds, precision):
+    name = f"encoder_{block + 1}"
+    x = layers.Conv2D(
+        channels,
+        5,
+        strides=2,
+        padding="same",
+        kernel_initializer=_kernel(seeds()),
+        dtype=precision,
+        name=f"{name}_convolution",
+    )(x)
+    x = layers.BatchNormalization(momentum=0.9, dtype=precision, name=f"{name}_normalization")(x)
+    if modulation is not None:
+        gammas, betas, start, size = modulation
+        x = FiLM(start, size, dtype=precision, name=f"{name}_film")([x, gammas, betas])
+    return layers.LeakyReLU(negative_slope=0.2, dtype=precision, name=name)(x)
+
+
+def _decode(mixture, x, skips, filters, seeds, precision):
+    blocks = len(skips)
+    for block in range(blocks):
+        name = f"decoder_{block + 1}"
+        last = block == blocks - 1
+        channels = 1 if last else filters * 2 ** (blocks - 2 - block)
+        if block:
+            x = layers.Concatenate(dtype=precision, name=f"{name}_skip")([skips[-1 - block], x])
+        x = layers.Conv2DTranspose(
+            channels,
+            5,
+            strides=2,
+            padding="same",
+            kernel_initializer=_kernel(seeds()),
+            dtype=precision,
+            name=f"{name}_convolution",
+        )(x)
+        dtype = _stable(precision) if last else precision
+        x = layers.BatchNormalization(momentum=0.9, dtype=dtype, name=f"{name}_normalization")(x)
+        # Dropout in decoder blocks 2, 3 and 4 of 6: not in the first, nor in the last two.
+        if 1 <= block < blocks - 2:
+            x = layers.Dropout(0.5, seed=seeds(), dtype=precision, name=f"{name}_dropout")(x)
+        if not last:
+            x = layers.ReLU(dtype=precision, name=name)(x)
+    dtype = _stable(precision)
+    mask = layers.Activation("sigmoid", dtype=dtype, name="mask")(x)
+    return layers.Multiply(dtype=dtype, name="estimate")([mixture, mask])
+
+
+def _stable(precision: str) -> str:
+    """Dtype of what mixed precision must not round: the mask and the control network."""
+    return "float16" if precision == "float16" else "float32"
+
+
+def _control_network(control, units, values, film_start, seeds, precision) -> keras.Model:
+    """``condition (batch, instruments) -> [gammas, betas] (batch, values)``."""
+    dtype = _stable(precision)
+    condition = keras.Input((len(INSTRUMENTS),), name="condition")
+    x = condition
+    if control == "cnn":
+        x = layers.Reshape((len(INSTRUMENTS), 1), dtype=dtype, name="sequence")(x)
+    for index, size in enumerate(units):
+        name = f"control_{index + 1}"
+        common = {
+            "activation": "relu",
+            "kernel_initializer": _kernel(seeds()),
+            "dtype": dtype,
+            "name": name,
+        }
+        if control == "dense":
+            x = layers.Dense(size, **common)(x)
+        else:
+            padding = "valid" if index == len(units) - 1 else "same"
+            x = layers.Conv1D(size, len(INSTRUMENTS), padding=padding, **common)(x)
+        if index:
+            x = layers.Dropout(0.5, seed=seeds(), dtype=dtype, name=f"{name}_dropout")(x)
+            x = layers.BatchNormalization(momentum=0.9, dtype=dtype, name=f"{name}_normalization")(
+                x
+            )
+    if control == "cnn":
+        x = layers.Flatten(dtype=dtype, name="embedding")(x)
+    gammas, betas = (
+        layers.Dense(
+            values,
+            kernel_initializer=_kernel(seeds()),
+            bias_initializer="ones" if name == "gammas" and film_start == "identity" else "zeros",
+            dtype=dtype,
+            name=name,
+        )(x)
+        for name in ("gammas", "betas")
+    )
+    return keras.Model(condition, [gammas, betas], name="control")
+
+
+def build(
+    name: str,
+    *,
+    shape: Sequence[int] = PAPER_SHAPE,
+    filters: int = PAPER_FILTERS,
+    blocks: int = PAPER_BLOCKS,
+    film_start: str = "paper",
+    seed: int = 0,
+    precision: str = "float32",
+) -> keras.Model:
+    """Build a model of the study by its name.
+
+    Parameters
+    ----------
+    name
+        ``unet_<instrument>``, or a variant of :data:`cunet_lib.config.VARIANTS`.
+
+    Raises
+    ------
+    ConfigError
+        If the name is unknown.
+    """
+    size = {"shape": shape, "filters": filters, "blocks": blocks}
+    if name in UNETS:
+        return build_unet(**size, seed=seed, precision=precision, name=name)
+    if name in VARIANTS:
+        control, film = name.split("_")
+        return build_cunet(
+            control=control,
+            film=film,
+            **size,
+            film_start=film_start,
+            seed=seed,
+            precision=precision,
+            name=name,
+        )
+    raise ConfigError(f"No model {name!r}; there are: {', '.join(UNETS + VARIANTS)}.")
+
+
+def is_conditioned(model: keras.Model) -> bool:
+    """Whether the model takes a condition vector."""
+    return len(model.inputs) == 2
+
+
+def mask_model(model: keras.Model) -> keras.Model:
+    """The same network with the mask ``(batch, frequency, time, 1)`` as output."""
+    return keras.Model(model.inputs, model.get_layer("mask").output, name=f"{model.name}_mask")
+
+
+def load(path: Path | str, *, precision: str | None = None) -> keras.Model:
+    """Load a model saved by the study, in safe mode.
+
+    Parameters
+    ----------
+    path
+        A ``.keras`` file.
+    precision
+        Rebuild the network with this dtype policy; as it was saved if not given.
+
+    Raises
+    ------
+    ConfigError
+        If the file is missing or is not a model of the study.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ConfigError(f"No model at {path}; train it with `make reproduce` or name another.")
+    try:
+        model = keras.saving.load_model(path, compile=False, safe_mode=True)
+    except (ValueError, OSError, TypeError, KeyError) as error:
+        raise ConfigError(
+            f"{path} cannot be read as a Keras model; it is damaged or was not saved by the study."
+        ) from error
+    if model.name not in UNETS + VARIANTS:
+        raise ConfigError(f"{path} holds {model.name!r}, which is not a model of the study.")
+    return model if precision is None else with_precision(model, precision)
+
+
+def with_precision(model: keras.Model, precision: str) -> keras.Model:
+    """The same network and weights under another dtype policy."""
+    first = model.get_layer("encoder_1_convolution")
+    other = build(
+        model.name,
+        shape=model.inputs[0].shape[1:],
+        filters=first.filters,
+        blocks=sum(layer.name.endswith("_skip") for layer in model.layers) + 1,
+        precision=precision,
+    )
+    other.set_weights([np.asarray(weight, np.float32) for weight in model.get_weights()])
+    return other
+
+
+def save_half(model: keras.Model, path: Path) -> None:
+    """Save weights in half precision, half the size; :func:`load` gives float32 on demand."""
+    half = with_precision(model, "float16")
+    temporary = path.with_name(f".{path.stem}.partial.keras")
+    half.save(temporary)
+    temporary.replace(path)
+
+
+def count_parameters(model: keras.Model) -> tuple[int, int]:
+    """Total and trainable parameters."""
+    trainable = sum(int(np.prod(weight.shape)) for weight in model.trainable_weights)
+    return model.count_params(), trainable
+
+
+def parameter_table(
+    *,
+    shape: Sequence[int] = PAPER_SHAPE,
+    filters: int = PAPER_FILTERS,
+    blocks: int = PAPER_BLOCKS,
+) -> pd.DataFrame:
+    """Parameters of every model: columns model, paper_name, parameters, trainable.
+
+    The row ``unet`` counts the four dedicated U-Nets together.
+    """
+    rows = []
+    for name in (UNETS[0], *VARIANTS):
+        total, trainable = count_parameters(
+            build(name, shape=shape, filters=filters, blocks=blocks)
+        )
+        copies = len(INSTRUMENTS) if name in UNETS else 1
+        key = "unet" if name in UNETS else name
+        rows.append((key, PAPER_NAMES[key], copies * total, copies * trainable))
+    return pd.DataFrame(rows, columns=["model", "paper_name", "parameters", "trainable"])
+
+
+def describe(model: keras.Model) -> list[dict]:
+    """Blocks of a built model in order, read off its layers, for drawings and records.
+
+    Each is a mapping with name, part (control, encoder, decoder, output), type, kernel, stride,
+    input_shape and output_shape (frequency, time, channels), normalization, dropout, film (None,
+    ``"simple"``, ``"complex"``), activation and skip_from.
+    """
+    names = {layer.name for layer in model.layers}
+    rows = []
+    if "control" in names:
+        control = model.get_layer("control")
+        inner = {layer.name for layer in control.layers}
+        for layer in control.layers:
+            if isinstance(layer, layers.Dense | layers.Conv1D):
+                dropout = f"{layer.name}_dropout"
+                rows.append(
+                    _row(
+                        layer,
+                        part="control",
+                        normalization=f"{layer.name}_normalization" in inner,
+                        dropout=control.get_layer(dropout).rate if dropout in inner else 0.0,
+                        activation=layer.activation.__name__,
+                    )
+                )
+    blocks = [name.removesuffix("_convolution") for name in _ordered(model, "_convolution")]
+    for name in blocks:
+        part = name.split("_")[0]
+        film = f"{name}_film"
+        size = model.get_layer(film).size if film in names else 0
+        skip = None
+        if f"{name}_skip" in names:
+            skip = model.get_layer(f"{name}_skip").input[0]._keras_history.operation.name
+        dropout = f"{name}_dropout"
+        rows.append(
+            _row(
+                model.get_layer(f"{name}_convolution"),
+                part=part,
+                name=name,
+                normalization=f"{name}_normalization" in names,
+                dropout=model.get_layer(dropout).rate if dropout in names else 0.0,
+                film=None if not size else "simple" if size == 1 else "complex",
+                activation="leaky_relu" if part == "encoder" else "relu",
+                skip_from=skip,
+            )
+        )
+    rows[-1]["activation"] = "sigmoid"
+    rows.append(_row(model.get_layer("estimate"), part="output", activation="multiply"))
+    return rows
+
+
+def _ordered(model, suffix):
+    return [layer.name for layer in model.layers if layer.name.endswith(suffix)]
+
+
+def _row(layer, *, part, name=None, **facts) -> dict:
+    source = layer.input[0] if isinstance(layer.input, list) else layer.input
+    return {
+        "name": name or layer.name,
+        "part": part,
+        "type": type(layer).__name__,
+        "kernel": list(layer.kernel_size) if hasattr(layer, "kernel_size") else None,
+        "stride": list(layer.strides) if hasattr(layer, "strides") else None,
+        "input_shape": list(source.shape[1:]),
+        "output_shape": list(layer.output.shape[1:]),
+        "normalization": False,
+        "dropout": 0.0,
+        "film": None,
+        "activation": None,
+        "skip_from": None,
+        **facts,
+    }
+
+
+def film_parameters(model: keras.Model, z: np.ndarray) -> pd.DataFrame:
+    """Gammas and betas that the control network gives for conditions.
+
+    Parameters
+    ----------
+    model
+        A C-U-Net.
+    z
+        ``(conditions, instruments)``.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Columns condition (row of ``z``), block (from 1), feature, gamma, beta.
+    """
+    gammas, betas = (
+        keras.ops.convert_to_numpy(values)
+        for values in model.get_layer("control")(np.asarray(z, np.float32), training=False)
+    )
+    rows = []
+    for block, name in enumerate(_ordered(model, "_film"), start=1):
+        film = model.get_layer(name)
+        for condition in range(len(gammas)):
+            for feature in range(film.size):
+                index = film.start + feature
+                rows.append(
+                    (condition, block, feature, gammas[condition, index], betas[condition, index])
+                )
+    return pd.DataFrame(rows, columns=["condition", "block", "feature", "gamma", "beta"])

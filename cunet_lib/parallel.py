@@ -1,0 +1,33 @@
+"""Processes for independent tracks."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+
+from threadpoolctl import threadpool_limits
+
+
+def pool(tasks: int, *, workers: int | None = None) -> Executor:
+    """Executor with one process per core, or ``workers`` of them, and no more than tasks.
+
+    One worker runs in this process, which saves starting another. Processes are fresh
+    interpreters, since forking a notebook kernel, which has threads, can deadlock; each computes
+    with one thread, since more would only compete with the other processes.
+    """
+    count = max(1, min(workers or cores(), tasks))
+    if count == 1:
+        return ThreadPoolExecutor(1)
+    context = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(count, mp_context=context, initializer=_one_thread)
+
+
+def cores() -> int:
+    """Cores to use: ``CUNET_THREADS``, or all that this process may run on."""
+    given = os.environ.get("CUNET_THREADS")
+    return int(given) if given else len(os.sched_getaffinity(0))
+
+
+def _one_thread() -> None:
+    threadpool_limits(1)

@@ -1,0 +1,251 @@
+"""Result files and how they are spoken of: reading, writing, names and captions.
+
+Tables, figures and the report share what is here: atomic writing, errors that say which make
+target writes a missing file, one name for each system, and the sentences of a caption that name
+data, protocol, rate and seeds.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from cunet_lib import analysis
+from cunet_lib.analysis import ALL, TRAINED
+from cunet_lib.config import INSTRUMENTS, UNETS, VARIANTS, ConfigError, Profile
+
+LABELS = {
+    "mixture": "Mixture",
+    "unet": "Dedicated U-Nets",
+    "dense_simple": "C-U-Net dense, simple",
+    "dense_complex": "C-U-Net dense, complex",
+    "cnn_simple": "C-U-Net CNN, simple",
+    "cnn_complex": "C-U-Net CNN, complex",
+    "ideal_ratio_mask": "Ideal ratio mask",
+    **{f"unet_{instrument}": f"U-Net {instrument}" for instrument in INSTRUMENTS},
+}
+"""How tables and figures name each system and model."""
+
+RATIOS = {
+    "SDR": "source-to-distortion ratio",
+    "SIR": "source-to-interference ratio",
+    "SAR": "source-to-artifacts ratio",
+    "ISR": "image-to-spatial-distortion ratio",
+}
+
+
+def target_label(target: str) -> str:
+    """Name of an instrument, or of their mean."""
+    return "all (mean)" if target == ALL else target
+
+
+def write_atomically(path: Path, content: str | bytes) -> Path:
+    """Write a file under another name and rename it, so that nobody reads half of it."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.partial")
+    try:
+        temporary.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def check_name(name: str, caption: str) -> None:
+    """Refuse names that are not plain file names, and empty captions."""
+    if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
+        raise ConfigError(f"Table or figure name {name!r} may hold letters, digits, - and _ only.")
+    if not caption.strip():
+        raise ConfigError(f"{name} needs a caption that says data, protocol and aggregation.")
+
+
+def number(value: float, decimals: int = 2, *, sign: bool = False) -> str:
+    """A number as text; ``"n/a"`` where there is none."""
+    if pd.isna(value):
+        return "n/a"
+    text = f"{value:{'+' if sign else ''}.{decimals}f}"
+    # No negative zero: -0.00 looks like information.
+    return text.replace("-", "", 1) if float(text) == 0 and text.startswith("-") else text
+
+
+def data_note(settings: Profile) -> str:
+    """Name of the data; rendered music is marked as such."""
+    if settings.data.source == "rendered":
+        return f"Data: {settings.title} - not comparable with MUSDB18 figures."
+    return f"Data: {settings.title}."
+
+
+def score_note(
+    settings: Profile, scores: pd.DataFrame, *, metrics: Sequence[str] = ("SDR",)
+) -> str:
+    """Data, tracks, metric, protocol, rate and seeds behind a table or figure of scores."""
+    chosen = scores[
+        scores["metric"].isin(metrics)
+        & (scores["aggregation"] == analysis.AGGREGATION)
+        & (scores["protocol"] == analysis.PROTOCOL)
+    ]
+    ratios = ", ".join(f"{metric}: {RATIOS[metric]}" for metric in metrics)
+    seeds = sorted(set(chosen.loc[chosen["model"].isin(TRAINED), "seed"]))
+    runs = f"seed {seeds[0]}" if len(seeds) == 1 else f"mean over seeds {listed(seeds)} per track"
+    # Every metric of a frame is undefined together: count one of them.
+    one = chosen[chosen["metric"] == metrics[0]]
+    undefined, frames = int(one["undefined_frames"].sum()), int(one["frames"].sum())
+    left_out = f"{undefined} of {frames} frames have no defined score (silence) and are left out."
+    return (
+        f"{data_note(settings)} {ratios} in dB by {analysis.PROTOCOL} (museval), "
+        f"{settings.evaluate.window_seconds:g} s frames, {analysis.AGGREGATION} in each track; "
+        f"{_rate(settings)}; {count(chosen['track'].nunique(), 'test track')}; {runs or 'no seed'}."
+        f" {left_out}"
+    )
+
+
+def run_note(settings: Profile, runs: pd.DataFrame) -> str:
+    """Data, rate and seeds behind a table or figure of training runs."""
+    seeds = sorted(set(runs["seed"]))
+    label = f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {listed(seeds)}"
+    return f"{data_note(settings)} {_rate(settings)}; {label}."
+
+
+def count(number: int, noun: str) -> str:
+    """Such as ``"1 track"``, ``"2 tracks"``."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _rate(settings: Profile) -> str:
+    return f"{settings.signal.sample_rate} Hz mono"
+
+
+def listed(values: Sequence) -> str:
+    """Such as ``"0, 1 and 2"``."""
+    *first, last = (str(value) for value in values)
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+def load_runs(settings: Profile, *, require: Sequence[str] = (*UNETS, *VARIANTS)) -> pd.DataFrame:
+    """Records of all training runs, one row per model and seed.
+
+    Parameters
+    ----------
+    require
+        Models that must have been trained with the profile's seed.
+
+    Returns
+    -------
+    pandas.DataFrame
+        The columns of ``run.json``, and ``folder``; models in the study's order, then seeds.
+
+    Raises
+    ------
+    ConfigError
+        If a required run is missing, or a record cannot be read.
+    """
+    paths = settings.paths
+    for model in require:
+        if not (paths.run(model, settings.seed) / "run.json").is_file():
+            raise missing(settings, paths.run(model, settings.seed) / "run.json")
+    rows = []
+    for path in sorted(paths.runs.glob("*-seed*/run.json")):
+        record = read_json(settings, path)
+        if record.get("model") in (*UNETS, *VARIANTS):
+            rows.append({**record, "folder": path.parent})
+    order = {model: position for position, model in enumerate((*UNETS, *VARIANTS))}
+    rows.sort(key=lambda row: (order[row["model"]], row["seed"]))
+    frame = pd.DataFrame(rows)
+    for column in ("seed", "parameters", "trainable_parameters", "steps", "seconds"):
+        if column not in frame:
+            raise ConfigError(f"No run.json in runs has {column!r}; {_remedy(settings)}.")
+    return frame
+
+
+def load_excerpt(settings: Profile) -> pd.DataFrame:
+    """Scores on the one real excerpt, one row per system and instrument, means over seeds.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Columns model, target, metric, seeds, value (dB).
+
+    Raises
+    ------
+    ConfigError
+        If there are none, or a table lacks a column.
+    """
+    folder = settings.paths.scores / "excerpt"
+    paths = sorted(folder.glob("*-seed*.csv"))
+    if not paths:
+        raise missing(settings, folder / "unet-seed0.csv")
+    columns = ("model", "seed", "target", "metric", "value")
+    table = pd.concat([read_csv(settings, path, columns) for path in paths], ignore_index=True)
+    grouped = table.groupby(["model", "target", "metric"], as_index=False).agg(
+        seeds=("seed", "nunique"), value=("value", "mean")
+    )
+    order = {name: place for place, name in enumerate((*analysis.SYSTEMS, *INSTRUMENTS))}
+    return grouped.sort_values(
+        ["model", "target"], key=lambda column: column.map(order), ignore_index=True
+    )
+
+
+def read_json(settings: Profile, path: Path):
+    """Content of a JSON file of the results.
+
+    Raises
+    ------
+    ConfigError
+        If it is missing or damaged; the message says which make target writes it.
+    """
+    if not path.is_file():
+        raise missing(settings, path)
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"{_relative(settings, path)} is not valid JSON; delete it and {_remedy(settings)}."
+        ) from error
+
+
+def read_csv(settings: Profile, path: Path, columns: Sequence[str]) -> pd.DataFrame:
+    """A CSV file of the results, with at least these columns.
+
+    Raises
+    ------
+    ConfigError
+        If it is missing, damaged, empty or lacks a column.
+    """
+    if not path.is_file():
+        raise missing(settings, path)
+    try:
+        frame = pd.read_csv(path)
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"{_relative(settings, path)} is not a CSV table; delete it and {_remedy(settings)}."
+        ) from error
+    lacking = [column for column in columns if column not in frame]
+    if lacking or frame.empty:
+        what = f"lacks column {lacking[0]!r}" if lacking else "has no rows"
+        raise ConfigError(f"{_relative(settings, path)} {what}; delete it and {_remedy(settings)}.")
+    return frame
+
+
+def missing(settings: Profile, path: Path) -> ConfigError:
+    """The error for a result that is not there."""
+    return ConfigError(f"{_relative(settings, path)} is missing; {_remedy(settings)}.")
+
+
+def _relative(settings: Profile, path: Path) -> str:
+    results = settings.paths.results
+    inside = path.relative_to(results) if path.is_relative_to(results) else Path(path.name)
+    return (Path(results.name) / inside).as_posix()
+
+
+def _remedy(settings: Profile) -> str:
+    return f"run `make reproduce PROFILE={settings.name}`"
+
+
+def json_text(content) -> str:
+    """JSON as the study writes it: indented, not-a-number refused."""
+    return json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"

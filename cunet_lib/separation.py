@@ -1,0 +1,160 @@
+"""Separation: a mixture and conditions in, estimates out. References are never seen here.
+
+The network masks the mixture's spectrogram patch by patch; patches overlap and are cross-faded (or
+laid end to end, as in the paper, with ``overlap=0``); the mixture's phase and level are kept.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+
+import keras
+import numpy as np
+
+from cunet_lib.conditions import all_one_hot
+from cunet_lib.config import INSTRUMENTS, UNETS, ConfigError, Profile, Separate, Signal
+from cunet_lib.models import is_conditioned, load, mask_model
+from cunet_lib.spectral import cut_patches, istft, join_patches, stft
+
+
+class Separator:
+    """A trained network, ready to separate mono audio at the study rate.
+
+    Parameters
+    ----------
+    model
+        A C-U-Net, or a dedicated U-Net.
+    signal, separate
+        Spectrogram settings that the model was trained with, and how patches are joined.
+    """
+
+    def __init__(self, model: keras.Model, signal: Signal, separate: Separate | None = None):
+        self.conditioned = is_conditioned(model)
+        self.signal = signal
+        self.separate = separate or Separate()
+        self._mask = mask_model(model)
+        self._frames = model.inputs[0].shape[2]
+
+    def masks(self, mixture: np.ndarray, conditions: np.ndarray | None = None) -> np.ndarray:
+        """Masks of the mixture's spectrogram.
+
+        Parameters
+        ----------
+        mixture
+            ``(samples,)`` mono at the study rate.
+        conditions
+            ``(conditions, instruments)`` for a C-U-Net, None for a dedicated U-Net.
+
+        Returns
+        -------
+        numpy.ndarray
+            ``(conditions, n_fft // 2 + 1, frames)`` float32 in [0, 1]; one mask for a dedicated
+            U-Net. The Nyquist bin, which the network does not see, takes the mask of its
+            neighbour.
+
+        Raises
+        ------
+        ConfigError
+            If conditions are missing for a C-U-Net or given to a dedicated U-Net.
+        """
+        if self.conditioned != (conditions is not None):
+            raise ConfigError(
+                "A C-U-Net needs conditions." if self.conditioned else "A U-Net takes no condition."
+            )
+        return self._masks(np.abs(stft(mixture, self.signal)), conditions)
+
+    def __call__(self, mixture: np.ndarray, conditions: np.ndarray | None = None) -> np.ndarray:
+        """Estimates ``(conditions, samples)`` float32, as long and as loud as in the mixture.
+
+        Parameters and errors as in :meth:`masks`.
+        """
+        masks = self.masks(mixture, conditions)
+        spectrogram = stft(mixture, self.signal)
+        return np.stack([istft(mask * spectrogram, self.signal, len(mixture)) for mask in masks])
+
+    def _masks(self, magnitude: np.ndarray, conditions: np.ndarray | None) -> np.ndarray:
+        total = magnitude.shape[1]
+        peak = float(magnitude.max(initial=0.0)) or 1.0
+        patches, starts = cut_patches(
+            magnitude[: self.signal.bins] / peak, self._frames, self.separate.overlap
+        )
+        wanted = np.zeros((1, 0)) if conditions is None else np.asarray(conditions, np.float32)
+        size = self.separate.batch_size
+        masks = []
+        for z in wanted:
+            parts = []
+            for first in range(0, len(patches), size):
+                part = patches[first : first + size, ..., None]
+                # One batch shape, so that the graph is traced once.
+                filled = np.pad(part, ((0, size - len(part)), (0, 0), (0, 0), (0, 0)))
+                inputs = [filled, np.repeat(z[None], size, axis=0)] if self.conditioned else filled
+                parts.append(self._mask.predict_on_batch(inputs)[: len(part), ..., 0])
+            mask = join_patches(np.concatenate(parts), starts, total)
+            masks.append(np.concatenate([mask, mask[-1:]]))
+        return np.stack(masks)
+
+
+def separate_instruments(
+    separators: Separator | Mapping[str, Separator],
+    mixture: np.ndarray,
+    instruments: Sequence[str] = INSTRUMENTS,
+) -> dict[str, np.ndarray]:
+    """Isolate instruments with one C-U-Net, or with dedicated U-Nets given by instrument.
+
+    Parameters
+    ----------
+    separators
+        A conditioned separator, or a mapping from instrument to dedicated separator.
+    mixture
+        ``(samples,)`` mono at the study rate.
+    instruments
+        What to isolate.
+
+    Returns
+    -------
+    dict
+        Instrument to estimate ``(samples,)`` float32.
+    """
+    if isinstance(separators, Separator):
+        rows = [INSTRUMENTS.index(instrument) for instrument in instruments]
+        estimates = separators(mixture, all_one_hot()[rows])
+        return dict(zip(instruments, estimates, strict=True))
+    return {instrument: separators[instrument](mixture)[0] for instrument in instruments}
+
+
+class System:
+    """A trained system of the study: one C-U-Net, or the four dedicated U-Nets together.
+
+    Parameters
+    ----------
+    settings
+        Profile whose run folders hold the weights.
+    name
+        ``"unet"``, or a C-U-Net variant.
+    seed
+        Of the runs.
+
+    Attributes
+    ----------
+    version
+        Hash of the weights' files.
+
+    Raises
+    ------
+    ConfigError
+        If a model has not been trained yet.
+    """
+
+    def __init__(self, settings: Profile, name: str, *, seed: int):
+        names = UNETS if name == "unet" else (name,)
+        paths = [settings.paths.run(model, seed) / "model.keras" for model in names]
+        separators = [Separator(load(path), settings.signal, settings.separate) for path in paths]
+        self.version = hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()
+        self._separators = (
+            dict(zip(INSTRUMENTS, separators, strict=True)) if name == "unet" else separators[0]
+        )
+
+    def __call__(self, mixture: np.ndarray) -> np.ndarray:
+        """Estimates ``(instruments, samples)`` of a mono mixture ``(samples,)``."""
+        return np.stack(list(separate_instruments(self._separators, mixture).values()))

@@ -1,0 +1,254 @@
+"""The prepared corpus: every stem at the study rate, memory-mapped, with an index.
+
+A store is a folder with one ``.npy`` file per track, ``(5, samples)`` float32 in the order of
+:data:`cunet_lib.stems.STEMS`, and ``index.json``. Files are written under another name and renamed,
+the index last, so that a store that was interrupted is never believed; building again does only
+what is missing or has changed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from cunet_lib.config import ConfigError, Profile, Signal
+from cunet_lib.parallel import pool
+from cunet_lib.spectral import magnitude_scale
+from cunet_lib.stems import STEMS, Source, decode, list_sources
+
+INDEX = "index.json"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One track of the store, as the index has it.
+
+    Attributes
+    ----------
+    name, split, file
+        Track name; ``train``, ``valid`` or ``test``; file name inside the store.
+    samples, seconds
+        Length at the study rate.
+    scale
+        Largest magnitude of the mixture's spectrogram (see
+        :func:`cunet_lib.spectral.magnitude_scale`).
+    sha256
+        Of the stored file.
+    source
+        Size and modification time of the decoded files and the settings that decoded them.
+    """
+
+    name: str
+    split: str
+    file: str
+    samples: int
+    seconds: float
+    scale: float
+    sha256: str
+    source: str
+
+
+class Store:
+    """A prepared corpus, opened for reading.
+
+    Parameters
+    ----------
+    folder
+        Where :func:`build_store` wrote it.
+
+    Raises
+    ------
+    ConfigError
+        If there is no finished store, or a file in it has not the size that the index says.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = Path(folder)
+        path = self.folder / INDEX
+        try:
+            index = json.loads(path.read_text(encoding="utf-8"))
+            self.signal = Signal(**index["signal"])
+            self.settings_hash = index["settings_hash"]
+            self.entries = [Entry(**entry) for entry in index["tracks"]]
+        except FileNotFoundError as error:
+            raise ConfigError(
+                f"No prepared store in {self.folder}; run the preprocess notebook first."
+            ) from error
+        except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+            raise ConfigError(
+                f"{path} is damaged; delete it and run the preprocess notebook again."
+            ) from error
+
+    def split(self, name: str) -> list[Entry]:
+        """Tracks of ``"train"``, ``"valid"`` or ``"test"``."""
+        return [entry for entry in self.entries if entry.split == name]
+
+    def entry(self, name: str) -> Entry:
+        """Track by name; ConfigError if there is none."""
+        for entry in self.entries:
+            if entry.name == name:
+                return entry
+        raise ConfigError(f"No track {name!r} in {self.folder}.")
+
+    def audio(self, entry: Entry) -> np.ndarray:
+        """Memory-mapped stems of a track, ``(5, samples)`` float32, read-only."""
+        path = self.folder / entry.file
+        try:
+            audio = np.load(path, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise ConfigError(
+                f"{path} is missing or damaged; run the preprocess notebook again."
+            ) from error
+        if audio.shape != (len(STEMS), entry.samples):
+            raise ConfigError(
+                f"{path} is damaged; delete it and run the preprocess notebook again."
+            )
+        return audio
+
+    def excerpt(self, entry: Entry, stem: str, seconds: float) -> np.ndarray:
+        """The stretch of a track in which one stem is loudest.
+
+        Returns
+        -------
+        numpy.ndarray
+            ``(5, samples)`` float32; the whole track if it is shorter.
+        """
+        audio = self.audio(entry)
+        rate = self.signal.sample_rate
+        length = min(round(seconds * rate), entry.samples)
+        energy = np.cumsum(np.concatenate([[0.0], audio[STEMS.index(stem)].astype(float) ** 2]))
+        start = int(np.argmax(energy[length:] - energy[: -length or None]))
+        return np.array(audio[:, start : start + length])
+
+    @cached_property
+    def hash(self) -> str:
+        """SHA-256 over the settings and every track's content, 16 hex digits."""
+        lines = [self.settings_hash, *(f"{e.name} {e.split} {e.sha256}" for e in self.entries)]
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+
+
+def build_store(
+    settings: Profile,
+    *,
+    workers: int | None = None,
+    progress: Callable[[Iterator, int], Iterator] | None = None,
+) -> Store:
+    """Decode, downmix, resample and index every track.
+
+    Parameters
+    ----------
+    settings
+        Profile; its data and signal sections decide what is stored.
+    workers
+        Processes; as many as :func:`cunet_lib.parallel.cores` if not given.
+    progress
+        Wraps the iterator over finished tracks, such as a tqdm bar; gets the iterator and total.
+
+    Raises
+    ------
+    ConfigError
+        As :func:`cunet_lib.stems.list_sources` and :func:`cunet_lib.stems.decode`.
+    """
+    folder = settings.paths.store
+    folder.mkdir(parents=True, exist_ok=True)
+    for leftover in folder.glob(".*.partial*"):
+        leftover.unlink()
+    sources = list_sources(settings)
+    known = _known(folder)
+    fingerprints = [_fingerprint(source, settings) for source in sources]
+    tasks = [
+        (source, fingerprint, settings, folder)
+        for source, fingerprint in zip(sources, fingerprints, strict=True)
+        if fingerprint not in known
+    ]
+    fresh = {}
+    with pool(len(tasks), workers=workers) as processes:
+        done = processes.map(_prepare, tasks)
+        for entry in progress(done, len(tasks)) if progress else done:
+            fresh[entry.source] = entry
+    entries = []
+    for source, fingerprint in zip(sources, fingerprints, strict=True):
+        entry = fresh.get(fingerprint) or known[fingerprint]
+        # A track that only moved between train and validation keeps its audio.
+        entries.append(Entry(**{**asdict(entry), "name": source.name, "split": source.split}))
+    _write_index(folder, settings, entries)
+    kept = {entry.file for entry in entries}
+    for path in folder.glob("*.npy"):
+        if path.name not in kept:
+            path.unlink()
+    return Store(folder)
+
+
+def _known(folder: Path) -> dict[str, Entry]:
+    """Entries of an earlier index whose files are still whole, by source fingerprint."""
+    try:
+        store = Store(folder)
+    except ConfigError:
+        return {}
+    known = {}
+    for entry in store.entries:
+        path = folder / entry.file
+        if path.is_file() and _sha256(path) == entry.sha256:
+            known[entry.source] = entry
+    return known
+
+
+def _fingerprint(source: Source, settings: Profile) -> str:
+    facts = [f"{settings.signal.model_dump_json()} {source.name}"]
+    for path in source.files:
+        status = path.stat()
+        facts.append(f"{path.name} {status.st_size} {status.st_mtime_ns}")
+    return hashlib.sha256("\n".join(facts).encode()).hexdigest()
+
+
+def _prepare(task: tuple[Source, str, Profile, Path]) -> Entry:
+    source, fingerprint, settings, folder = task
+    audio = decode(source, settings.signal.sample_rate)
+    name = f"{fingerprint[:20]}.npy"
+    partial = folder / f".{name}.partial"
+    with partial.open("wb") as file:
+        np.save(file, audio, allow_pickle=False)
+        file.flush()
+        os.fsync(file.fileno())
+    digest = _sha256(partial)
+    partial.replace(folder / name)
+    return Entry(
+        name=source.name,
+        split=source.split,
+        file=name,
+        samples=audio.shape[1],
+        seconds=audio.shape[1] / settings.signal.sample_rate,
+        scale=magnitude_scale(audio[0], settings.signal),
+        sha256=digest,
+        source=fingerprint,
+    )
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _write_index(folder: Path, settings: Profile, entries: list[Entry]) -> None:
+    index = {
+        "signal": settings.signal.model_dump(),
+        "settings_hash": settings.section_hash("data", "signal"),
+        "stems": list(STEMS),
+        "tracks": [asdict(entry) for entry in entries],
+    }
+    partial = folder / f".{INDEX}.partial"
+    with partial.open("w", encoding="utf-8") as file:
+        json.dump(index, file, indent=1, ensure_ascii=False)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(folder / INDEX)

@@ -1,0 +1,428 @@
+"""Tables of the report, each with its caption: CSV for machines, Markdown and LaTeX for people.
+
+A :class:`Table` has two faces: ``frame`` with machine names and full precision, which goes to CSV
+and is what ``make verify`` compares, and ``display`` with rounded text under readable headings.
+"""
+
+from __future__ import annotations
+
+import html
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from cunet_lib import analysis
+from cunet_lib.analysis import SYSTEMS
+from cunet_lib.config import INSTRUMENTS, PAPER_NAMES, UNETS, VARIANTS, Profile
+from cunet_lib.results import (
+    LABELS,
+    check_name,
+    listed,
+    missing,
+    number,
+    run_note,
+    score_note,
+    target_label,
+    write_atomically,
+)
+
+# ------------------------------------------------------------------------------ saving
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table with its caption; JupyterLab shows both."""
+
+    name: str
+    frame: pd.DataFrame
+    display: pd.DataFrame
+    caption: str
+
+    def save(self, folder: Path) -> Table:
+        """Write CSV, Markdown and LaTeX (see :func:`save_table`); returns the table."""
+        save_table(self.frame, folder, self.name, self.caption, display=self.display)
+        return self
+
+    def _repr_html_(self) -> str:
+        body = self.display.to_html(index=False, border=0, escape=True, justify="left")
+        return f"{body}<p><small>{html.escape(self.caption)}</small></p>"
+
+
+def save_table(
+    frame: pd.DataFrame,
+    folder: Path,
+    name: str,
+    caption: str,
+    *,
+    display: pd.DataFrame | None = None,
+) -> Path:
+    """Write a table as CSV, Markdown and LaTeX; equal tables give equal bytes.
+
+    Parameters
+    ----------
+    frame
+        Full precision, machine names; the CSV.
+    folder
+        Where to; made if needed.
+    name
+        File name without ending: letters, digits, ``-`` and ``_``.
+    caption
+        Stands in the Markdown and LaTeX files.
+    display
+        What Markdown and LaTeX show; the frame, numbers rounded to two decimals, if not given.
+
+    Returns
+    -------
+    pathlib.Path
+        The CSV file.
+
+    Raises
+    ------
+    ConfigError
+        If the name is not a plain file name, or the caption is empty.
+    """
+    check_name(name, caption)
+    display = rounded(frame) if display is None else display.astype(str)
+    folder = Path(folder)
+    buffer = io.StringIO()
+    frame.to_csv(buffer, index=False, lineterminator="\n")
+    write_atomically(folder / f"{name}.md", _markdown(display, caption))
+    write_atomically(folder / f"{name}.tex", _latex(display, name, caption))
+    return write_atomically(folder / f"{name}.csv", buffer.getvalue())
+
+
+def rounded(frame: pd.DataFrame, decimals: int = 2) -> pd.DataFrame:
+    """Every cell as text, floats with ``decimals`` decimals."""
+
+    def text(value) -> str:
+        if isinstance(value, float):
+            return number(value, decimals)
+        return str(value)
+
+    return frame.map(text)
+
+
+def _is_numeric(column: pd.Series) -> bool:
+    return bool(column.str.match(r"^(?:[+-]?\d|n/a$|inf$)").all())
+
+
+def _markdown(display: pd.DataFrame, caption: str) -> str:
+    cells = display.map(lambda text: text.replace("|", r"\|").replace("\n", " "))
+    align = ["right" if _is_numeric(display[column]) else "left" for column in display]
+    table = cells.to_markdown(index=False, disable_numparse=True, colalign=align)
+    return f"{caption}\n\n{table}\n"
+
+
+_TEX = str.maketrans(
+    {
+        "\\": r"\textbackslash{}",
+        "{": r"\{",
+        "}": r"\}",
+        **{character: f"\\{character}" for character in "&%$#_"},
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "<": r"\textless{}",
+        ">": r"\textgreater{}",
+        "±": r"$\pm$",
+        "×": r"$\times$",
+        "\n": " ",
+    }
+)
+
+
+def _latex(display: pd.DataFrame, name: str, caption: str) -> str:
+    cells = display.map(lambda text: text.translate(_TEX))
+    cells.columns = [column.translate(_TEX) for column in display.columns]
+    align = "".join("r" if _is_numeric(display[column]) else "l" for column in display)
+    return cells.style.hide(axis="index").to_latex(
+        column_format=align,
+        caption=caption.translate(_TEX),
+        label=f"tab:{name}",
+        position="tbp",
+        position_float="centering",
+        hrules=True,
+    )
+
+
+# ------------------------------------------------------------------------------ the tables
+
+
+def models_table(settings: Profile, runs: pd.DataFrame, paper: pd.DataFrame | None = None) -> Table:
+    """Table 1: models and their parameters, against four dedicated U-Nets.
+
+    Parameters
+    ----------
+    runs
+        As :func:`load_runs` gives them.
+    paper
+        Counts at the paper's size with columns model (``unet``: four of them together),
+        parameters and trainable, as ``models.parameter_table()`` gives them; left out if not
+        given.
+    """
+    first = runs.drop_duplicates("model").set_index("model")
+    counts = first[["parameters", "trainable_parameters"]].astype(int)
+    unets = counts[counts.index.isin(UNETS)]
+    if unets.empty:
+        raise missing(settings, settings.paths.run(UNETS[0], settings.seed) / "run.json")
+    one, four = unets.iloc[0], unets.iloc[0] * len(INSTRUMENTS)
+    rows = [
+        ("unet_x1", "One U-Net", "", *one),
+        ("unet", "Four dedicated U-Nets", PAPER_NAMES["unet"], *four),
+    ]
+    for variant in VARIANTS:
+        if variant in counts.index:
+            rows.append((variant, LABELS[variant], PAPER_NAMES[variant], *counts.loc[variant]))
+    frame = pd.DataFrame(rows, columns=["model", "label", "paper_name", "parameters", "trainable"])
+    frame["share_of_four"] = frame["parameters"] / four["parameters"]
+    display = pd.DataFrame(
+        {
+            "Model": frame["label"],
+            "Name in the paper": frame["paper_name"].replace("", "-"),
+            "Parameters": frame["parameters"].map("{:,}".format),
+            "Trainable": frame["trainable"].map("{:,}".format),
+            "Share of four U-Nets": frame["share_of_four"].map("{:.1%}".format),
+        }
+    )
+    caption = (
+        f"Models of this run ({settings.model.filters} filters, {settings.model.blocks} blocks, "
+        f"patches of {settings.signal.bins} x {settings.model.patch_frames}) and their parameters, "
+        "against four dedicated U-Nets, one per instrument."
+    )
+    if paper is not None:
+        sizes = paper.set_index("model")[["parameters", "trainable"]].astype(int)
+        sizes.loc["unet_x1"] = sizes.loc["unet"] // len(INSTRUMENTS)
+        sizes = sizes.loc[frame["model"]].reset_index(drop=True)
+        frame["paper_parameters"] = sizes["parameters"]
+        frame["paper_trainable"] = sizes["trainable"]
+        frame["paper_share_of_four"] = sizes["parameters"] / int(
+            sizes["parameters"][frame["model"] == "unet"].iloc[0]
+        )
+        display["Parameters at paper size"] = frame["paper_parameters"].map("{:,}".format)
+        display["Share at paper size"] = frame["paper_share_of_four"].map("{:.1%}".format)
+        caption += " Paper size: 16 filters, 6 blocks, patches of 512 x 128."
+    return Table("models", frame, display, f"{caption} {run_note(settings, runs)}")
+
+
+def scores_table(settings: Profile, scores: pd.DataFrame, *, by_instrument: bool = False) -> Table:
+    """Tables 2 and 3: SDR, SIR and SAR over all instruments, or per instrument."""
+    metrics = ("SDR", "SIR", "SAR")
+    long = analysis.summary(scores, by_target=by_instrument, metrics=metrics)
+    keys = ["model", "target", "protocol", "aggregation"]
+    frame = long.loc[long["metric"] == "SDR", [*keys, "tracks", "undefined_tracks"]].copy()
+    frame[["frames", "undefined_frames"]] = long.loc[
+        long["metric"] == "SDR", ["frames", "undefined_frames"]
+    ]
+    for metric in metrics:
+        values = long[long["metric"] == metric].set_index(["model", "target"])
+        for statistic in ("mean", "std", "median"):
+            column = f"{metric.lower()}_v4_{statistic}_db"
+            frame[column] = [
+                values[statistic].get((model, target), float("nan"))
+                for model, target in zip(frame["model"], frame["target"], strict=True)
+            ]
+    if by_instrument:
+        order = {name: place for place, name in enumerate((*INSTRUMENTS, *SYSTEMS))}
+        frame = frame.sort_values(
+            ["target", "model"], key=lambda column: column.map(order), kind="stable"
+        )
+    frame = frame.reset_index(drop=True)
+    display = pd.DataFrame({"Model": frame["model"].map(LABELS)})
+    if by_instrument:
+        display.insert(0, "Instrument", frame["target"])
+    for metric in metrics:
+        display[f"{metric} v4, dB"] = _spread(frame, f"{metric.lower()}_v4_")
+    display["Tracks"] = frame["tracks"].astype(str)
+    what = "per instrument" if by_instrument else "over all instruments"
+    unit = "" if by_instrument else " of each track's mean over the instruments"
+    caption = (
+        f"Separation {what}: mean ± standard deviation over test tracks{unit}, median in "
+        f"parentheses. {score_note(settings, scores, metrics=metrics)}"
+    )
+    name = "scores_by_instrument" if by_instrument else "scores_overall"
+    return Table(name, frame, display, caption)
+
+
+def _spread(frame: pd.DataFrame, prefix: str) -> list[str]:
+    columns = [f"{prefix}{statistic}_db" for statistic in ("mean", "std", "median")]
+    return [
+        f"{number(mean)} ± {number(deviation)} ({number(median)})"
+        for mean, deviation, median in frame[columns].itertuples(index=False)
+    ]
+
+
+def training_table(settings: Profile, runs: pd.DataFrame) -> Table:
+    """Table 4: training cost per run, and of the four dedicated U-Nets together."""
+    columns = [
+        "model",
+        "seed",
+        "batch_size",
+        "epochs",
+        "steps",
+        "best_epoch",
+        "best_val_loss",
+        "seconds",
+        "patches_per_second",
+        "precision",
+    ]
+    frame = runs[columns].copy()
+    unets = frame[frame["model"].isin(UNETS)]
+    sums = []
+    for seed, group in unets.groupby("seed"):
+        if len(group) < len(INSTRUMENTS):
+            continue
+        patches = (group["steps"] * group["batch_size"]).sum()
+        total = {
+            "model": "unet",
+            "seed": seed,
+            "batch_size": group["batch_size"].iloc[0],
+            "epochs": group["epochs"].sum(),
+            "steps": group["steps"].sum(),
+            "best_epoch": float("nan"),
+            "best_val_loss": float("nan"),
+            "seconds": group["seconds"].sum(),
+            "patches_per_second": patches / group["seconds"].sum(),
+            "precision": group["precision"].iloc[0],
+        }
+        sums.append(total)
+    frame = pd.concat(
+        [unets, pd.DataFrame(sums, columns=columns), frame[~frame["model"].isin(UNETS)]],
+        ignore_index=True,
+    )
+    frame["best_epoch"] = frame["best_epoch"].astype("Int64")
+    labels = {**LABELS, "unet": "Four dedicated U-Nets"}
+    display = pd.DataFrame(
+        {
+            "Model": frame["model"].map(labels),
+            "Seed": frame["seed"].astype(str),
+            "Steps": frame["steps"].map("{:,}".format),
+            "Epochs (best)": [
+                f"{epochs}" if pd.isna(best) else f"{epochs} ({best})"
+                for epochs, best in zip(frame["epochs"], frame["best_epoch"], strict=True)
+            ],
+            "Validation loss, best": frame["best_val_loss"].map(lambda value: number(value, 5)),
+            "Time, min": (frame["seconds"] / 60).map(lambda value: number(value, 1)),
+            "Patches/s": frame["patches_per_second"].map(lambda value: number(value, 1)),
+        }
+    )
+    precisions = listed(sorted(set(runs["precision"])))
+    sizes = listed(sorted(set(runs["batch_size"])))
+    caption = (
+        f"Training cost, batches of {sizes} patches, precision {precisions}; wall-clock time on "
+        "the machine that the manifest describes. Loss: mean absolute error of magnitudes. "
+        f"{run_note(settings, runs)}"
+    )
+    return Table("training", frame, display, caption)
+
+
+def outcome_table(settings: Profile, scores: pd.DataFrame, **bounds: float) -> Table:
+    """Table 5: medians between mixture and ideal mask, and whether they reach the bounds."""
+    limits = {"min_improvement": 5.0, "min_absolute": 2.0, **bounds}
+    checked = analysis.check_outcome(scores, **limits)
+    flags = {
+        "improved_enough": f"improvement below {limits['min_improvement']:g} dB",
+        "high_enough": f"median below {limits['min_absolute']:g} dB",
+        "below_ideal": "above the ideal mask",
+    }
+    verdict = [
+        "yes"
+        if row["passed"]
+        else "no: " + ", ".join(flags[flag] for flag in flags if not row[flag])
+        for _, row in checked.iterrows()
+    ]
+    display = pd.DataFrame(
+        {
+            "Model": checked["model"].map(LABELS),
+            "Instrument": checked["target"],
+            "Median SDR v4, dB": checked["median"].map(number),
+            "Mixture": checked["mixture_median"].map(number),
+            "Improvement": checked["improvement"].map(lambda value: number(value, sign=True)),
+            "Ideal ratio mask": checked["ideal_median"].map(number),
+            "Reached": verdict,
+        }
+    )
+    frame = checked.rename(
+        columns={
+            "median": "sdr_v4_median_db",
+            "mixture_median": "mixture_sdr_v4_median_db",
+            "improvement": "improvement_median_db",
+            "ideal_median": "ideal_sdr_v4_median_db",
+        }
+    ).drop(columns="metric")
+    reached = int(checked["passed"].sum())
+    caption = (
+        f"Outcome: {reached} of {len(checked)} medians over test tracks are at least "
+        f"{limits['min_improvement']:g} dB above the mixture's median, at least "
+        f"{limits['min_absolute']:g} dB in absolute terms (silence scores about 0 dB) and not "
+        f"above the ideal ratio mask's. {score_note(settings, scores)}"
+    )
+    return Table("outcome", frame, display, caption)
+
+
+def differences_table(settings: Profile, scores: pd.DataFrame, *, reference: str = "unet") -> Table:
+    """Paired differences of SDR per track, with bootstrap intervals of the mean.
+
+    Parameters
+    ----------
+    reference
+        ``"unet"``: C-U-Nets against the dedicated U-Nets; ``"mixture"``: improvements.
+    """
+    table = analysis.difference_table(scores, reference=reference)
+    interval = [
+        "n/a" if pd.isna(low) else f"{number(low, sign=True)} to {number(high, sign=True)}"
+        for low, high in zip(table["ci_low"], table["ci_high"], strict=True)
+    ]
+    display = pd.DataFrame(
+        {
+            "Model": table["model"].map(LABELS),
+            "Instrument": table["target"].map(target_label),
+            "Mean difference of SDR v4, dB": table["mean"].map(lambda x: number(x, sign=True)),
+            "95 % interval": interval,
+            "Median": table["median"].map(lambda x: number(x, sign=True)),
+            "Standard deviation": table["std"].map(number),
+            "Tracks better": [
+                f"{better} of {tracks}"
+                for better, tracks in zip(table["tracks_better"], table["tracks"], strict=True)
+            ],
+        }
+    )
+    frame = table.rename(
+        columns={
+            name: f"difference_{name}_db" for name in ("mean", "std", "median", "ci_low", "ci_high")
+        }
+    )
+    subject = "C-U-Net minus dedicated U-Net" if reference == "unet" else "model minus mixture"
+    caption = (
+        f"Paired differences per test track, {subject}: mean with 95 % bootstrap interval "
+        "(BCa, 9999 resamples of tracks), median and standard deviation over tracks; tracks "
+        f"better: difference above 0. {score_note(settings, scores)}"
+    )
+    name = "differences" if reference == "unet" else f"differences_to_{reference}"
+    return Table(name, frame, display, caption)
+
+
+def excerpt_table(settings: Profile, excerpt: pd.DataFrame) -> Table:
+    """Scores on the one real recording at hand, apart from the test set.
+
+    Parameters
+    ----------
+    excerpt
+        As ``results.load_excerpt`` gives it.
+    """
+    frame = excerpt.rename(columns={"value": "sdr_whole_excerpt_db"})
+    wide = excerpt.pivot_table(
+        index="model", columns="target", values="value", sort=False, dropna=False
+    )
+    wide = wide.reindex(columns=[name for name in INSTRUMENTS if name in wide])
+    display = pd.DataFrame({"Model": [LABELS[model] for model in wide.index]})
+    for target in wide:
+        display[f"{target}, dB"] = [number(value) for value in wide[target]]
+    caption = (
+        "One real excerpt: six seconds of a MUSDB18 test track that ship with the package stempeg. "
+        "Signal-to-distortion ratio over the whole excerpt, energy of the target over energy of "
+        "the error, without BSS Eval's filters and frames; "
+        f"{settings.signal.sample_rate} Hz mono; 1 track. Models trained on: {settings.title}. "
+        "Too short for statistics; nothing is chosen by it."
+    )
+    return Table("excerpt", frame, display, caption)

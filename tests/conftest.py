@@ -1,0 +1,186 @@
+"""Fixtures that several test files use."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import hypothesis
+import nbformat
+import numpy as np
+import pytest
+import soundfile
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+from cunet_lib.config import load_profile
+from cunet_lib.store import build_store
+
+# Machines are noisy: no test fails by the clock.
+hypothesis.settings.register_profile("study", deadline=None)
+hypothesis.settings.load_profile("study")
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# What an outer make, or the user's shell, would pass on to the make under test.
+OUTER = ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "PROFILE", "JOBS", "SEEDS", "MUSDB")
+OURS = ("CUNET_DATA", "CUNET_RESULTS", "CUNET_PYTHON", "CUNET_MUSDB", "CUNET_THREADS")
+CONDA = ("CONDA_PREFIX", "CONDA_DEFAULT_ENV")
+
+
+def clean_environment(**changes):
+    """Environment of a user's shell, with ``changes``."""
+    kept = {k: v for k, v in os.environ.items() if k not in (*OUTER, *OURS, *CONDA, "PYTHONPATH")}
+    return {**kept, **{name: str(value) for name, value in changes.items()}}
+
+
+def stage_modules():
+    """Modules of the library that each notebook depends on, as the Makefile lists them."""
+    lists = re.findall(r"^MODULES_(\w+) := (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    return {notebook: names.split() for notebook, names in lists}
+
+
+class Tree:
+    """A copy of the project with small notebooks in place of the study's, and its ``make``."""
+
+    def __init__(self, root):
+        self.root = root
+
+    def make(self, *arguments, python=sys.executable, **environment):
+        """Run make with this test's Python; return the finished process, both streams as text."""
+        given = {"CUNET_PYTHON": python} if python else {}
+        return subprocess.run(
+            ["make", *arguments],
+            cwd=self.root,
+            env=clean_environment(**given, **environment),
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+
+    def planned(self, *arguments):
+        """Stages that ``make reproduce`` would run, in order."""
+        done = self.make("--dry-run", "reproduce", "PROFILE=tiny", "JOBS=1", *arguments)
+        assert done.returncode == 0, done.stderr
+        words = [line.split() for line in done.stdout.splitlines() if "cunet_lib.cli run" in line]
+        return [line[line.index("run") + 1] for line in words]
+
+    def notebook(self, name, parameters, *cells):
+        """Write a notebook whose cells are ``cells``, code as strings."""
+        content = new_notebook(
+            cells=[
+                new_markdown_cell(f"# {name}"),
+                new_code_cell(parameters, metadata={"tags": ["parameters"]}),
+                *map(new_code_cell, cells),
+            ],
+            metadata={
+                "kernelspec": {"name": "cunet", "display_name": "cunet", "language": "python"}
+            },
+        )
+        path = self.root / "notebooks" / f"{name}.ipynb"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        nbformat.write(content, path)
+        return path
+
+
+LOAD = (
+    "from cunet_lib.config import load_profile\n"
+    "settings = load_profile(profile, overrides)\n"
+    "paths = settings.paths"
+)
+WRITE = (
+    "result.parent.mkdir(parents=True, exist_ok=True)\n"
+    "written = result.write_text('{}')\n"
+    "print('wrote', result.name)"
+)
+COMMON = 'profile = "demo"\noverrides = ""'
+
+
+@pytest.fixture
+def bare_tree(tmp_path):
+    """A copy of the project without its notebooks, results and environment."""
+    root = tmp_path / "a project"  # a space in the path is no reason to fail
+    root.mkdir()
+    for name in ("Makefile", "environment.yml", "pyproject.toml", "requirements.lock"):
+        shutil.copy(ROOT / name, root)
+    (root / "cunet_lib").mkdir()
+    for name in ("__init__", "quiet", "config", "runner", "cli"):
+        shutil.copy(ROOT / "cunet_lib" / f"{name}.py", root / "cunet_lib")
+    for names in stage_modules().values():
+        for name in names:
+            (root / "cunet_lib" / f"{name}.py").touch()
+    (root / "notebooks" / "profiles").mkdir(parents=True)
+    (root / "notebooks" / "profiles" / "tiny.yaml").write_text(
+        "title: nothing\ndata:\n  source: rendered\n  validation: 1\n"
+    )
+    return Tree(root)
+
+
+@pytest.fixture
+def tree(bare_tree):
+    """A copy of the project whose notebooks only write their main result."""
+    for name, extra, result in (
+        ("00_corpus", "", "paths.corpus / 'corpus.json'"),
+        ("01_preprocess", "", "paths.store / 'index.json'"),
+        (
+            "02_train_unet",
+            '\ninstrument = "vocals"\nseed = 0',
+            "paths.run(f'unet_{instrument}', seed) / 'model.keras'",
+        ),
+        (
+            "03_train_cunet",
+            '\nvariant = "dense_simple"\nseed = 0',
+            "paths.run(variant, seed) / 'model.keras'",
+        ),
+        (
+            "04_evaluate",
+            '\nmodel = "unet"\nseed = 0',
+            'paths.scores / f\'{model.replace("oracles", "ideal_ratio_mask")}-seed{seed}.csv\'',
+        ),
+        ("05_plot", "", "paths.scores / 'scores.csv'"),
+    ):
+        bare_tree.notebook(name, COMMON + extra, LOAD, f"result = {result}", WRITE)
+    return bare_tree
+
+
+def write_tones(root, *, train=4, test=2, seconds=4.0, rate=44100):
+    """A corpus of plain tones and noise in MUSDB18-HQ layout: quick to make, easy to tell apart."""
+    rng = np.random.default_rng(0)
+    time = np.arange(round(seconds * rate)) / rate
+    for subset, number in (("train", train), ("test", test)):
+        for index in range(number):
+            sounds = {
+                "bass": np.sin(2 * np.pi * (60 + 7 * index) * time),
+                "drums": rng.normal(size=time.size) * (time % 0.5 < 0.05) * 0.3,
+                "other": np.sign(np.sin(2 * np.pi * (300 + 19 * index) * time)),
+                "vocals": np.sin(2 * np.pi * 900 * time + 3 * np.sin(2 * np.pi * 5 * time)),
+            }
+            stems = {
+                name: np.round(3000 * np.stack([sound, sound], axis=1)).astype(np.int16)
+                for name, sound in sounds.items()
+            }
+            stems["mixture"] = sum(stems.values()).astype(np.int16)
+            folder = root / subset / f"Tone {index} - {subset} (é)"
+            folder.mkdir(parents=True)
+            for name, stem in stems.items():
+                soundfile.write(folder / f"{name}.wav", stem, rate, subtype="PCM_16")
+
+
+@pytest.fixture(scope="session")
+def tones(tmp_path_factory):
+    """Settings of a small study on tones, and its prepared store."""
+    root = tmp_path_factory.mktemp("tones")
+    patch = pytest.MonkeyPatch()
+    patch.setenv("CUNET_DATA", str(root / "data"))
+    patch.setenv("CUNET_RESULTS", str(root / "results"))
+    settings = load_profile("smoke", "train.steps_per_epoch=4")
+    write_tones(settings.paths.corpus)
+    yield settings, build_store(settings, workers=1)
+    patch.undo()
+
+
+@pytest.fixture
+def rng():
+    """One seeded generator for every test that draws numbers."""
+    return np.random.default_rng(20190701)

@@ -1,0 +1,276 @@
+"""Statistics on score tables, against values worked out by hand."""
+
+import itertools
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from cunet_lib import analysis
+from cunet_lib.config import ConfigError
+
+INSTRUMENTS = ("bass", "drums", "other", "vocals")
+TRACKS = ("A - 1", "B - 2", "C - 3", "NA")
+
+
+def score_rows(model, value, *, seed=0, tracks=TRACKS, targets=INSTRUMENTS, undefined=()):
+    """Rows of one system; ``value`` is called with track number and target."""
+    rows = []
+    for (number, track), target in itertools.product(enumerate(tracks), targets):
+        gone = (track, target) in undefined
+        score = float("nan") if gone else value(number, target)
+        frames = (10, 10 if gone else 1)
+        key = (model, seed, track, target)
+        for shift, aggregation in ((0.0, "median over frames"), (-1.0, "mean over frames")):
+            for metric in ("SDR", "SIR", "SAR", "ISR"):
+                extra = 2.0 * ("SDR", "SIR", "SAR", "ISR").index(metric)
+                rows.append(
+                    (*key, metric, "BSS Eval v4", aggregation, score + extra + shift, *frames)
+                )
+    return pd.DataFrame(rows, columns=analysis.SCORE_COLUMNS)
+
+
+def study(**changes):
+    """Scores of a mixture, U-Nets, one C-U-Net and the ideal mask."""
+    levels = {
+        "mixture": lambda track, target: -6.0 + track,
+        "unet": lambda track, target: 4.0 + track,
+        "dense_simple": lambda track, target: 3.0 + 1.5 * track,
+        "ideal_ratio_mask": lambda track, target: 12.0 + track,
+        **changes,
+    }
+    return pd.concat([score_rows(model, value) for model, value in levels.items()])
+
+
+def write(folder, scores):
+    folder.mkdir(parents=True, exist_ok=True)
+    for (model, seed), group in scores.groupby(["model", "seed"]):
+        group.to_csv(folder / f"{model}-seed{seed}.csv", index=False)
+    return folder
+
+
+# ------------------------------------------------------------------------------ loading
+
+
+def test_load_scores_keeps_values_and_names_and_ignores_other_files(tmp_path):
+    folder = write(tmp_path / "demo" / "scores", study())
+    (folder / "scores.csv").write_text("not,scores\n1,2\n")
+    loaded = analysis.load_scores(folder, require=("unet", "mixture"))
+    assert tuple(loaded.columns) == analysis.SCORE_COLUMNS
+    assert len(loaded) == len(study())
+    assert set(loaded["track"]) == set(TRACKS)  # also the track that is named NA
+    assert loaded["model"].drop_duplicates().tolist() == [
+        "mixture",
+        "unet",
+        "dense_simple",
+        "ideal_ratio_mask",
+    ]
+    value = loaded.query("model == 'unet' and track == 'B - 2' and target == 'bass'")
+    value = value[(value["metric"] == "SIR") & (value["aggregation"] == "median over frames")]
+    assert value["value"].item() == 7.0
+
+
+def test_load_scores_names_the_missing_system_and_the_remedy(tmp_path):
+    folder = write(tmp_path / "demo" / "scores", study())
+    with pytest.raises(ConfigError, match=r"cnn_complex.*make reproduce PROFILE=demo"):
+        analysis.load_scores(folder, require=("unet", "cnn_complex"))
+    with pytest.raises(ConfigError, match="no scores"):
+        analysis.load_scores(tmp_path / "demo" / "nothing", require=())
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda frame: frame.drop(columns="frames"), "column 'frames' is missing"),
+        (lambda frame: frame.assign(metric="SDR!"), "unknown metric 'SDR!'"),
+        (lambda frame: frame.assign(target="piano"), "unknown target 'piano'"),
+        (lambda frame: frame.assign(model="mixture"), "other scores than unet"),
+        (lambda frame: frame.assign(seed=1), "other scores than unet with seed 0"),
+        (lambda frame: frame.assign(value="high"), "'value' holds something else than numbers"),
+        (lambda frame: pd.concat([frame, frame.head(1)]), "is there twice"),
+        (lambda frame: frame.head(0), "no rows"),
+    ],
+)
+def test_load_scores_refuses_damaged_tables_by_name(tmp_path, damage, message):
+    damage(score_rows("unet", lambda track, target: 1.0)).to_csv(
+        tmp_path / "unet-seed0.csv", index=False
+    )
+    with pytest.raises(ConfigError, match=message) as error:
+        analysis.load_scores(tmp_path, require=())
+    assert "unet-seed0.csv" in str(error.value)
+
+
+def test_load_scores_refuses_a_file_that_is_no_table(tmp_path):
+    (tmp_path / "unet-seed0.csv").write_bytes(b"")
+    with pytest.raises(ConfigError, match=r"unet-seed0\.csv is damaged"):
+        analysis.load_scores(tmp_path, require=())
+
+
+# ------------------------------------------------------------------------------ description
+
+
+def test_seeds_are_averaged_within_tracks_before_anything_else():
+    # Seed 1 is 2 dB higher in every track: the spread over tracks must not see it.
+    scores = pd.concat(
+        [score_rows("unet", lambda t, _, up=2 * seed: t + up, seed=seed) for seed in (0, 1)]
+    )
+    tracks = analysis.track_scores(scores)
+    assert len(tracks) == len(TRACKS) * len(INSTRUMENTS)
+    assert set(tracks["seeds"]) == {2}
+    assert set(tracks["frames"]) == {20}
+    row = analysis.summary(scores, metrics=("SDR",)).iloc[0]
+    assert row["mean"] == pytest.approx(np.mean([0, 1, 2, 3]) + 1)
+    assert row["std"] == pytest.approx(np.std([0, 1, 2, 3], ddof=1))
+
+
+def test_summary_counts_what_has_no_score_and_leaves_it_out():
+    scores = score_rows(
+        "unet",
+        lambda track, target: track + (10.0 if target == "vocals" else 0.0),
+        undefined={("C - 3", "vocals")},
+    )
+    by_target = analysis.summary(scores, by_target=True, metrics=("SDR",)).set_index("target")
+    assert by_target.loc["vocals", "tracks"] == 3
+    assert by_target.loc["vocals", "undefined_tracks"] == 1
+    assert by_target.loc["vocals", "undefined_frames"] == 13
+    assert by_target.loc["vocals", "median"] == 11.0
+    assert by_target.loc["vocals", "mean"] == pytest.approx((10 + 11 + 13) / 3)
+    assert by_target.loc["bass", "undefined_tracks"] == 0
+    # A track's mean goes over the instruments that have a score in it.
+    overall = analysis.summary(scores, metrics=("SDR",)).iloc[0]
+    assert overall["target"] == "all"
+    assert overall["mean"] == pytest.approx(np.mean([2.5, 3.5, 2.0, 5.5]))
+    assert overall["undefined_frames"] == 16 + 9
+
+
+def test_summary_says_protocol_and_aggregation_and_keeps_them_apart():
+    medians = analysis.summary(study(), metrics=("SDR",))
+    means = analysis.summary(study(), metrics=("SDR",), aggregation="mean over frames")
+    assert set(medians["protocol"]) == {"BSS Eval v4"}
+    assert set(means["aggregation"]) == {"mean over frames"}
+    assert (medians["mean"] - means["mean"]).tolist() == pytest.approx([1.0] * len(medians))
+    with pytest.raises(ConfigError, match=r"BSS Eval v3.*there are: mean over frames"):
+        analysis.summary(study(), protocol="BSS Eval v3")
+
+
+# ------------------------------------------------------------------------------ pairs
+
+
+def test_differences_pair_tracks():
+    pairs = analysis.paired_differences(study(), reference="unet")
+    assert set(pairs["model"]) == {"dense_simple"}
+    assert set(pairs["target"]) == {"all", *INSTRUMENTS}
+    bass = pairs[pairs["target"] == "bass"].set_index("track")["difference"]
+    assert bass.to_dict() == pytest.approx({"A - 1": -1.0, "B - 2": -0.5, "C - 3": 0.0, "NA": 0.5})
+
+
+def test_differences_over_all_instruments_use_those_that_both_have():
+    scores = pd.concat(
+        [
+            score_rows("unet", lambda *_: 5.0),
+            score_rows(
+                "dense_simple",
+                lambda _, target: 100.0 if target == "vocals" else 6.0,
+                undefined={("A - 1", "vocals")},
+            ),
+        ]
+    )
+    pairs = analysis.paired_differences(scores)
+    overall = pairs[pairs["target"] == "all"].set_index("track")["difference"]
+    assert overall["A - 1"] == pytest.approx(1.0)
+    assert overall["B - 2"] == pytest.approx((3 * 1.0 + 95.0) / 4)
+    table = analysis.difference_table(scores).set_index("target")
+    assert table.loc["vocals", ["tracks", "undefined_tracks"]].tolist() == [3, 1]
+
+
+def test_difference_table_describes_the_differences():
+    row = analysis.difference_table(study()).set_index("target").loc["drums"]
+    values = np.array([-1.0, -0.5, 0.0, 0.5])
+    assert row["mean"] == pytest.approx(values.mean())
+    assert row["std"] == pytest.approx(values.std(ddof=1))
+    assert row["median"] == pytest.approx(-0.25)
+    assert row["tracks_better"] == 1
+    assert row["ci_low"] < values.mean() < row["ci_high"]
+    assert values.min() <= row["ci_low"] and row["ci_high"] <= values.max()
+
+
+def test_improvements_are_differences_to_the_mixture():
+    table = analysis.difference_table(study(), reference="mixture")
+    assert table["model"].drop_duplicates().tolist() == ["unet", "dense_simple"]
+    assert table.set_index(["model", "target"])["median"]["unet", "vocals"] == pytest.approx(10.0)
+
+
+def test_differences_need_the_same_tracks_and_a_reference():
+    scores = pd.concat(
+        [
+            score_rows("unet", lambda *_: 1.0),
+            score_rows("dense_simple", lambda *_: 1.0, tracks=TRACKS[:3]),
+        ]
+    )
+    with pytest.raises(ConfigError, match="differ in tracks"):
+        analysis.paired_differences(scores)
+    with pytest.raises(ConfigError, match="no SDR scores of mixture"):
+        analysis.paired_differences(scores, reference="mixture")
+
+
+def test_bootstrap_interval_is_scipys_and_repeatable():
+    values = np.random.default_rng(1).normal(1.0, 2.0, 14)
+    interval = analysis.bootstrap_interval(values, seed=3)
+    assert interval == analysis.bootstrap_interval(values, seed=3)
+    assert interval != analysis.bootstrap_interval(values, seed=4)
+    expected = stats.bootstrap((values,), np.mean, method="BCa", rng=np.random.default_rng(3))
+    assert interval == pytest.approx(tuple(expected.confidence_interval))
+    # Close to the interval that normal theory gives for these values.
+    half = stats.t.ppf(0.975, 13) * values.std(ddof=1) / np.sqrt(14)
+    assert interval == pytest.approx((values.mean() - half, values.mean() + half), abs=0.35)
+    narrow = analysis.bootstrap_interval(values, confidence=0.5)
+    assert interval[0] < narrow[0] < narrow[1] < interval[1]
+
+
+def test_bootstrap_interval_of_few_or_equal_values():
+    assert np.isnan(analysis.bootstrap_interval(np.array([1.0, 2.0]))).all()
+    assert analysis.bootstrap_interval(np.array([2.0, 2.0, 2.0])) == (2.0, 2.0)
+
+
+# ------------------------------------------------------------------------------ outcome
+
+
+def outcome(level, mixture=-6.0, ideal=12.0):
+    scores = study(
+        mixture=lambda *_: mixture,
+        dense_simple=lambda *_: level,
+        ideal_ratio_mask=lambda *_: ideal,
+    )
+    table = analysis.check_outcome(scores)
+    return table[table["model"] == "dense_simple"].iloc[0]
+
+
+@pytest.mark.parametrize(
+    ("level", "mixture", "failed"),
+    [
+        (5.0, -6.0, set()),
+        (2.0, -3.0, set()),  # exactly at both bounds
+        (0.0, -9.0, {"high_enough"}),  # silence: a large improvement, nothing separated
+        (4.0, 0.0, {"improved_enough"}),
+        (12.5, -6.0, {"below_ideal"}),
+        (1.0, 0.0, {"improved_enough", "high_enough"}),
+    ],
+)
+def test_outcome_flags(level, mixture, failed):
+    row = outcome(level, mixture)
+    flags = ("improved_enough", "high_enough", "below_ideal")
+    assert {flag for flag in flags if not row[flag]} == failed
+    assert row["passed"] == (not failed)
+    assert row["improvement"] == pytest.approx(level - mixture)
+    assert (row["median"], row["mixture_median"], row["ideal_median"]) == (level, mixture, 12.0)
+
+
+def test_outcome_without_a_score_does_not_pass():
+    assert not outcome(float("nan"))["passed"]
+
+
+def test_outcome_needs_its_bounds():
+    scores = study()
+    with pytest.raises(ConfigError, match="mixture"):
+        analysis.check_outcome(scores[scores["model"] != "mixture"])

@@ -1,0 +1,151 @@
+"""Batches: seeded by step, right targets, no peeking."""
+
+import numpy as np
+import pytest
+from numpy.lib.stride_tricks import sliding_window_view
+
+from cunet_lib.batches import TrainingBatches, validation_batches
+from cunet_lib.config import INSTRUMENTS
+
+
+def with_train(settings, **changes):
+    return settings.model_copy(update={"train": settings.train.model_copy(update=changes)})
+
+
+def test_a_batch_is_a_function_of_seed_and_step(tones):
+    settings, store = tones
+    first, again, other = (
+        TrainingBatches(store, settings, model="dense_simple", seed=seed) for seed in (1, 1, 2)
+    )
+    for step in (0, 7):
+        for name in ("mixture", "target", "condition"):
+            one, two = getattr(first.batch(step), name), getattr(again.batch(step), name)
+            np.testing.assert_array_equal(one, two)
+    assert np.abs(first.batch(0).mixture - first.batch(1).mixture).max() > 0
+    assert np.abs(first.batch(0).mixture - other.batch(0).mixture).max() > 0
+
+
+def test_dataset_gives_the_same_batches_from_any_step_on(tones):
+    settings, store = tones
+    batches = TrainingBatches(store, settings, model="cnn_simple", seed=0)
+    for step, ((mixture, condition), target) in zip(
+        range(5, 9), batches.dataset(first_step=5), strict=False
+    ):
+        expected = batches.batch(step)
+        np.testing.assert_array_equal(mixture, expected.mixture)
+        np.testing.assert_array_equal(condition, expected.condition)
+        np.testing.assert_array_equal(target, expected.target)
+
+
+def test_dedicated_unet_gets_its_instrument_at_full_level(tones):
+    settings, store = tones
+    settings = with_train(settings, remix=0.0, progressive=1.0, batch_size=8)
+    batch = TrainingBatches(store, settings, model="unet_drums", seed=0).batch(0)
+    np.testing.assert_array_equal(batch.condition, np.tile([0, 1, 0, 0], (8, 1)))
+    # Noise bursts in the target, and the mixture holds them too.
+    assert np.abs(batch.target).max() > 0
+    (mixture, target) = next(
+        iter(TrainingBatches(store, settings, model="unet_drums", seed=0).dataset())
+    )
+    assert mixture.shape == target.shape == (8, settings.patch_samples)
+
+
+def test_without_augmentation_the_target_is_the_stem_under_the_mixture(tones):
+    settings, store = tones
+    settings = with_train(settings, remix=0.0, progressive=0.0, batch_size=16)
+    batch = TrainingBatches(store, settings, model="dense_simple", seed=0).batch(3)
+    tracks = [(store.audio(entry), entry.scale) for entry in store.split("train")]
+    for mixture, target, condition in zip(
+        batch.mixture, batch.target, batch.condition, strict=True
+    ):
+        stem = 1 + int(np.argmax(condition))
+        assert sorted(condition) == [0, 0, 0, 1]
+        assert any(_holds(audio / scale, mixture, target, stem) for audio, scale in tracks)
+
+
+def _holds(audio, mixture, target, stem):
+    """Whether mixture and target stand at one place of the track."""
+    length = len(mixture)
+    heads = sliding_window_view(audio[0, : audio.shape[1] - length + 32], 32)
+    for start in np.flatnonzero(np.abs(heads - mixture[:32]).max(axis=1) < 1e-6):
+        place = audio[:, start : start + length]
+        if np.allclose(place[[0, stem]], [mixture, target], atol=1e-6):
+            return True
+    return False
+
+
+def test_progressive_scales_condition_and_target_together(tones):
+    settings, store = tones
+    plain = with_train(settings, remix=0.0, progressive=0.0, batch_size=64)
+    scaled = with_train(settings, remix=0.0, progressive=1.0, batch_size=64)
+    batch = TrainingBatches(store, scaled, model="dense_simple", seed=0).batch(0)
+    levels = batch.condition.max(axis=1)
+    assert 0 < levels.min() < 0.2 and 0.8 < levels.max() < 1
+    assert 0.35 < levels.mean() < 0.65
+    full = TrainingBatches(store, plain, model="dense_simple", seed=0).batch(0)
+    # The first row's place is drawn before its level, so that it is the same in both.
+    np.testing.assert_array_equal(full.mixture[0], batch.mixture[0])
+    np.testing.assert_allclose(batch.target[0], full.target[0] * levels[0], rtol=1e-5)
+
+
+def test_probabilities_are_the_settings(tones):
+    settings, store = tones
+    settings = with_train(settings, progressive=0.25, batch_size=64)
+    batches = TrainingBatches(store, settings, model="dense_simple", seed=0)
+    conditions = np.concatenate([batches.batch(step).condition for step in range(25)])
+    assert ((conditions.max(axis=1) < 1).mean()) == pytest.approx(0.25, abs=0.04)
+    shares = (conditions > 0).mean(axis=0)
+    np.testing.assert_allclose(shares, 0.25, atol=0.04)
+
+
+def test_remix_keeps_the_target_inside_the_mixture(tones):
+    settings, store = tones
+    settings = with_train(settings, remix=1.0, progressive=0.0, batch_size=32)
+    batch = TrainingBatches(store, settings, model="unet_vocals", seed=0).batch(0)
+    rest = batch.mixture - batch.target
+
+    # What is left is made of other stems: it has less of the target than the mixture has.
+    def share(audio):
+        return np.abs(np.sum(audio * batch.target, axis=1)) / np.sum(batch.target**2, axis=1)
+
+    assert (share(batch.mixture) > 0.5).all()
+    assert (share(rest) < 0.5).all()
+
+
+def test_no_training_batch_touches_validation_or_test_tracks(tones, monkeypatch):
+    settings, store = tones
+    opened = []
+    audio = type(store).audio
+    monkeypatch.setattr(
+        type(store), "audio", lambda self, entry: opened.append(entry.split) or audio(self, entry)
+    )
+    settings = with_train(settings, remix=1.0)
+    batches = TrainingBatches(store, settings, model="dense_simple", seed=0)
+    for step in range(20):
+        batches.batch(step)
+    assert set(opened) == {"train"}
+    opened.clear()
+    validation_batches(store, settings, model="dense_simple")
+    assert set(opened) == {"valid"}
+
+
+def test_validation_asks_for_every_instrument_of_every_patch(tones):
+    settings, store = tones
+    batches = validation_batches(store, settings, model="cnn_complex")
+    conditions = np.concatenate([batch.condition for batch in batches])
+    assert len(conditions) % len(INSTRUMENTS) == 0
+    np.testing.assert_array_equal(conditions.sum(axis=0), len(conditions) / 4)
+    again = validation_batches(store, settings, model="cnn_complex")
+    np.testing.assert_array_equal(batches[0].target, again[0].target)
+    alone = validation_batches(store, settings, model="unet_bass")
+    assert {tuple(row) for batch in alone for row in batch.condition} == {(1, 0, 0, 0)}
+
+
+def test_tracks_shorter_than_a_patch_are_padded(tones):
+    settings, store = tones
+    model = settings.model.model_copy(update={"patch_frames": 256})
+    settings = settings.model_copy(update={"model": model})
+    batch = TrainingBatches(store, settings, model="dense_simple", seed=0).batch(0)
+    assert batch.mixture.shape[1] == settings.patch_samples
+    assert (batch.mixture[:, -1000:] == 0).all()
+    assert validation_batches(store, settings, model="dense_simple")

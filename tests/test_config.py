@@ -1,0 +1,197 @@
+"""Profiles: valid ones load, everything else is one sentence that names the setting."""
+
+import pytest
+import yaml
+from conftest import ROOT
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import BaseModel
+
+from cunet_lib.config import ConfigError, Profile, load_profile, profile_names
+
+
+def leaves(model, prefix=""):
+    """Every setting of a profile as ``section.key``."""
+    for name, field in model.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from leaves(field.annotation, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}"
+
+
+SETTINGS = sorted(leaves(Profile))
+
+
+def one_sentence(error):
+    text = str(error.value)
+    return "\n" not in text and text.endswith(".") and len(text) < 400
+
+
+@pytest.mark.parametrize("name", profile_names())
+def test_every_profile_loads_under_its_own_name(name):
+    settings = load_profile(name)
+    assert settings.name == name
+    assert settings.patch_shape == (settings.signal.bins, settings.model.patch_frames, 1)
+    assert settings.paths.results.name == settings.paths.data.name == name
+
+
+def test_smoke_and_demo_exist():
+    assert {"smoke", "demo"} <= set(profile_names())
+
+
+def test_settings_cannot_be_changed_afterwards():
+    settings = load_profile("smoke")
+    with pytest.raises(ValueError, match="frozen"):
+        settings.model.filters = 3
+
+
+def test_overrides_change_what_they_name_and_nothing_else():
+    plain = load_profile("smoke").model_dump()
+    changed = load_profile("smoke", "train.learning_rate=3e-4 model.filters=5").model_dump()
+    assert changed["train"].pop("learning_rate") == 3e-4
+    assert changed["model"].pop("filters") == 5
+    del plain["train"]["learning_rate"], plain["model"]["filters"]
+    assert changed == plain
+
+
+def test_overrides_as_string_and_as_sequence_agree():
+    parts = ["seed=4", "separate.overlap=0.25"]
+    assert load_profile("smoke", " ".join(parts)) == load_profile("smoke", parts)
+
+
+def test_profile_can_be_a_file(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text((ROOT / "notebooks" / "profiles" / "smoke.yaml").read_text())
+    assert load_profile(str(path)).name == "mine"
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("train.learning_rte=1", ("learning_rte", "learning_rate")),
+        ("trian.patience=1", ("trian", "train")),
+        ("train.learning_rate=0", ("train.learning_rate", "0")),
+        ("train.learning_rate=fast", ("train.learning_rate", "fast")),
+        ("train.progressive=1.5", ("train.progressive", "1.5")),
+        ("train.min_learning_rate=0.5", ("min_learning_rate",)),
+        ("model.filters=0", ("model.filters", "0")),
+        ("model.filters=2.5", ("model.filters", "2.5")),
+        ("model.patch_frames=100", ("model.patch_frames", "100", "model.blocks")),
+        ("signal.n_fft=1000", ("n_fft", "1000", "power of two")),
+        ("signal.hop=1024", ("hop", "1024", "n_fft")),
+        ("signal.sample_rate=.nan", ("signal.sample_rate",)),
+        ("train.learning_rate=.inf", ("train.learning_rate",)),
+        ("data.source=mp3", ("data.source", "mp3", "rendered")),
+        ("data.validation=4", ("validation", "4")),
+        ("data.validation=0", ("validation",)),
+        ("separate.overlap=1", ("separate.overlap", "1")),
+        ("seed=-1", ("seed", "-1")),
+        ("name=../up", ("name", "../up")),
+        ("model=3", ("model",)),
+        ("train.precision=half", ("train.precision", "half", "float32")),
+        ("train.patience", ("train.patience", "section.key=value")),
+        ("=3", ("section.key=value",)),
+        ("title.x=3", ("title",)),
+        ("train.patience=[1", ("train.patience=[1", "YAML")),
+    ],
+)
+def test_bad_override_names_the_setting_and_the_remedy(override, words):
+    with pytest.raises(ConfigError) as caught:
+        load_profile("smoke", [override])
+    assert one_sentence(caught), caught.value
+    assert [word for word in words if word not in str(caught.value)] == []
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("title: [", ("YAML",)),
+        ("- a\n- b\n", ("mapping",)),
+        ("title: x\n", ("data",)),
+        ("title: x\ndata: {source: rendered}\n", ("data.validation",)),
+        ("title: x\ndata: {source: rendered, validation: 1}\nextra: 1\n", ("extra", "title")),
+    ],
+)
+def test_bad_file_is_one_sentence(tmp_path, content, words):
+    path = tmp_path / "bad.yaml"
+    path.write_text(content)
+    with pytest.raises(ConfigError) as caught:
+        load_profile(str(path))
+    assert one_sentence(caught), caught.value
+    assert all(word in str(caught.value) for word in ("bad.yaml", *words))
+
+
+def test_missing_profiles_are_told_apart(tmp_path):
+    with pytest.raises(ConfigError, match=r"No profile 'nope'; there are: .*smoke"):
+        load_profile("nope")
+    with pytest.raises(ConfigError, match=r"absent\.yaml cannot be read"):
+        load_profile(str(tmp_path / "absent.yaml"))
+
+
+def test_hash_follows_the_named_sections_only():
+    plain = load_profile("smoke")
+    other = load_profile("smoke", "model.filters=3")
+    assert plain.section_hash("data", "signal") == other.section_hash("data", "signal")
+    assert plain.section_hash("model") != other.section_hash("model")
+    assert plain.section_hash() != other.section_hash()
+
+
+def test_roots_follow_the_environment(monkeypatch, tmp_path):
+    monkeypatch.setenv("CUNET_DATA", str(tmp_path / "d"))
+    monkeypatch.delenv("CUNET_RESULTS", raising=False)
+    paths = load_profile("smoke").paths
+    assert paths.corpus == tmp_path / "d" / "smoke" / "corpus"
+    assert paths.run("dense_simple", 3) == ROOT / "results/smoke/runs/dense_simple-seed3"
+
+
+# Any scalar that YAML can hold, for any setting, is either accepted or refused in one sentence.
+SCALARS = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(),
+    st.text(st.characters(codec="utf-8", exclude_categories=("C", "Z")), max_size=12),
+)
+
+
+@given(setting=st.sampled_from(SETTINGS), value=SCALARS)
+def test_any_override_is_accepted_or_refused_in_one_sentence(setting, value):
+    text = yaml.safe_dump(value, default_flow_style=True, width=1000).split("\n")[0]
+    override = f"{setting}={text}"
+    try:
+        settings = load_profile("smoke", [override])
+    except ConfigError as error:
+        assert "\n" not in str(error) and str(error).endswith(".")
+    else:
+        # What was accepted can be written down and read back: run records rely on it.
+        assert Profile.model_validate(settings.model_dump(mode="json")) == settings
+        step = 2**settings.model.blocks
+        assert settings.signal.bins % step == settings.model.patch_frames % step == 0
+
+
+@given(key=st.text(max_size=20), value=st.text(max_size=20))
+def test_any_text_as_override_raises_nothing_but_config_error(key, value):
+    try:
+        load_profile("smoke", [f"{key}={value}"])
+    except ConfigError as error:
+        assert str(error)
+
+
+@given(
+    blocks=st.integers(2, 8),
+    frames=st.integers(4, 600),
+    power=st.integers(6, 14),
+    hop=st.integers(1, 20000),
+)
+def test_accepted_shapes_survive_the_network(blocks, frames, power, hop):
+    """Sizes are accepted exactly if every halving of the encoder is whole and the STFT inverts."""
+    n_fft = 2**power
+    overrides = f"model.blocks={blocks} model.patch_frames={frames} "
+    overrides += f"signal.n_fft={n_fft} signal.hop={hop}"
+    sound = (n_fft // 2) % 2**blocks == 0 and frames % 2**blocks == 0 and 4 * hop <= 3 * n_fft
+    if sound:
+        settings = load_profile("smoke", overrides)
+        assert settings.patch_shape == (n_fft // 2, frames, 1)
+    else:
+        with pytest.raises(ConfigError):
+            load_profile("smoke", overrides)

@@ -1,0 +1,177 @@
+"""The networks: sizes of the paper, what FiLM does, saving, learning."""
+
+import keras
+import numpy as np
+import pytest
+
+from cunet_lib import models
+from cunet_lib.config import INSTRUMENTS, UNETS, VARIANTS, ConfigError
+from cunet_lib.film import FiLM
+
+SMALL = {"shape": (64, 32, 1), "filters": 4, "blocks": 4}
+
+PAPER_COUNTS = {
+    "unet_vocals": (9_826_325, 9_823_315),
+    "dense_simple": (9_848_497, 9_844_847),
+    "dense_complex": (12_165_445, 12_159_875),
+    "cnn_simple": (9_837_905, 9_834_703),
+    "cnn_complex": (10_419_925, 10_416_275),
+}
+
+
+def inputs_of(model, rng, batch=4):
+    mixture = rng.random((batch, *model.inputs[0].shape[1:]), np.float32)
+    if not models.is_conditioned(model):
+        return mixture
+    return [mixture, np.eye(len(INSTRUMENTS), dtype=np.float32)[np.arange(batch) % 4]]
+
+
+@pytest.mark.parametrize("name", PAPER_COUNTS)
+def test_paper_size_has_the_papers_parameter_counts(name):
+    assert models.count_parameters(models.build(name)) == PAPER_COUNTS[name]
+
+
+def test_parameter_table_counts_four_unets_together():
+    table = models.parameter_table().set_index("model")
+    assert table.loc["unet", "parameters"] == 39_305_300
+    assert list(table.index) == ["unet", *VARIANTS]
+
+
+@pytest.mark.parametrize("name", ["unet_drums", *VARIANTS])
+def test_saved_model_gives_identical_outputs_in_safe_mode(name, tmp_path, rng):
+    model = models.build(name, **SMALL, seed=3)
+    inputs = inputs_of(model, rng)
+    model.save(tmp_path / "model.keras")
+    again = models.load(tmp_path / "model.keras")
+    np.testing.assert_array_equal(model.predict_on_batch(inputs), again.predict_on_batch(inputs))
+
+
+@pytest.mark.parametrize("name", ["unet_bass", *VARIANTS])
+def test_single_batch_is_learned_and_only_z_tells_its_rows_apart(name, rng):
+    model = models.build(name, shape=(64, 32, 1), filters=4, blocks=3, seed=1)
+    conditioned = models.is_conditioned(model)
+    mixture = np.repeat(rng.random((1, 64, 32, 1), np.float32), 8, axis=0)
+    condition = np.eye(4, dtype=np.float32)[np.arange(8) % 4]
+    # Each condition asks for its own quarter of the frequencies of one and the same mixture.
+    target = np.zeros_like(mixture)
+    for row in range(8):
+        quarter = 16 * (row % 4) if conditioned else 0
+        target[row, quarter : quarter + 16] = mixture[row, quarter : quarter + 16]
+    inputs = [mixture, condition] if conditioned else mixture
+    keras.utils.set_random_seed(0)
+    model.compile(optimizer=keras.optimizers.Adam(5e-3, beta_1=0.5), loss="mae")
+    losses = [float(model.train_on_batch(inputs, target)) for _ in range(150)]
+    assert losses[-1] < 0.5 * losses[0]
+    if conditioned:
+        estimates = model.predict_on_batch(inputs)
+        for row in range(1, 4):
+            assert np.abs(estimates[row] - estimates[0]).mean() > 0.1
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_seed_decides_the_initial_weights(name, rng):
+    first, same, other = (models.build(name, **SMALL, seed=seed) for seed in (0, 0, 1))
+    kernels = [
+        model.get_layer("encoder_2_convolution").kernel.numpy() for model in (first, same, other)
+    ]
+    np.testing.assert_array_equal(kernels[0], kernels[1])
+    assert np.abs(kernels[0] - kernels[2]).max() > 0
+    assert abs(kernels[0].std() - 0.02) < 0.005
+
+
+def test_film_scales_and_shifts_each_channel():
+    x = np.ones((2, 3, 5, 4), np.float32)
+    gammas = np.arange(16, dtype=np.float32).reshape(2, 8)
+    betas = -gammas
+    out = keras.ops.convert_to_numpy(FiLM(2, 4)([x, gammas, betas]))
+    np.testing.assert_array_equal(out, np.zeros_like(x))
+    out = keras.ops.convert_to_numpy(FiLM(2, 4)([2 * x, gammas, betas]))
+    np.testing.assert_array_equal(out[1, 0, 0], gammas[1, 2:6])
+    out = keras.ops.convert_to_numpy(FiLM(1, 1)([2 * x, gammas, betas]))
+    np.testing.assert_array_equal(out[1], np.full((3, 5, 4), gammas[1, 1]))
+
+
+def test_film_refuses_values_that_do_not_fit():
+    x, values = np.ones((1, 2, 2, 4), np.float32), np.ones((1, 6), np.float32)
+    with pytest.raises(ValueError, match="1 or the 4 channels"):
+        FiLM(0, 3)([x, values, values])
+    with pytest.raises(ValueError, match="gives 6"):
+        FiLM(4, 4)([x, values, values])
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_film_acts_in_the_encoder_between_normalization_and_activation(name):
+    model = models.build(name, **SMALL)
+    order = [layer.name for layer in model.layers]
+    for block in range(1, 5):
+        film = model.get_layer(f"encoder_{block}_film")
+        source = film.input[0]._keras_history.operation.name
+        assert source == f"encoder_{block}_normalization"
+        activation = model.get_layer(f"encoder_{block}")
+        assert activation.input._keras_history.operation is film
+    assert not [layer for layer in order if layer.startswith("decoder") and "film" in layer]
+
+
+def test_dropout_and_skips_are_where_the_paper_has_them():
+    rows = {row["name"]: row for row in models.describe(models.build("dense_simple"))}
+    dropout = [rows[f"decoder_{block}"]["dropout"] for block in range(1, 7)]
+    assert dropout == [0, 0.5, 0.5, 0.5, 0, 0]
+    skips = [rows[f"decoder_{block}"]["skip_from"] for block in range(1, 7)]
+    assert skips == [None, "encoder_5", "encoder_4", "encoder_3", "encoder_2", "encoder_1"]
+    assert [rows[f"control_{layer}"]["dropout"] for layer in (1, 2, 3)] == [0, 0.5, 0.5]
+    assert [rows[f"control_{layer}"]["normalization"] for layer in (1, 2, 3)] == [False, True, True]
+
+
+def test_description_follows_the_shapes_of_the_built_model():
+    rows = models.describe(models.build("cnn_complex", **SMALL))
+    encoder = [row for row in rows if row["part"] == "encoder"]
+    assert [row["output_shape"] for row in encoder] == [
+        [32, 16, 4],
+        [16, 8, 8],
+        [8, 4, 16],
+        [4, 2, 32],
+    ]
+    assert {row["film"] for row in encoder} == {"complex"}
+    assert rows[-1]["part"] == "output" and rows[-1]["output_shape"] == [64, 32, 1]
+
+
+def test_identity_start_begins_with_idle_film():
+    model = models.build("dense_complex", **SMALL, film_start="identity")
+    table = models.film_parameters(model, np.eye(4))
+    assert np.abs(table["gamma"] - 1).max() < 0.1
+    assert np.abs(table["beta"]).max() < 0.1
+    assert len(table) == 4 * (4 + 8 + 16 + 32)
+
+
+def test_half_precision_copy_is_half_the_size_and_close(tmp_path, rng):
+    size = {**SMALL, "filters": 16}
+    model = models.build("cnn_complex", **size, seed=1, film_start="identity")
+    model.save(tmp_path / "full.keras")
+    models.save_half(model, tmp_path / "half.keras")
+    sizes = [(tmp_path / name).stat().st_size for name in ("full.keras", "half.keras")]
+    assert sizes[1] < 0.6 * sizes[0]
+    again = models.load(tmp_path / "half.keras", precision="float32")
+    inputs = inputs_of(model, rng)
+    np.testing.assert_allclose(
+        again.predict_on_batch(inputs), model.predict_on_batch(inputs), atol=2e-3
+    )
+
+
+def test_unknown_names_are_refused_by_name():
+    with pytest.raises(ConfigError, match="No model 'unet_flute'"):
+        models.build("unet_flute")
+    with pytest.raises(ConfigError, match="control='rnn'"):
+        models.build_cunet(control="rnn", film="simple")
+    assert len(UNETS) == 4
+
+
+def test_a_file_that_is_no_model_of_ours_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="No model at"):
+        models.load(tmp_path / "missing.keras")
+    (tmp_path / "text.keras").write_text("not a model")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        models.load(tmp_path / "text.keras")
+    foreign = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)], name="foreign")
+    foreign.save(tmp_path / "foreign.keras")
+    with pytest.raises(ConfigError, match="not a model of the study"):
+        models.load(tmp_path / "foreign.keras")

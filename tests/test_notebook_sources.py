@@ -1,0 +1,115 @@
+"""Conventions of the source notebooks: no outputs, parameters first, short cells, prose."""
+
+import ast
+import statistics
+
+import nbformat
+import papermill
+import pytest
+from conftest import ROOT
+
+from cunet_lib.runner import notebook_parameters
+
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+STAGES = (
+    "00_corpus",
+    "01_preprocess",
+    "02_train_unet",
+    "03_train_cunet",
+    "04_evaluate",
+    "05_plot",
+)
+
+
+@pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
+def path(request):
+    return request.param
+
+
+@pytest.fixture
+def notebook(path):
+    return nbformat.read(path, as_version=4)
+
+
+def code_cells(notebook):
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def tagged(notebook):
+    return [cell for cell in code_cells(notebook) if "parameters" in cell.metadata.get("tags", [])]
+
+
+def test_every_stage_has_its_notebook():
+    assert set(STAGES) <= {path.stem for path in NOTEBOOKS}
+
+
+def test_notebook_is_valid(notebook):
+    nbformat.validate(notebook)
+
+
+def test_source_carries_no_output(notebook):
+    for cell in code_cells(notebook):
+        assert cell.outputs == [] and cell.execution_count is None, cell.source
+        assert "papermill" not in cell.metadata and "execution" not in cell.metadata
+    assert "papermill" not in notebook.metadata and "widgets" not in notebook.metadata
+
+
+def test_kernel_is_the_study_s(notebook):
+    assert notebook.metadata.kernelspec.name == "cunet"
+    assert notebook.metadata.kernelspec.language == "python"
+
+
+def test_one_parameters_cell_of_plain_scalars(notebook):
+    (cell,) = tagged(notebook)
+    assert code_cells(notebook)[0] is cell, "parameters come before any other code"
+    values = {}
+    for statement in ast.parse(cell.source).body:
+        assert isinstance(statement, ast.Assign), ast.unparse(statement)
+        (target,) = statement.targets
+        values[target.id] = ast.literal_eval(statement.value)
+    assert all(type(value) in (str, int, float, bool) for value in values.values()), values
+    assert values["profile"] == "demo" and values["overrides"] == ""
+
+
+def test_papermill_itself_sees_every_parameter(path):
+    """Its command line warns of an unknown parameter otherwise; ``=`` in a comment confuses it."""
+    assert list(papermill.inspect_notebook(path)) == list(notebook_parameters(path))
+
+
+def test_profile_is_loaded_at_once(notebook):
+    """A wrong parameter fails in the first cell that computes, not after minutes."""
+    source = code_cells(notebook)[1].source
+    assert "settings = load_profile(profile, overrides)" in source
+
+
+def test_nothing_is_defined_in_a_notebook(notebook):
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+    for cell in code_cells(notebook):
+        for node in ast.walk(ast.parse(cell.source)):
+            assert not isinstance(node, kinds), cell.source
+
+
+def test_cells_are_short(notebook):
+    lengths = [len(cell.source.splitlines()) for cell in code_cells(notebook)]
+    assert min(lengths) >= 1, "an empty cell"
+    assert statistics.median(lengths) <= 6
+    assert max(lengths) <= 20
+
+
+def test_prose_comes_before_each_block_of_code(notebook):
+    """No more than four code cells follow each other without a word."""
+    assert notebook.cells[0].cell_type == "markdown"
+    assert notebook.cells[0].source.startswith("# ")
+    run = 0
+    for cell in notebook.cells:
+        run = run + 1 if cell.cell_type == "code" else 0
+        assert run <= 4, cell.source
+        assert cell.source.strip()
+
+
+def test_no_magic_no_machine_paths(notebook):
+    for cell in notebook.cells:
+        for word in ("/home/", "/root/", "/work/", "C:\\"):
+            assert word not in cell.source
+        if cell.cell_type == "code":
+            assert not cell.source.lstrip().startswith(("%", "!"))

@@ -1,0 +1,86 @@
+"""Separation: length, level, overlap; no reference in sight."""
+
+import inspect
+
+import numpy as np
+import pytest
+
+from cunet_lib import models, separation
+from cunet_lib.conditions import all_one_hot
+from cunet_lib.config import ConfigError, Separate, load_profile
+
+SETTINGS = load_profile("smoke")
+SHAPE = {"shape": SETTINGS.patch_shape, "filters": 2, "blocks": 4}
+
+
+@pytest.fixture(scope="module")
+def conditioned():
+    return models.build("dense_simple", **SHAPE, film_start="identity")
+
+
+def open_mask(name):
+    """A model whose mask is 1 everywhere: the bias of its last normalisation is huge."""
+    model = models.build(name, **SHAPE)
+    last = model.get_layer("decoder_4_normalization")
+    gamma, beta, mean, variance = last.get_weights()
+    last.set_weights([gamma, np.full_like(beta, 50.0), mean, variance])
+    return model
+
+
+@pytest.mark.parametrize("overlap", [0.0, 0.5, 0.75])
+@pytest.mark.parametrize("samples", [1, 700, 16384, 50001])
+def test_open_mask_gives_the_mixture_back(samples, overlap, rng):
+    audio = rng.normal(size=samples).astype(np.float32) * 0.3
+    separator = separation.Separator(
+        open_mask("unet_bass"), SETTINGS.signal, Separate(overlap=overlap)
+    )
+    estimate = separator(audio)
+    assert estimate.shape == (1, samples)
+    np.testing.assert_allclose(estimate[0], audio, atol=1e-4)
+
+
+def test_level_of_the_mixture_does_not_change_the_mask(conditioned, rng):
+    separator = separation.Separator(conditioned, SETTINGS.signal)
+    audio = rng.normal(size=20000).astype(np.float32)
+    loud, quiet = (separator(gain * audio, all_one_hot()[:2]) for gain in (1.0, 1e-3))
+    np.testing.assert_allclose(quiet, 1e-3 * loud, atol=1e-8, rtol=1e-3)
+
+
+def test_silence_stays_silence(conditioned):
+    separator = separation.Separator(conditioned, SETTINGS.signal)
+    estimate = separator(np.zeros(9000, np.float32), all_one_hot())
+    assert estimate.shape == (4, 9000)
+    assert not estimate.any()
+
+
+def test_masks_are_within_zero_and_one(conditioned, rng):
+    separator = separation.Separator(conditioned, SETTINGS.signal)
+    masks = separator.masks(rng.normal(size=30000).astype(np.float32), all_one_hot())
+    assert masks.shape == (4, 513, 1 + 118)
+    assert masks.min() >= 0 and masks.max() <= 1
+
+
+def test_conditions_go_with_conditioned_models_only(conditioned, rng):
+    audio = rng.normal(size=5000).astype(np.float32)
+    with pytest.raises(ConfigError, match="needs conditions"):
+        separation.Separator(conditioned, SETTINGS.signal)(audio)
+    with pytest.raises(ConfigError, match="takes no condition"):
+        separation.Separator(open_mask("unet_bass"), SETTINGS.signal)(audio, all_one_hot())
+
+
+def test_instruments_come_by_name(conditioned, rng):
+    audio = rng.normal(size=5000).astype(np.float32)
+    separator = separation.Separator(conditioned, SETTINGS.signal)
+    chosen = separation.separate_instruments(separator, audio, ["vocals", "bass"])
+    assert list(chosen) == ["vocals", "bass"]
+    everything = separator(audio, all_one_hot())
+    np.testing.assert_allclose(chosen["vocals"], everything[3], atol=1e-6)
+
+
+def test_nothing_in_separation_can_read_a_reference():
+    source = inspect.getsource(separation)
+    for word in ("stems", "store", "scoring", "musdb", "soundfile"):
+        assert f"import {word}" not in source and f"cunet_lib.{word}" not in source
+    arguments = inspect.signature(separation.Separator.__call__).parameters
+    assert list(arguments) == ["self", "mixture", "conditions"]
+    assert list(inspect.signature(separation.System.__call__).parameters) == ["self", "mixture"]

@@ -1,0 +1,407 @@
+"""The workflow itself: one small run of the whole study, and how a failure is told."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import pytest
+from conftest import COMMON, ROOT, clean_environment
+
+from cunet_lib.config import INSTRUMENTS, UNETS, VARIANTS, ConfigError, load_profile
+from cunet_lib.runner import (
+    NotebookFailed,
+    check_parameters,
+    duration,
+    notebook_names,
+    notebook_parameters,
+    parse_stage,
+    run_notebook,
+)
+
+NOISE = ("oneDNN", "absl::InitializeLog", "cuInit", "cuda drivers", "cpu_feature_guard")
+
+
+# --------------------------------------------------------------------------------- the whole study
+
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory):
+    """One run of ``make reproduce PROFILE=smoke``: its folder, its output, how to make again."""
+    roots = tmp_path_factory.mktemp("smoke")
+
+    def make(*arguments):
+        return subprocess.run(
+            ["make", *arguments, "PROFILE=smoke"],
+            cwd=ROOT,
+            env=clean_environment(
+                CUNET_PYTHON=sys.executable,
+                CUNET_DATA=roots / "data",
+                CUNET_RESULTS=roots / "results",
+            ),
+            capture_output=True,
+            text=True,
+            timeout=900,
+        )
+
+    done = make("reproduce")
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr
+    return roots / "results" / "smoke", done, make
+
+
+@pytest.mark.timeout(1000)
+def test_smoke_profile_passes_through_every_stage(smoke):
+    results, done, _ = smoke
+    for model in (*UNETS, *VARIANTS):
+        run = results / "runs" / f"{model}-seed0"
+        for name in ("model.keras", "history.csv", "run.json", "architecture.json"):
+            assert (run / name).stat().st_size > 0, f"{model}: {name}"
+    for system in ("mixture", "ideal_ratio_mask", "unet", *VARIANTS):
+        assert (results / "scores" / f"{system}-seed0.csv").exists()
+    assert (results / "scores" / "scores.csv").exists()
+    assert (results / "manifest.json").exists()
+    for suffix in ("csv", "md", "tex"):
+        assert len(list((results / "tables").glob(f"*.{suffix}"))) >= 4
+    for suffix in ("png", "svg"):
+        assert len(list((results / "figures").glob(f"*.{suffix}"))) >= 7
+    executed = {path.stem for path in (results / "notebooks").glob("*.ipynb")}
+    assert len(executed) == 17
+    assert not list((results / "logs").glob("*.partial.ipynb"))
+    assert re.search(r"^05_plot \| done in ", done.stdout, re.MULTILINE)
+    assert str(results / "tables") in done.stdout
+
+
+def test_smoke_run_is_quiet(smoke):
+    results, done, _ = smoke
+    assert done.stderr == ""
+    shown = done.stdout + "".join(
+        json.dumps([cell.get("outputs") for cell in nbformat.read(path, as_version=4).cells])
+        for path in (results / "notebooks").glob("*.ipynb")
+    )
+    assert [noise for noise in NOISE if noise in shown] == []
+
+
+def test_executed_notebooks_name_no_folder_of_this_machine(smoke):
+    results, _, _ = smoke
+    for path in (results / "notebooks").glob("*.ipynb"):
+        text = path.read_text(encoding="utf-8")
+        for folder in (str(ROOT) + os.sep, sys.prefix, str(Path.home()) + os.sep):
+            assert folder not in text, f"{path.name} shows {folder}"
+
+
+def test_second_run_does_nothing(smoke):
+    results, _, make = smoke
+    before = {path: path.stat().st_mtime_ns for path in results.rglob("*") if path.is_file()}
+    began = time.monotonic()
+    done = make("reproduce")
+    assert time.monotonic() - began < 5
+    assert done.returncode == 0
+    assert " | started" not in done.stdout
+    assert str(results / "tables") in done.stdout
+    after = {path: path.stat().st_mtime_ns for path in results.rglob("*") if path.is_file()}
+    assert after == before
+
+
+def test_newer_plot_notebook_reruns_that_stage_alone(smoke):
+    _, _, make = smoke
+    done = make("--dry-run", "--what-if", "notebooks/05_plot.ipynb", "stages")
+    assert re.findall(r"cunet_lib\.cli run (\S+)", done.stdout) == ["05_plot"]
+
+
+# ------------------------------------------------------------------------------------- one notebook
+
+
+def say_nothing(line):
+    pass
+
+
+@pytest.fixture
+def notebook(bare_tree):
+    """A function that writes a notebook of given cells and returns its path."""
+    return lambda *cells: bare_tree.notebook("00_corpus", COMMON + "\nseed = 0\nrate = 0.5", *cells)
+
+
+def test_executed_copy_keeps_parameters_and_output(notebook, tmp_path):
+    lines = []
+    path = run_notebook(
+        notebook("print(f'seed {seed}')", "rate"),
+        tmp_path / "results" / "notebooks" / "stage.ipynb",
+        {"seed": "7"},
+        echo=lines.append,
+    )
+    assert lines[0] == "stage | started"
+    assert lines[1] == "stage | seed 7"
+    assert re.fullmatch(r"stage \| done in \d+ s", lines[-1])
+    copy = nbformat.read(path, as_version=4)
+    assert copy.metadata.papermill.parameters == {"seed": 7}
+    assert copy.cells[-1].outputs[0].data["text/plain"] == "0.5"
+    assert str(tmp_path) not in path.read_text()
+    assert "seed 7" in (tmp_path / "results" / "logs" / "stage.log").read_text()
+
+
+def test_only_whole_lines_reach_the_terminal(notebook, tmp_path):
+    lines = []
+    cell = "import sys\nprint('one', end='')\nprint(' line')\nprint('10%\\r100%')"
+    cell += "\nprint('last', end='')"
+    noise = "import os\nwritten = os.write(2, b'from C\\n')\nsys.stderr.write('a warning')"
+    run_notebook(notebook(cell, noise), tmp_path / "n" / "s.ipynb", {}, echo=lines.append)
+    assert lines[1:-1] == ["s | one line", "s | 100%", "s | last"]
+
+
+def test_failing_notebook_is_told_in_a_few_lines(notebook, tmp_path):
+    source = notebook("x = 1", "\nnumber = x / 0\nnever = True", "never_reached = 1")
+    output = tmp_path / "results" / "notebooks" / "stage.ipynb"
+    with pytest.raises(NotebookFailed) as caught:
+        run_notebook(source, output, {"seed": 1}, echo=say_nothing)
+    kept = tmp_path / "results" / "logs" / "stage.failed.ipynb"
+    message = str(caught.value)
+    assert len(message.splitlines()) <= 6
+    assert "stage failed in cell [4]: number = x / 0" in message
+    assert "ZeroDivisionError: division by zero" in message
+    assert str(kept) in message
+    assert not output.exists()
+    cells = nbformat.read(kept, as_version=4).cells
+    (failed,) = [cell for cell in cells if cell.get("execution_count") == 4]
+    assert failed.source.strip().startswith("number = x / 0")
+    assert "ZeroDivisionError" in (kept.parent / "stage.log").read_text()
+
+
+def test_earlier_copy_stays_when_a_later_run_fails_and_success_clears_the_failure(
+    notebook, tmp_path
+):
+    output = tmp_path / "results" / "notebooks" / "stage.ipynb"
+    output.parent.mkdir(parents=True)
+    output.write_text("earlier")
+    with pytest.raises(NotebookFailed):
+        run_notebook(notebook("1 / 0"), output, {}, echo=say_nothing)
+    assert output.read_text() == "earlier"
+    run_notebook(notebook("1 / 1"), output, {}, echo=say_nothing)
+    assert output.read_text() != "earlier"
+    assert [path.name for path in (tmp_path / "results" / "logs").iterdir()] == ["stage.log"]
+
+
+def test_dying_kernel_is_told_too(notebook, tmp_path):
+    source = notebook("import os", "os._exit(1)")
+    with pytest.raises(NotebookFailed, match=r"cell \[3\]: os\._exit\(1\)") as caught:
+        run_notebook(source, tmp_path / "notebooks" / "stage.ipynb", {}, echo=say_nothing)
+    assert "kernel died" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "words"),
+    [
+        ({"sede": 1}, ("'sede'", "valid: profile, overrides, seed, rate")),
+        ({"seed": "many"}, ("seed", "int", "'many'")),
+        ({"seed": True}, ("seed", "int")),
+        ({"rate": "fast"}, ("rate", "float", "'fast'")),
+        ({"profile": 3}, ("profile", "string")),
+    ],
+)
+def test_bad_parameter_is_refused_before_anything_runs(notebook, tmp_path, parameters, words):
+    with pytest.raises(ConfigError) as caught:
+        run_notebook(notebook("1"), tmp_path / "n" / "s.ipynb", parameters, echo=say_nothing)
+    assert all(word in str(caught.value) for word in words)
+    assert not (tmp_path / "n").exists()
+
+
+def test_parameters_are_read_as_the_types_of_their_defaults(notebook):
+    given = {"profile": "12", "overrides": "a.b=1", "seed": "12", "rate": "1e-3"}
+    expected = {"profile": "12", "overrides": "a.b=1", "seed": 12, "rate": 1e-3}
+    assert check_parameters(notebook(), given) == expected
+    assert check_parameters(notebook(), {"rate": 2}) == {"rate": 2.0}
+
+
+def test_unregistered_kernel_is_one_sentence(notebook, tmp_path):
+    with pytest.raises(ConfigError, match="make env"):
+        run_notebook(notebook("1"), tmp_path / "n" / "s.ipynb", {}, kernel="no-such-kernel")
+
+
+def test_kernel_gets_the_jobs_threads_and_this_library(notebook, tmp_path, monkeypatch):
+    monkeypatch.setenv("CUNET_THREADS", "3")
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    lines = []
+    source = notebook(
+        "import os, cunet_lib\nprint(os.environ['OMP_NUM_THREADS'], cunet_lib.__file__)"
+    )
+    run_notebook(source, tmp_path / "n" / "s.ipynb", {}, echo=lines.append)
+    assert lines[1] == f"s | 3 {ROOT / 'cunet_lib' / '__init__.py'}"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0, "0 s"), (59.6, "1 min 0 s"), (192, "3 min 12 s"), (3900, "1 h 5 min")]
+)
+def test_duration(seconds, text):
+    assert duration(seconds) == text
+
+
+# --------------------------------------------------------------------- stages and their names
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "stage", "parameters"),
+    [
+        ("00_corpus", {}, "00_corpus", {}),
+        (
+            "02_train_unet.bass-seed3",
+            {},
+            "02_train_unet.bass-seed3",
+            {"instrument": "bass", "seed": 3},
+        ),
+        (
+            "03_train_cunet",
+            {"variant": "cnn_simple", "seed": "2"},
+            "03_train_cunet.cnn_simple-seed2",
+            {"variant": "cnn_simple", "seed": 2},
+        ),
+        (
+            "04_evaluate.oracles-seed0",
+            {"profile": "demo"},
+            "04_evaluate.oracles-seed0",
+            {"profile": "demo", "model": "oracles", "seed": 0},
+        ),
+    ],
+)
+def test_stage_name_and_parameters_agree(name, given, stage, parameters):
+    parsed = parse_stage(name, given)
+    assert parsed.name == stage
+    assert parsed.parameters == parameters
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "words"),
+    [
+        ("99_nothing", {}, ("'99_nothing'", "00_corpus")),
+        ("02_train_unet.bass", {}, ("02_train_unet.<instrument>-seed<number>",)),
+        ("00_corpus.bass-seed0", {}, ("00_corpus",)),
+        ("02_train_unet.bass-seed0", {"instrument": "drums"}, ("instrument", "drums", "disagree")),
+    ],
+)
+def test_bad_stage_is_one_sentence(name, given, words):
+    with pytest.raises(ConfigError) as caught:
+        parse_stage(name, given)
+    assert all(word in str(caught.value) for word in words)
+
+
+def test_make_and_the_runner_name_the_same_files(tree):
+    planned = tree.planned()
+    settings = load_profile("smoke")
+    for name in planned:
+        assert parse_stage(name).output(settings) == settings.paths.notebooks / f"{name}.ipynb"
+    subjects = {name.split(".")[1] for name in planned if name.startswith("02")}
+    assert subjects == {f"{instrument}-seed0" for instrument in INSTRUMENTS}
+
+
+# ------------------------------------------------------------------ make and the command line
+
+
+def test_make_reports_a_failing_stage_and_goes_on_from_there(tree):
+    source = tree.root / "notebooks" / "01_preprocess.ipynb"
+    sound = source.read_text()
+    broken = nbformat.read(source, as_version=4)
+    broken.cells[-1].source = "raise ValueError('no such store')"
+    nbformat.write(broken, source)
+    done = tree.make("reproduce", "PROFILE=tiny")
+    assert done.returncode != 0
+    assert "01_preprocess failed in cell [5]: raise ValueError('no such store')" in done.stderr
+    assert "ValueError: no such store" in done.stderr
+    assert "results/tiny/logs/01_preprocess.failed.ipynb" in done.stderr
+    assert "Traceback" not in done.stderr
+    notebooks = tree.root / "results" / "tiny" / "notebooks"
+    assert [path.name for path in notebooks.iterdir()] == ["00_corpus.ipynb"]
+
+    source.write_text(sound)
+    assert tree.planned()[0] == "01_preprocess"
+
+
+def kernels_of(folder):
+    """Command lines of living kernels whose connection file is below ``folder``."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = path.read_bytes().decode(errors="replace").split("\0")
+        except OSError:  # the process has ended meanwhile
+            continue
+        if any(word.startswith(str(folder)) for word in words):
+            found.append(words)
+    return found
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_stopped_run_leaves_no_copy_and_no_kernel(tree, tmp_path):
+    scratch = tmp_path / "s"
+    scratch.mkdir()
+    tree.notebook("00_corpus", COMMON, "import time\nprint('waiting')\ntime.sleep(600)")
+    process = subprocess.Popen(
+        ["make", "reproduce", "PROFILE=tiny"],
+        cwd=tree.root,
+        env=clean_environment(CUNET_PYTHON=sys.executable, TMPDIR=scratch),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    for line in process.stdout:
+        if "waiting" in line:
+            break
+    assert len(kernels_of(scratch)) == 1
+    os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C does
+    _, complaints = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert "Stopped" in complaints and "Traceback" not in complaints
+    assert kernels_of(scratch) == []
+    assert not list((tree.root / "results" / "tiny" / "notebooks").iterdir())
+    assert tree.planned()[0] == "00_corpus"
+
+
+def cunet(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "cunet_lib.cli", *arguments],
+        cwd=ROOT,
+        env=clean_environment(),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("run", "99_nothing"),
+        ("run", "00_corpus", "--profile", "nope"),
+        ("run", "00_corpus", "--overrides", "model.filters=-1"),
+        ("run", "00_corpus", "-p", "unknown", "1"),
+        ("params", "--profile", "nope"),
+        ("verify", "nope"),
+    ],
+)
+def test_command_tells_bad_input_in_one_sentence(arguments):
+    done = cunet(*arguments)
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1 and done.stdout == ""
+
+
+def test_command_counts_the_parameters_of_the_paper():
+    done = cunet("params")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    for count in ("39,305,300", "9,848,497", "12,165,445", "9,837,905", "10,419,925"):
+        assert count in done.stdout
+
+
+def test_command_help_is_fast_and_version_is_the_package_s():
+    began = time.monotonic()
+    assert cunet("--help").returncode == 0
+    assert time.monotonic() - began < 2  # loading TensorFlow alone takes longer
+    assert re.fullmatch(r"cunet \d+\.\d+\.\d+\n", cunet("--version").stdout)
+
+
+def test_every_notebook_has_parameters_that_the_command_can_set():
+    for name in notebook_names():
+        found = notebook_parameters(ROOT / "notebooks" / f"{name}.ipynb")
+        assert {"profile", "overrides"} <= set(found), name

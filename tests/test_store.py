@@ -1,0 +1,147 @@
+"""Tracks, splits and the prepared store."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import soundfile
+from conftest import write_tones
+
+from cunet_lib import stems
+from cunet_lib.config import ConfigError, load_profile
+from cunet_lib.spectral import magnitude_scale
+from cunet_lib.store import Store, build_store
+
+
+@pytest.fixture
+def study(tmp_path, monkeypatch):
+    """Settings of a study of its own, with a corpus that the test may change."""
+    monkeypatch.setenv("CUNET_DATA", str(tmp_path / "data"))
+    settings = load_profile("smoke")
+    write_tones(settings.paths.corpus, train=3, test=1, seconds=1.0)
+    return settings
+
+
+def test_index_tells_the_truth(tones):
+    settings, store = tones
+    for entry in store.entries:
+        audio = store.audio(entry)
+        assert audio.shape == (5, entry.samples) and audio.dtype == np.float32
+        assert entry.seconds == pytest.approx(4.0, abs=1e-3)
+        assert entry.scale == pytest.approx(magnitude_scale(audio[0], settings.signal))
+
+
+def test_splits_are_disjoint_and_complete(tones):
+    _, store = tones
+    names = [{entry.name for entry in store.split(split)} for split in ("train", "valid", "test")]
+    assert [len(split) for split in names] == [3, 1, 2]
+    assert len(set.union(*names)) == 6
+
+
+def test_stored_stems_add_up_to_the_mixture(tones):
+    _, store = tones
+    audio = store.audio(store.entries[0])
+    assert np.abs(audio[0] - audio[1:].sum(axis=0)).max() < 1e-4
+
+
+def test_files_are_read_as_musdb_reads_them(tones):
+    settings, _ = tones
+    stems.ensure_ffmpeg()
+    import musdb
+
+    tracks = {track.name: track for track in musdb.DB(settings.paths.corpus, is_wav=True).tracks}
+    sources = stems.list_sources(settings)
+    assert set(tracks) == {source.name for source in sources}
+    track = tracks[sources[0].name]
+    rate = int(track.rate)
+    ours = stems.decode(sources[0], rate)
+    np.testing.assert_allclose(ours[0], track.audio.mean(axis=1), atol=1e-6)
+    for index, name in enumerate(stems.STEMS[1:], start=1):
+        np.testing.assert_allclose(ours[index], track.targets[name].audio.mean(axis=1), atol=1e-6)
+
+
+def test_building_again_does_only_what_changed(study):
+    first = build_store(study, workers=1)
+    stamps = {path.name: path.stat().st_mtime_ns for path in first.folder.glob("*.npy")}
+    again = build_store(study, workers=1)
+    assert {p.name: p.stat().st_mtime_ns for p in again.folder.glob("*.npy")} == stamps
+    assert again.hash == first.hash
+
+    changed = next(iter(sorted((study.paths.corpus / "train").iterdir())))
+    audio, rate = soundfile.read(changed / "mixture.wav", dtype="int16")
+    soundfile.write(changed / "mixture.wav", audio // 2, rate, subtype="PCM_16")
+    third = build_store(study, workers=1)
+    kept = {path.name for path in third.folder.glob("*.npy")} & set(stamps)
+    assert len(kept) == len(stamps) - 1
+    assert third.hash != first.hash
+
+
+def test_a_damaged_file_is_made_again(study):
+    store = build_store(study, workers=1)
+    path = store.folder / store.entries[0].file
+    content = path.read_bytes()
+    path.write_bytes(content[:-100])
+    with pytest.raises(ConfigError, match="damaged"):
+        store.audio(store.entries[0])
+    assert build_store(study, workers=1).hash == store.hash
+    assert path.read_bytes() == content
+
+
+def test_an_interrupted_store_is_not_believed(study, monkeypatch):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("cunet_lib.store._write_index", stop)
+        with pytest.raises(KeyboardInterrupt):
+            build_store(study, workers=1)
+    with pytest.raises(ConfigError, match="No prepared store"):
+        Store(study.paths.store)
+
+
+def test_damaged_index_is_named(study):
+    store = build_store(study, workers=1)
+    (store.folder / "index.json").write_text('{"signal": {')
+    with pytest.raises(ConfigError, match=r"index\.json is damaged"):
+        Store(store.folder)
+    (store.folder / "index.json").write_text(json.dumps({"signal": {}}))
+    with pytest.raises(ConfigError, match=r"index\.json is damaged"):
+        Store(store.folder)
+
+
+def test_bad_corpora_are_named(study):
+    train = study.paths.corpus / "train"
+    track = next(train.iterdir())
+    (track / "bass.wav").rename(track / "tuba.wav")
+    with pytest.raises(ConfigError, match=r"lacks bass\.wav"):
+        build_store(study, workers=1)
+    (track / "tuba.wav").rename(track / "bass.wav")
+
+    audio, rate = soundfile.read(track / "bass.wav")
+    soundfile.write(track / "bass.wav", audio[:-4000], rate, subtype="PCM_16")
+    with pytest.raises(ConfigError, match="differ in length"):
+        build_store(study, workers=1)
+    (track / "bass.wav").write_text("no audio")
+    with pytest.raises(ConfigError, match=r"bass\.wav cannot be read as audio"):
+        build_store(study, workers=1)
+    shutil.rmtree(train)
+    with pytest.raises(ConfigError, match="No tracks in"):
+        build_store(study, workers=1)
+
+
+def test_validation_tracks_by_name(study):
+    names = sorted(path.name for path in (study.paths.corpus / "train").iterdir())
+    data = study.data.model_copy(update={"validation": (names[2],)})
+    sources = stems.list_sources(study.model_copy(update={"data": data}))
+    assert [source.name for source in sources if source.split == "valid"] == [names[2]]
+    data = study.data.model_copy(update={"validation": ("Nobody - Nothing",)})
+    with pytest.raises(ConfigError, match="Nobody - Nothing"):
+        stems.list_sources(study.model_copy(update={"data": data}))
+
+
+def test_musdb_profile_without_a_path_says_what_to_set(study, monkeypatch):
+    monkeypatch.delenv("CUNET_MUSDB", raising=False)
+    data = study.data.model_copy(update={"source": "musdb18"})
+    with pytest.raises(ConfigError, match="MUSDB=/path"):
+        stems.list_sources(study.model_copy(update={"data": data}))

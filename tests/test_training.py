@@ -1,0 +1,94 @@
+"""A training run and what it leaves behind."""
+
+import json
+
+import keras
+import numpy as np
+import pandas as pd
+import pytest
+
+from cunet_lib import models, training
+
+
+@pytest.fixture(scope="module")
+def run(tones, tmp_path_factory):
+    settings, store = tones
+    folder = tmp_path_factory.mktemp("run")
+    lines = []
+    record = training.train(
+        settings, store, "cnn_complex", seed=0, folder=folder, report=lines.append
+    )
+    return settings, store, folder, record, lines
+
+
+def test_run_folder_holds_all_that_explains_the_model(run):
+    settings, store, folder, record, lines = run
+    history = pd.read_csv(folder / "history.csv")
+    assert list(history) == [
+        "epoch",
+        "loss",
+        "val_loss",
+        "learning_rate",
+        "seconds",
+        "patches_per_second",
+    ]
+    assert len(history) == record["epochs"] == len(lines) == settings.train.cunet_epochs
+    assert record == json.loads((folder / "run.json").read_text())
+    assert record["best_val_loss"] == history["val_loss"].min()
+    assert record["best_epoch"] == history["val_loss"].idxmin() + 1
+    assert record["store"] == store.hash
+    assert record["steps"] == settings.train.steps_per_epoch * settings.train.cunet_epochs
+    assert list((folder / "logs").rglob("events.*"))
+    film = pd.read_csv(folder / "film.csv")
+    assert set(film["instrument"]) == {"bass", "drums", "other", "vocals"}
+    assert not list(folder.glob(".*partial*"))
+
+
+def test_kept_weights_are_those_of_the_best_epoch(run):
+    settings, store, folder, record, _ = run
+    network = models.load(folder / "model.keras")
+    trainer = training.WaveformModel(network, settings.signal)
+    trainer.compile(loss=training.magnitude_error(settings.signal))
+    data = training._Fixed(
+        training.validation_batches(store, settings, model="cnn_complex"), conditioned=True
+    )
+    assert trainer.evaluate(data, verbose=0) == pytest.approx(record["best_val_loss"], rel=1e-4)
+
+
+def test_same_seed_gives_the_same_run(run, tmp_path):
+    settings, store, _, record, _ = run
+    again = training.train(
+        settings, store, "cnn_complex", seed=0, folder=tmp_path / "a", report=lambda line: None
+    )
+    assert again["best_val_loss"] == pytest.approx(record["best_val_loss"], rel=1e-4)
+    other = training.train(
+        settings, store, "cnn_complex", seed=1, folder=tmp_path / "b", report=lambda line: None
+    )
+    assert other["best_val_loss"] != record["best_val_loss"]
+
+
+def test_loss_compares_magnitudes_with_the_target_waveform(tones, rng):
+    settings, _ = tones
+    audio = rng.normal(size=(2, settings.patch_samples)).astype(np.float32)
+    loss = training.magnitude_error(settings.signal)
+    magnitudes = training.graph_magnitude(audio, settings.signal)
+    assert float(loss(audio, magnitudes)) == 0
+    assert float(loss(audio, magnitudes + 0.5)) == pytest.approx(0.5, rel=1e-5)
+
+
+def test_cosine_schedule_ends_at_the_minimum(tones):
+    settings, _ = tones
+    train = settings.train.model_copy(update={"schedule": "cosine"})
+    schedule = training._learning_rate(settings.model_copy(update={"train": train}), epochs=3)
+    steps = 3 * train.steps_per_epoch
+    assert float(schedule(0)) == pytest.approx(train.learning_rate)
+    assert float(schedule(steps)) == pytest.approx(train.min_learning_rate, rel=1e-3)
+
+
+def test_mask_and_normalization_stay_in_float32():
+    model = models.build("dense_complex", precision="mixed_bfloat16")
+    assert model.output.dtype == "float32"
+    assert model.get_layer("mask").compute_dtype == "float32"
+    assert model.get_layer("encoder_3_convolution").compute_dtype == "bfloat16"
+    assert all(weight.dtype == "float32" for weight in model.weights)
+    assert isinstance(model.get_layer("control"), keras.Model)
