@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
+import logging
 import signal
 import sys
 from collections.abc import Sequence
@@ -28,6 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ValueError as error:
         return _complain(str(error))
     except KeyboardInterrupt:
+        logging.disable()  # asyncio's complaints about tasks that ended with the kernel
         _complain("Stopped; nothing half-written was kept.")
         return 130
 

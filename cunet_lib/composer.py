@@ -696,13 +696,20 @@ _TITLES = (
 )  # fmt: skip
 
 
-def song_name(seed: int, subset: str, index: int) -> str:
-    """Unique ``Artist - Title`` of a song; train and test take artists of different parity."""
+@lru_cache(maxsize=16)
+def _name_lists(seed: int, subset: str) -> tuple[list[str], list[str]]:
     rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(99,)))
-    artists = [f"{a} {b}" for a in _ARTISTS[0] for b in _ARTISTS[1]]
-    titles = [f"{a} {b}" for a in _TITLES[0] for b in _TITLES[1]]
-    artists = [artists[k] for k in rng.permutation(len(artists))][SUBSETS.index(subset) :: 2]
-    titles = [titles[k] for k in rng.permutation(len(titles))][SUBSETS.index(subset) :: 2]
+    lists = []
+    for first, second in (_ARTISTS, _TITLES):
+        names = [f"{a} {b}" for a in first for b in second]
+        order = rng.permutation(len(names))[SUBSETS.index(subset) :: 2]
+        lists.append([names[k] for k in order])
+    return lists[0], lists[1]
+
+
+def song_name(seed: int, subset: str, index: int) -> str:
+    """Unique ``Artist - Title`` of a song; train and test share no artist and no title."""
+    artists, titles = _name_lists(seed, subset)
     turn, place = divmod(index, len(artists))
     number = f" {turn + 1}" if turn else ""
     return f"The {artists[place]} - {titles[index % len(titles)]}{number}"
@@ -776,7 +783,7 @@ class _Composer:
         mix = stream(self.seed, self.subset, self.index, "mix")
         levels = {
             "drums": float(np.clip(mix.normal(1.5, 2.5), -5, 8)),
-            "bass": float(np.clip(mix.normal(-1.0, 2.5), -8, 5)),
+            "bass": float(np.clip(mix.normal(0.3, 2.5), -6, 6)),
             "other": float(np.clip(mix.normal(-1.0, 3.0), -8, 6)),
             "vocals": float(mix.uniform(-7.5, 2.0)),
         }
@@ -828,20 +835,21 @@ class _Composer:
             names.append(name)
             lengths.append(min(length, bars - sum(lengths)))
         parts = [set(self._active(name)) for name in names]
-        for stem in STEMS:
-            # Each stem rests somewhere, so that models see silent targets.
-            playing = [k for k, active in enumerate(parts) if stem in active]
-            if len(playing) == len(parts):
-                weights = np.array([1.0 / lengths[k] for k in playing])
-                if stem == "vocals":
-                    weights[[names[k] == "chorus" for k in playing]] *= 0.3
-                k = int(rng.choice(playing, p=weights / weights.sum()))
-                parts[k].discard(stem)
-            if not playing:
-                parts[int(rng.integers(len(parts)))].add(stem)
         for active in parts:
             if not active:
                 active.add(str(rng.choice(("drums", "bass", "other"))))
+        for stem in STEMS:
+            if not any(stem in active for active in parts):
+                parts[int(rng.integers(len(parts)))].add(stem)
+        for stem in STEMS:
+            # Each stem rests somewhere, so that models see silent targets; nothing falls silent.
+            if all(stem in active for active in parts):
+                choices = [k for k, active in enumerate(parts) if len(active) > 1]
+                weights = np.array([1.0 / lengths[k] for k in choices])
+                if stem == "vocals":
+                    weights[[names[k] == "chorus" for k in choices]] *= 0.3
+                k = int(rng.choice(choices, p=weights / weights.sum()))
+                parts[k].discard(stem)
         firsts = np.concatenate([[0], np.cumsum(lengths)]).astype(int)
         return tuple(
             Section(
@@ -1052,10 +1060,7 @@ class _Composer:
             mine = synthetic
             if mixed and rng.random() < 0.5:
                 mine = not synthetic
-            if mine:
-                sound = Sound("machine", machine)
-            else:
-                sound = Sound("kit", f"kit {kit}", kit)
+            sound = Sound("machine", machine) if mine else Sound("kit", f"kit {kit}", kit)
             notes = tuple(Note(t, 0.25, k, v) for t, k, v in sorted(hits) if k in keys)
             pan = 0.0 if group in ("kick", "snare") else float(rng.uniform(-0.5, 0.5))
             spread = {"kick": 1.5, "snare": 2.5, "toms": 2.0, "metal": 3.0, "hand": 3.0}[group]
@@ -1110,11 +1115,10 @@ class _Composer:
             tones = [root + t for t in chord.tones if t < 12]
             last = first + length
             if line in ("root8", "pump"):
-                every = 2 if self.style.meter != "6/8" else 2
-                for s in range(first, last, every):
+                for s in range(first, last, 2):
                     jump = root + 12 if line == "pump" and rng.random() < 0.12 else root
                     accent = 0.85 if s % beat == 0 else 0.7
-                    yield s, every, jump, accent
+                    yield s, 2, jump, accent
             elif line == "pulse16":
                 for s in range(first, last):
                     if s % 4 == 0 and rng.random() < 0.3:
@@ -1440,7 +1444,9 @@ class _Composer:
         if sampled:
             program = PROGRAMS[self.subset]["choir"][0]
             sound = Sound("choir", f"program {program}", program)
-            return [Layer("vocals", "choir", sound, tuple(sum(lines, [])), level)]
+            return [
+                Layer("vocals", "choir", sound, tuple(n for line in lines for n in line), level)
+            ]
         sound = Sound("voice", name)
         return [
             Layer("vocals", "choir", sound, tuple(line), level, pan)
@@ -1591,7 +1597,7 @@ class _Figure:
         elif figure == "riff":
             for s in range(first, last):
                 place = s + (song.steps if bar % 2 else 0)
-                if self.mask[s] and s % 2 == 0 or s == first:
+                if (self.mask[s] and s % 2 == 0) or s == first:
                     classes = song.scale if s != first else [chord.root]
                     pitch = song.nearest(self.centre + self.cells[place], classes)
                     bend = -1.0 if rng.random() < self.bends else 0.0
@@ -1636,7 +1642,10 @@ class _Figure:
         return out
 
 
-_ONSETS = tuple("p t k b d g s f h v z m n l r w y".split()) + ("sh", "ch", "th", "j", "")
+_ONSETS = (
+    "p", "t", "k", "b", "d", "g", "s", "f", "h", "v", "z", "m", "n", "l", "r", "w", "y", "sh",
+    "ch", "th", "j", "",
+)  # fmt: skip
 _ONSET_WEIGHTS = (4, 7, 5, 5, 6, 4, 7, 3, 5, 3, 1, 6, 6, 6, 5, 5, 4, 2, 1.5, 3, 1, 14)
 _CODAS = ("", "n", "m", "ng", "t", "s", "k", "d", "l", "r", "z", "v", "p", "f")
 _CODA_WEIGHTS = (40, 8, 5, 4, 6, 5, 3, 4, 5, 6, 3, 2, 2, 1)

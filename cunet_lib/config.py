@@ -102,8 +102,8 @@ class Model(_Section):
     filters: int = Field(16, ge=1, le=256, description="feature maps of the first encoder block")
     blocks: int = Field(6, ge=2, le=8)
     patch_frames: int = Field(128, ge=4)
-    film_start: Literal["paper", "identity"] = Field(
-        "paper", description="initial bias of the gammas: 0 (paper) or 1, so that FiLM starts idle"
+    start: Literal["paper", "he"] = Field(
+        "paper", description="initial weights: normal with std 0.02 (paper), or He et al. 2015"
     )
 
 

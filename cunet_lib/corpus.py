@@ -13,8 +13,7 @@ import json
 import multiprocessing
 import os
 import shutil
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import partial
 from pathlib import Path
@@ -22,20 +21,17 @@ from typing import Any
 
 import numpy as np
 import soundfile
-from tqdm import tqdm
 
 from cunet_lib.composer import STEMS, SUBSETS, Song, compose, song_name
 from cunet_lib.synth import RATE, render
 
-__all__ = ["RATE", "STEMS", "compose", "read_index", "render", "render_corpus", "song_levels"]
+__all__ = ["RATE", "STEMS", "compose", "quantise", "read_index", "render", "render_corpus"]
 
 VERSION = 1
 """Raised whenever the same settings give other songs, so that old renderings are not reused."""
 
 INDEX = "corpus.json"
 SONG = "song.json"
-
-Progress = Callable[[int, int, dict[str, Any]], None]
 
 
 def render_corpus(
@@ -46,7 +42,7 @@ def render_corpus(
     seconds: float,
     seed: int = 0,
     workers: int | None = None,
-    progress: bool | Progress = True,
+    progress: Callable[[Iterable, int], Iterable] | None = None,
 ) -> list[dict[str, Any]]:
     """Render the corpus, or what is missing of it.
 
@@ -67,8 +63,8 @@ def render_corpus(
     workers
         Processes; by default one per available core. 1 renders in this process.
     progress
-        ``True`` shows a bar on a terminal and prints plain lines elsewhere, ``False`` is silent, a
-        function is called with (songs done, songs in all, record) after each song.
+        Wrapper for the loop over songs, such as ``progress("songs rendered")`` of
+        :mod:`cunet_lib.progress`; without it the work is silent.
 
     Returns
     -------
@@ -111,13 +107,10 @@ def render_corpus(
     _check_space(root, plan, seconds)
     _clear(root, {(subset, name) for subset, _, name in plan})
 
-    report = progress if callable(progress) else _reporter(len(plan)) if progress else None
-    records: dict[tuple[str, int], dict[str, Any]] = {}
     done = _work(root, settings, [(s, k) for s, k, _ in plan], workers or _cores())
-    for count, record in enumerate(done, 1):
-        records[record["subset"], record["index"]] = record
-        if report:
-            report(count, len(plan), record)
+    if progress is not None:
+        done = progress(done, len(plan))
+    records = {(record["subset"], record["index"]): record for record in done}
     ordered = [records[subset, index] for subset, index, _ in plan]
     whole = hashlib.sha256("".join(r["digest"] for r in ordered).encode()).hexdigest()
     index = {
@@ -144,33 +137,6 @@ def read_index(root: str | Path) -> dict[str, Any]:
         raise ValueError(f"{path} cannot be read; render the corpus first.") from error
     except json.JSONDecodeError as error:
         raise ValueError(f"{path} is damaged; delete it and render the corpus again.") from error
-
-
-def song_levels(stems: dict[str, np.ndarray]) -> dict[str, list[list[float]]]:
-    """A description of a song's sound that survives last-bit differences between machines.
-
-    Parameters
-    ----------
-    stems
-        Name to ``(samples, 2)`` floats in -1..1.
-
-    Returns
-    -------
-    dict
-        Stem to levels in dB, per quarter of the song (rows) and octave band (columns: below 125 Hz,
-        125 to 250, ..., 4000 to 8000, above), floor -120.
-    """
-    edges = np.array([0, 125, 250, 500, 1000, 2000, 4000, 8000, RATE])
-    levels = {}
-    for stem, audio in stems.items():
-        rows = []
-        for part in np.array_split(audio.mean(axis=1), 4):
-            power = np.abs(np.fft.rfft(part)) ** 2 / max(len(part), 1) ** 2
-            hertz = np.fft.rfftfreq(len(part), 1 / RATE)
-            bands = np.histogram(hertz, edges, weights=power)[0]
-            rows.append([round(float(10 * np.log10(b + 1e-12)), 2) for b in bands])
-        levels[stem] = rows
-    return levels
 
 
 # ------------------------------------------------------------------------------------ one song
@@ -333,22 +299,3 @@ def _cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def _reporter(total: int) -> Progress:
-    if sys.stderr.isatty():
-        bar = tqdm(total=total, desc="Rendering songs", unit="song")
-
-        def tick(done: int, total: int, record: dict[str, Any]) -> None:
-            bar.update()
-            if done == total:
-                bar.close()
-
-        return tick
-    every = max(total // 10, 1)
-
-    def line(done: int, total: int, record: dict[str, Any]) -> None:
-        if done % every == 0 or done == total:
-            print(f"Rendered {done} of {total} songs.", flush=True)
-
-    return line

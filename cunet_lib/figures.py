@@ -432,7 +432,7 @@ def scores_against_parameters(
 @drawn
 def training_curves(settings: Profile, runs: pd.DataFrame, *, seed: int | None = None) -> Figure:
     """Training and validation loss of every run, small multiples with shared axes."""
-    seed = settings.seed if seed is None else seed
+    seed = runs["seed"].min() if seed is None else seed
     chosen = runs[runs["seed"] == seed]
     if chosen.empty:
         raise ConfigError(f"There are no runs with seed {seed} to draw training curves of.")
@@ -514,7 +514,7 @@ def training_curves(settings: Profile, runs: pd.DataFrame, *, seed: int | None =
 @drawn
 def film_parameters(settings: Profile, runs: pd.DataFrame, *, seed: int | None = None) -> Figure:
     """FiLM gammas and betas that each C-U-Net uses per instrument and block."""
-    seed = settings.seed if seed is None else seed
+    seed = runs["seed"].min() if seed is None else seed
     chosen = runs[(runs["seed"] == seed) & runs["model"].isin(VARIANTS)]
     if chosen.empty:
         raise missing(settings, settings.paths.run(VARIANTS[0], seed) / "film.csv")

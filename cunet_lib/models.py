@@ -32,18 +32,34 @@ CONTROL_UNITS = {
 """Units of the three layers of each control network (paper, section 3.3)."""
 
 
-def _kernel(seed: int):
-    return initializers.RandomNormal(stddev=0.02, seed=seed)
+class _Start:
+    """Seeded initialisers, and the seeds of dropout, in the order of the layers.
 
+    ``"paper"`` draws every kernel from a normal distribution with standard deviation 0.02, as the
+    paper's code does. Spectrograms are small numbers, and normalisation adds 1e-3 to variances
+    that are smaller still, so that the condition hardly reaches the gammas and betas at first.
+    ``"he"`` keeps variances near 1 instead (He et al. 2015), and lets the gammas start around 1
+    with a spread of 0.5, so that conditions tell the instruments apart from the first step on.
+    """
 
-class _Seeds:
-    """Distinct initialiser seeds from one seed, in the order of the layers."""
-
-    def __init__(self, seed: int):
+    def __init__(self, start: str, seed: int):
+        self.he = start == "he"
         self._state = np.random.SeedSequence(seed).generate_state(64).tolist()
 
-    def __call__(self) -> int:
+    def seed(self) -> int:
         return self._state.pop(0)
+
+    def kernel(self):
+        if self.he:
+            return initializers.HeNormal(seed=self.seed())
+        return initializers.RandomNormal(stddev=0.02, seed=self.seed())
+
+    def head(self, *, scale: bool) -> dict:
+        """Initialisers of the layer that gives the gammas (``scale``) or the betas."""
+        if not self.he:
+            return {"kernel_initializer": self.kernel()}
+        kernel = initializers.VarianceScaling(0.25, mode="fan_in", seed=self.seed())
+        return {"kernel_initializer": kernel, "bias_initializer": "ones" if scale else "zeros"}
 
 
 def build_unet(
@@ -51,6 +67,7 @@ def build_unet(
     shape: Sequence[int] = PAPER_SHAPE,
     filters: int = PAPER_FILTERS,
     blocks: int = PAPER_BLOCKS,
+    start: str = "paper",
     seed: int = 0,
     precision: str = "float32",
     name: str = "unet",
@@ -65,6 +82,8 @@ def build_unet(
         Channels of the first encoder block; each further block doubles them.
     blocks
         Encoder blocks, and as many decoder blocks.
+    start
+        Initial weights: ``"paper"`` or ``"he"`` (see the demo profile).
     seed
         Of the initial weights and of dropout.
     precision
@@ -75,13 +94,13 @@ def build_unet(
     keras.Model
         ``mixture (batch, *shape) -> estimate (batch, *shape)``.
     """
-    seeds = _Seeds(seed)
+    begin = _Start(start, seed)
     mixture = keras.Input(tuple(shape), name="mixture")
     x, skips = mixture, []
     for block in range(blocks):
-        x = _encoder_block(x, block, filters * 2**block, None, seeds, precision)
+        x = _encoder_block(x, block, filters * 2**block, None, begin, precision)
         skips.append(x)
-    return keras.Model(mixture, _decode(mixture, x, skips, filters, seeds, precision), name=name)
+    return keras.Model(mixture, _decode(mixture, x, skips, filters, begin, precision), name=name)
 
 
 def build_cunet(
@@ -92,7 +111,7 @@ def build_cunet(
     filters: int = PAPER_FILTERS,
     blocks: int = PAPER_BLOCKS,
     units: Sequence[int] | None = None,
-    film_start: str = "paper",
+    start: str = "paper",
     seed: int = 0,
     precision: str = "float32",
     name: str | None = None,
@@ -107,9 +126,7 @@ def build_cunet(
         ``"simple"`` (one gamma and beta per encoder block) or ``"complex"`` (one per channel).
     units
         Layers of the control network; the paper's (:data:`CONTROL_UNITS`) if not given.
-    film_start
-        Initial bias of the gammas: ``"paper"`` (0) or ``"identity"`` (1).
-    shape, filters, blocks, seed, precision
+    shape, filters, blocks, start, seed, precision
         As in :func:`build_unet`.
 
     Returns
@@ -127,47 +144,47 @@ def build_cunet(
             f"No C-U-Net with control={control!r}, film={film!r}; "
             "control is 'dense' or 'cnn', film is 'simple' or 'complex'."
         )
-    seeds = _Seeds(seed)
+    begin = _Start(start, seed)
     channels = [filters * 2**block for block in range(blocks)]
     sizes = channels if film == "complex" else [1] * blocks
     mixture = keras.Input(tuple(shape), name="mixture")
     condition = keras.Input((len(INSTRUMENTS),), name="condition")
     network = _control_network(
-        control, units or CONTROL_UNITS[control, film], sum(sizes), film_start, seeds, precision
+        control, units or CONTROL_UNITS[control, film], sum(sizes), begin, precision
     )
     gammas, betas = network(condition)
-    x, skips, start = mixture, [], 0
+    x, skips, first = mixture, [], 0
     for block in range(blocks):
-        modulation = (gammas, betas, start, sizes[block])
-        x = _encoder_block(x, block, channels[block], modulation, seeds, precision)
-        start += sizes[block]
+        modulation = (gammas, betas, first, sizes[block])
+        x = _encoder_block(x, block, channels[block], modulation, begin, precision)
+        first += sizes[block]
         skips.append(x)
     return keras.Model(
         [mixture, condition],
-        _decode(mixture, x, skips, filters, seeds, precision),
+        _decode(mixture, x, skips, filters, begin, precision),
         name=name or f"{control}_{film}",
     )
 
 
-def _encoder_block(x, block, channels, modulation, seeds, precision):
+def _encoder_block(x, block, channels, modulation, begin, precision):
     name = f"encoder_{block + 1}"
     x = layers.Conv2D(
         channels,
         5,
         strides=2,
         padding="same",
-        kernel_initializer=_kernel(seeds()),
+        kernel_initializer=begin.kernel(),
         dtype=precision,
         name=f"{name}_convolution",
     )(x)
     x = layers.BatchNormalization(momentum=0.9, dtype=precision, name=f"{name}_normalization")(x)
     if modulation is not None:
-        gammas, betas, start, size = modulation
-        x = FiLM(start, size, dtype=precision, name=f"{name}_film")([x, gammas, betas])
+        gammas, betas, first, size = modulation
+        x = FiLM(first, size, dtype=precision, name=f"{name}_film")([x, gammas, betas])
     return layers.LeakyReLU(negative_slope=0.2, dtype=precision, name=name)(x)
 
 
-def _decode(mixture, x, skips, filters, seeds, precision):
+def _decode(mixture, x, skips, filters, begin, precision):
     blocks = len(skips)
     for block in range(blocks):
         name = f"decoder_{block + 1}"
@@ -180,7 +197,7 @@ def _decode(mixture, x, skips, filters, seeds, precision):
             5,
             strides=2,
             padding="same",
-            kernel_initializer=_kernel(seeds()),
+            kernel_initializer=begin.kernel(),
             dtype=precision,
             name=f"{name}_convolution",
         )(x)
@@ -188,7 +205,7 @@ def _decode(mixture, x, skips, filters, seeds, precision):
         x = layers.BatchNormalization(momentum=0.9, dtype=dtype, name=f"{name}_normalization")(x)
         # Dropout in decoder blocks 2, 3 and 4 of 6: not in the first, nor in the last two.
         if 1 <= block < blocks - 2:
-            x = layers.Dropout(0.5, seed=seeds(), dtype=precision, name=f"{name}_dropout")(x)
+            x = layers.Dropout(0.5, seed=begin.seed(), dtype=precision, name=f"{name}_dropout")(x)
         if not last:
             x = layers.ReLU(dtype=precision, name=name)(x)
     dtype = _stable(precision)
@@ -201,7 +218,7 @@ def _stable(precision: str) -> str:
     return "float16" if precision == "float16" else "float32"
 
 
-def _control_network(control, units, values, film_start, seeds, precision) -> keras.Model:
+def _control_network(control, units, values, begin, precision) -> keras.Model:
     """``condition (batch, instruments) -> [gammas, betas] (batch, values)``."""
     dtype = _stable(precision)
     condition = keras.Input((len(INSTRUMENTS),), name="condition")
@@ -212,7 +229,7 @@ def _control_network(control, units, values, film_start, seeds, precision) -> ke
         name = f"control_{index + 1}"
         common = {
             "activation": "relu",
-            "kernel_initializer": _kernel(seeds()),
+            "kernel_initializer": begin.kernel(),
             "dtype": dtype,
             "name": name,
         }
@@ -222,7 +239,7 @@ def _control_network(control, units, values, film_start, seeds, precision) -> ke
             padding = "valid" if index == len(units) - 1 else "same"
             x = layers.Conv1D(size, len(INSTRUMENTS), padding=padding, **common)(x)
         if index:
-            x = layers.Dropout(0.5, seed=seeds(), dtype=dtype, name=f"{name}_dropout")(x)
+            x = layers.Dropout(0.5, seed=begin.seed(), dtype=dtype, name=f"{name}_dropout")(x)
             x = layers.BatchNormalization(momentum=0.9, dtype=dtype, name=f"{name}_normalization")(
                 x
             )
@@ -231,8 +248,7 @@ def _control_network(control, units, values, film_start, seeds, precision) -> ke
     gammas, betas = (
         layers.Dense(
             values,
-            kernel_initializer=_kernel(seeds()),
-            bias_initializer="ones" if name == "gammas" and film_start == "identity" else "zeros",
+            **begin.head(scale=name == "gammas"),
             dtype=dtype,
             name=name,
         )(x)
@@ -247,7 +263,7 @@ def build(
     shape: Sequence[int] = PAPER_SHAPE,
     filters: int = PAPER_FILTERS,
     blocks: int = PAPER_BLOCKS,
-    film_start: str = "paper",
+    start: str = "paper",
     seed: int = 0,
     precision: str = "float32",
 ) -> keras.Model:
@@ -263,7 +279,7 @@ def build(
     ConfigError
         If the name is unknown.
     """
-    size = {"shape": shape, "filters": filters, "blocks": blocks}
+    size = {"shape": shape, "filters": filters, "blocks": blocks, "start": start}
     if name in UNETS:
         return build_unet(**size, seed=seed, precision=precision, name=name)
     if name in VARIANTS:
@@ -272,7 +288,6 @@ def build(
             control=control,
             film=film,
             **size,
-            film_start=film_start,
             seed=seed,
             precision=precision,
             name=name,
@@ -335,6 +350,7 @@ def with_precision(model: keras.Model, precision: str) -> keras.Model:
 
 def save_half(model: keras.Model, path: Path) -> None:
     """Save weights in half precision, half the size; :func:`load` gives float32 on demand."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     half = with_precision(model, "float16")
     temporary = path.with_name(f".{path.stem}.partial.keras")
     half.save(temporary)

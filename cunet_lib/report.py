@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import io
+import math
 import os
 import platform
 import re
@@ -135,7 +136,14 @@ def _run(row: pd.Series) -> dict:
         "commit",
     )
     values = {key: row.get(key) for key in keys}
-    return {key: value.item() if hasattr(value, "item") else value for key, value in values.items()}
+    plain = {
+        key: value.item() if hasattr(value, "item") else value for key, value in values.items()
+    }
+    # JSON knows no infinity and no not-a-number.
+    return {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value
+        for key, value in plain.items()
+    }
 
 
 def _store(settings: Profile) -> dict | None:

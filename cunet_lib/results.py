@@ -126,13 +126,28 @@ def listed(values: Sequence) -> str:
     return f"{', '.join(first)} and {last}" if first else last
 
 
+_RUN_KEYS = (
+    "seed",
+    "parameters",
+    "trainable_parameters",
+    "batch_size",
+    "steps",
+    "epochs",
+    "best_epoch",
+    "best_val_loss",
+    "seconds",
+    "patches_per_second",
+    "precision",
+)
+
+
 def load_runs(settings: Profile, *, require: Sequence[str] = (*UNETS, *VARIANTS)) -> pd.DataFrame:
     """Records of all training runs, one row per model and seed.
 
     Parameters
     ----------
     require
-        Models that must have been trained with the profile's seed.
+        Models that must have been trained, with any seed.
 
     Returns
     -------
@@ -146,7 +161,7 @@ def load_runs(settings: Profile, *, require: Sequence[str] = (*UNETS, *VARIANTS)
     """
     paths = settings.paths
     for model in require:
-        if not (paths.run(model, settings.seed) / "run.json").is_file():
+        if not any(paths.runs.glob(f"{model}-seed*/run.json")):
             raise missing(settings, paths.run(model, settings.seed) / "run.json")
     rows = []
     for path in sorted(paths.runs.glob("*-seed*/run.json")):
@@ -156,9 +171,13 @@ def load_runs(settings: Profile, *, require: Sequence[str] = (*UNETS, *VARIANTS)
     order = {model: position for position, model in enumerate((*UNETS, *VARIANTS))}
     rows.sort(key=lambda row: (order[row["model"]], row["seed"]))
     frame = pd.DataFrame(rows)
-    for column in ("seed", "parameters", "trainable_parameters", "steps", "seconds"):
-        if column not in frame:
-            raise ConfigError(f"No run.json in runs has {column!r}; {_remedy(settings)}.")
+    for column in _RUN_KEYS:
+        lacking = frame["folder"] if column not in frame else frame["folder"][frame[column].isna()]
+        if len(lacking):
+            path = lacking.iloc[0] / "run.json"
+            raise ConfigError(
+                f"{_relative(settings, path)} lacks {column!r}; delete it and {_remedy(settings)}."
+            )
     return frame
 
 

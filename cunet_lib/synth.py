@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import importlib.util
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -25,13 +25,11 @@ import scipy.fft
 import soundfile
 import soxr
 
-from cunet_lib.composer import STEMS, VOICES, Layer, Note, Song
+from cunet_lib.composer import STEMS, STYLES, VOICES, Layer, Note, Song
 from cunet_lib.voice import lookup, sing
 
 RATE = 44100
 """Sample rate of the corpus in Hz."""
-
-_FONT_RATE = 48000  # what midirenderer writes
 
 
 @lru_cache(maxsize=1)
@@ -113,6 +111,67 @@ def play_font(
     audio, rate = soundfile.read(io.BytesIO(wave), dtype="float32", always_2d=True)
     audio = soxr.resample(audio.mean(axis=1), rate * speed, RATE, quality="HQ")
     return _fit(audio.astype(float), samples)
+
+
+_STROKES = (0.25, 0.55, 0.95)  # velocities that a kit's pieces are sampled at
+
+
+@lru_cache(maxsize=512)
+def _kit_shots(kit: int, key: int) -> tuple[np.ndarray, ...]:
+    """Strokes of one piece of a kit at rising velocities.
+
+    Playing a whole song through the renderer for each group of pieces costs far more than
+    sampling the pieces once a process and placing the samples.
+    """
+    long = 2.2 if key in (49, 52, 55, 57, 51, 53, 59, 46, 81) else 0.9
+    notes = [Note(k * long, long - 0.05, key, v) for k, v in enumerate(_STROKES)]
+    n = int(long * RATE)
+    audio = play_font(notes, kit, samples=n * len(notes), drums=True)
+    shots = []
+    for k in range(len(notes)):
+        shot = audio[int(k * long * RATE) : int(k * long * RATE) + n].copy()
+        shot[-2000:] *= np.linspace(1, 0, 2000)
+        shot.flags.writeable = False
+        shots.append(shot)
+    return tuple(shots)
+
+
+def play_kit(
+    notes: Sequence[Note], kit: int, *, samples: int, cents: float, rng: np.random.Generator
+) -> np.ndarray:
+    """Play drum notes on a kit of the SoundFont, ``(samples,)``, tuned by about ``cents``."""
+    tuned: dict[tuple[int, int], np.ndarray] = {}
+
+    def stroke(key: int, velocity: float) -> np.ndarray:
+        place = int(np.argmin(np.abs(np.array(_STROKES) - velocity)))
+        if (key, place) not in tuned:
+            ratio = 2.0 ** ((cents + float(rng.normal(0, 20))) / 1200)
+            shot = _kit_shots(kit, key)[place]
+            tuned[key, place] = soxr.resample(shot, RATE * ratio, RATE, quality="HQ")
+        return tuned[key, place] * (velocity / _STROKES[place]) ** 1.4
+
+    return _place(notes, stroke, samples)
+
+
+def _place(
+    notes: Sequence[Note], stroke: Callable[[int, float], np.ndarray], samples: int
+) -> np.ndarray:
+    """Put strokes where the notes are; a closed hi-hat chokes an open one."""
+    out = np.zeros(samples + 4 * RATE)
+    closing = np.array([n.start for n in notes if round(n.pitch) in (42, 44)])
+    for note in notes:
+        key = round(note.pitch)
+        shot = stroke(key, note.velocity)
+        if key == 46 and len(closing):
+            place = int(np.searchsorted(closing, note.start + 0.02))
+            if place < len(closing):
+                length = int((closing[place] - note.start) * RATE) + 400
+                if length < len(shot):
+                    shot = shot[:length].copy()
+                    shot[-400:] *= np.linspace(1, 0, 400)
+        first = int(note.start * RATE)
+        out[first : first + len(shot)] += shot
+    return out[:samples]
 
 
 def _fit(x: np.ndarray, samples: int) -> np.ndarray:
@@ -261,26 +320,17 @@ def _shot(machine: Machine, key: int, rng: np.random.Generator) -> np.ndarray:
 def play_machine(
     notes: Sequence[Note], machine: Machine, *, samples: int, rng: np.random.Generator
 ) -> np.ndarray:
-    """Play drum notes on a machine, ``(samples,)``; open hats are choked by the next closed one."""
-    out = np.zeros(samples + 4 * RATE)
+    """Play drum notes on a machine, ``(samples,)``."""
     shots: dict[tuple[int, int], np.ndarray] = {}
-    closing = np.array([n.start for n in notes if round(n.pitch) in (42, 44)])
-    for k, note in enumerate(notes):
-        key = round(note.pitch)
-        take = (key, k % 3)
-        if take not in shots:
-            shots[take] = _shot(machine, key, rng)
-        shot = shots[take]
-        if key == 46 and len(closing):
-            place = int(np.searchsorted(closing, note.start + 0.02))
-            if place < len(closing):
-                length = int((closing[place] - note.start) * RATE) + 400
-                if length < len(shot):
-                    shot = shot[:length].copy()
-                    shot[-400:] *= np.linspace(1, 0, 400)
-        first = int(note.start * RATE)
-        out[first : first + len(shot)] += note.velocity**1.5 * shot
-    return out[:samples]
+    turns: dict[int, int] = {}
+
+    def stroke(key: int, velocity: float) -> np.ndarray:
+        turns[key] = turn = (turns.get(key, -1) + 1) % 3  # no two strokes in a row are the same
+        if (key, turn) not in shots:
+            shots[key, turn] = _shot(machine, key, rng)
+        return velocity**1.5 * shots[key, turn]
+
+    return _place(notes, stroke, samples)
 
 
 # -------------------------------------------------------------------------------------- wavetable
@@ -488,16 +538,16 @@ def _follow(x: np.ndarray, hop: int, attack: float, release: float) -> np.ndarra
     return np.array(out)
 
 
-def compress(x: np.ndarray, *, threshold: float, ratio: float, release: float = 0.12) -> np.ndarray:
-    """Compress a signal; ``threshold`` is in dB below the envelope's own peak."""
+def squeeze(x: np.ndarray, *, threshold: float, ratio: float, release: float = 0.12) -> np.ndarray:
+    """Gain ``(samples,)`` of a compressor; ``threshold`` is in dB below the envelope's peak."""
     hop = 128
     envelope = _follow(x, hop, 0.004, release)
     peak = envelope.max()
     if peak <= 0:
-        return x
+        return np.ones(len(x))
     over = np.maximum(20 * np.log10(envelope / peak + 1e-9) + threshold, 0)
     gain = 10 ** (-over * (1 - 1 / ratio) / 20)
-    return x * np.interp(np.arange(len(x)), np.arange(len(gain)) * hop + hop / 2, gain)
+    return np.interp(np.arange(len(x)), np.arange(len(gain)) * hop + hop / 2, gain)
 
 
 def distort(x: np.ndarray, amount: float) -> np.ndarray:
@@ -550,7 +600,7 @@ def _play(song: Song, layer: Layer, samples: int, rng: np.random.Generator) -> n
         return play_font(layer.notes, sound.program, samples=samples, cents=tuning)
     if sound.kind == "kit":
         cents = float(rng.normal(0, 150))
-        return play_font(layer.notes, sound.program, samples=samples, drums=True, cents=cents)
+        return play_kit(layer.notes, sound.program, samples=samples, cents=cents, rng=rng)
     if sound.kind == "machine":
         machine = MACHINES[sound.name]
         return play_machine(layer.notes, machine, samples=samples, rng=rng)
@@ -576,7 +626,7 @@ def _bands(layer: Layer, rng: np.random.Generator) -> list[tuple[str, float, flo
         bands.append(("peak", place, float(rng.normal(0, 3.5)), float(rng.uniform(0.7, 2.5))))
     if layer.stem == "vocals":
         bands.append(("highpass", float(rng.uniform(80, 150)), 0.0, 0.7))
-        bands.append(("high", float(rng.uniform(1800, 4500)), float(rng.uniform(2, 10)), 0.6))
+        bands.append(("high", float(rng.uniform(1000, 3300)), float(rng.uniform(3, 13)), 0.6))
         bands.append(("peak", 7000.0, float(rng.uniform(-5, 0)), 1.5))  # de-esser
         if rng.random() < 0.06:  # telephone
             bands += [("highpass", 450.0, 0.0, 0.8), ("lowpass", 3200.0, 0.0, 0.8)]
@@ -635,7 +685,7 @@ def render(song: Song) -> dict[str, np.ndarray]:
         n = max(hall.shape[1], own.shape[1], int(RATE * 2.0))
         response = np.zeros((2, n))
         amount = {"drums": 0.28, "bass": 0.08, "other": 0.35, "vocals": 0.35}[stem]
-        amount *= float(np.exp(rng.normal(-0.2, 0.6)))
+        amount *= float(np.exp(rng.normal(0.0, 0.7)))
         share = float(rng.random())
         response[:, : hall.shape[1]] += amount * share * hall
         response[:, : own.shape[1]] += amount * (1 - share) * own
@@ -672,6 +722,15 @@ def render(song: Song) -> dict[str, np.ndarray]:
                 )
         both = [scipy.fft.irfft(x, length)[:samples] for x in total]
         stems[stem] = np.stack(both).astype(float)
+        if rng.random() < 0.5:  # the stem's bus: it also brings up the room
+            middle = stems[stem][0] + stems[stem][1]
+            gain = squeeze(
+                middle,
+                threshold=float(rng.uniform(4, 20)),
+                ratio=float(rng.uniform(1.5, 5)),
+                release=float(rng.uniform(0.06, 0.3)),
+            )
+            stems[stem] *= gain
     return {stem: audio.T for stem, audio in _balance(song, stems, rng).items()}
 
 
@@ -683,12 +742,12 @@ def _layer(song: Song, layer: Layer, samples: int, rng: np.random.Generator) -> 
         drive = VOICES[song.subset][layer.sound.name].drive if layer.sound.kind == "voice" else 0
         if drive and rng.random() < 0.7:
             audio = distort(audio, 0.5 * drive)
-        audio = compress(
+        audio *= squeeze(
             audio, threshold=float(rng.uniform(10, 24)), ratio=float(rng.uniform(2, 6))
         )
     elif rng.random() < 0.45:
         release = float(rng.uniform(0.05, 0.25))
-        audio = compress(
+        audio *= squeeze(
             audio,
             threshold=float(rng.uniform(6, 20)),
             ratio=float(rng.uniform(1.5, 5)),
@@ -697,10 +756,24 @@ def _layer(song: Song, layer: Layer, samples: int, rng: np.random.Generator) -> 
     if layer.stem == "other" and rng.random() < 0.12:
         t = np.arange(samples) / RATE
         speed = song.tempo / 60 * float(rng.choice([1, 2, 4])) if rng.random() < 0.5 else 5.5
-        audio = audio * (
-            1 - float(rng.uniform(0.2, 0.6)) * (0.5 + 0.5 * np.sin(2 * np.pi * speed * t))
-        )
+        depth = float(rng.uniform(0.2, 0.6))
+        audio *= 1 - depth * (0.5 + 0.5 * np.sin(2 * np.pi * speed * t))
     return audio
+
+
+def _pump(song: Song, samples: int, rng: np.random.Generator) -> np.ndarray:
+    """Gain that ducks under every kick and swells back, as in dance music."""
+    depth, back = float(rng.uniform(0.3, 0.9)), float(rng.uniform(0.1, 0.35))
+    hop = 64
+    gain = np.ones(samples // hop + 2)
+    dip = 1 - depth * np.exp(-np.arange(int(3 * back * RATE / hop)) * hop / (back * RATE))
+    for layer in song.layers:
+        if layer.stem == "drums" and layer.role == "kick":
+            for note in layer.notes:
+                first = int(note.start * RATE / hop)
+                part = gain[first : first + len(dip)]
+                np.minimum(part, dip[: len(part)], out=part)
+    return np.interp(np.arange(samples), np.arange(len(gain)) * hop, gain)
 
 
 def _balance(song: Song, stems: dict[str, np.ndarray], rng) -> dict[str, np.ndarray]:
@@ -709,6 +782,10 @@ def _balance(song: Song, stems: dict[str, np.ndarray], rng) -> dict[str, np.ndar
         level = _loudness(stems[stem][0] + stems[stem][1])
         if level > 0:
             stems[stem] *= 10 ** (song.levels[stem] / 20) / level
+    if rng.random() < STYLES[song.style].duck:
+        dip = _pump(song, stems["drums"].shape[1], rng)
+        stems["bass"] *= dip
+        stems["other"] *= dip
     rest = stems["drums"] + stems["bass"] + stems["other"]
     level = _loudness(stems["vocals"][0] + stems["vocals"][1])
     if level > 0:

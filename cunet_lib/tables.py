@@ -105,7 +105,7 @@ def rounded(frame: pd.DataFrame, decimals: int = 2) -> pd.DataFrame:
 
 
 def _is_numeric(column: pd.Series) -> bool:
-    return bool(column.str.match(r"^(?:[+-]?\d|n/a$|inf$)").all())
+    return bool(column.str.match(r"^(?:[+-]?(?:\d|inf\b)|n/a$)").all())
 
 
 def _markdown(display: pd.DataFrame, caption: str) -> str:

@@ -70,7 +70,7 @@ def new_network(settings: Profile, model: str, *, seed: int) -> keras.Model:
         shape=settings.patch_shape,
         filters=settings.model.filters,
         blocks=settings.model.blocks,
-        film_start=settings.model.film_start,
+        start=settings.model.start,
         seed=seed,
         precision=precision_of(settings),
     )

@@ -345,6 +345,8 @@ def _articulate(voice, notes, times, rng, tract: float, breaths: bool) -> _Plan:
             breath.add(at + length, 0.0)
         if gap > 0.08:
             voiced.add(max(free, start - 0.25), 0.0)
+            breath.add(max(free, start - 0.15), 0.0)
+            nasal.add(max(free, start - 0.15), 0.0)
         begin = start
         if onset:
             room = max(start - max(free, 0.0), 0.0) + 0.35 * note.duration

@@ -135,17 +135,18 @@ def test_description_follows_the_shapes_of_the_built_model():
     assert rows[-1]["part"] == "output" and rows[-1]["output_shape"] == [64, 32, 1]
 
 
-def test_identity_start_begins_with_idle_film():
-    model = models.build("dense_complex", **SMALL, film_start="identity")
+def test_he_start_spreads_gammas_around_one_and_tells_conditions_apart():
+    model = models.build("dense_complex", **SMALL, start="he")
     table = models.film_parameters(model, np.eye(4))
-    assert np.abs(table["gamma"] - 1).max() < 0.1
-    assert np.abs(table["beta"]).max() < 0.1
+    assert table["gamma"].mean() == pytest.approx(1, abs=0.15)
+    by_condition = table.pivot(index=["block", "feature"], columns="condition", values="gamma")
+    assert by_condition.std(axis=1).mean() > 0.1
     assert len(table) == 4 * (4 + 8 + 16 + 32)
 
 
 def test_half_precision_copy_is_half_the_size_and_close(tmp_path, rng):
     size = {**SMALL, "filters": 16}
-    model = models.build("cnn_complex", **size, seed=1, film_start="identity")
+    model = models.build("cnn_complex", **size, seed=1, start="he")
     model.save(tmp_path / "full.keras")
     models.save_half(model, tmp_path / "half.keras")
     sizes = [(tmp_path / name).stat().st_size for name in ("full.keras", "half.keras")]

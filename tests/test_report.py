@@ -95,6 +95,7 @@ def architecture(settings, model):
                     shape,
                     out,
                     kernel=None if control == "dense" else [4],
+                    stride=None if control == "dense" else [1],
                     normalization=place > 0,
                     dropout=0.5 if place else 0.0,
                     activation="relu",
@@ -520,6 +521,30 @@ def test_outcome_table_says_what_was_not_reached(study):
     table = tables.outcome_table(settings, scores)
     assert table.caption.startswith("Outcome: 19 of 20 medians")
     assert table.display["Reached"].tolist().count("no: median below 2 dB") == 1
+
+
+def test_several_seeds_are_named_and_averaged(fresh):
+    for path in fresh.paths.scores.glob("*-seed0.csv"):
+        frame = pd.read_csv(path).assign(seed=1)
+        frame["value"] += 2.0
+        frame.to_csv(path.with_name(path.name.replace("seed0", "seed1")), index=False)
+    scores = analysis.load_scores(fresh.paths.scores)
+    one = tables.scores_table(fresh, scores[scores["seed"] == 0])
+    both = tables.scores_table(fresh, scores)
+    assert "; mean over seeds 0 and 1 per track." in both.caption
+    shift = both.frame["sdr_v4_mean_db"] - one.frame["sdr_v4_mean_db"]
+    assert shift.tolist() == pytest.approx([1.0] * len(SYSTEMS))
+    assert both.frame["tracks"].tolist() == one.frame["tracks"].tolist()
+
+
+def test_infinite_scores_do_not_stop_the_tables(fresh):
+    scores = analysis.load_scores(fresh.paths.scores)
+    # The mixture holds no artifacts at all.
+    scores.loc[(scores["model"] == "mixture") & (scores["metric"] == "SAR"), "value"] = np.inf
+    table = tables.scores_table(fresh, scores).save(fresh.paths.tables)
+    assert table.display["SAR v4, dB"].iloc[0] == "inf ± n/a (inf)"
+    assert re.fullmatch(r"-\d\.\d\d ± \d\.\d\d \(-\d\.\d\d\)", table.display["SDR v4, dB"].iloc[0])
+    assert pd.read_csv(fresh.paths.tables / "scores_overall.csv")["sar_v4_mean_db"][0] == np.inf
 
 
 # ------------------------------------------------------------------------------ figures

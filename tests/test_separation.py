@@ -15,7 +15,7 @@ SHAPE = {"shape": SETTINGS.patch_shape, "filters": 2, "blocks": 4}
 
 @pytest.fixture(scope="module")
 def conditioned():
-    return models.build("dense_simple", **SHAPE, film_start="identity")
+    return models.build("dense_simple", **SHAPE, start="he")
 
 
 def open_mask(name):
