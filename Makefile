@@ -138,7 +138,7 @@ LOGS := $(RESULTS)/logs
 
 # The library modules that each notebook uses, directly or through others: a change to one of them
 # makes the stage again. tests/test_imports.py compares these lists with the imports.
-MODULES_00_corpus := config progress parallel composer voice synth corpus display
+MODULES_00_corpus := config progress parallel composer voice synth corpus stems spectral display
 MODULES_01_preprocess := config progress parallel stems spectral display store
 MODULES_02_train_unet := config parallel stems spectral display store conditions batches film models training separation
 MODULES_03_train_cunet := config parallel stems spectral display store conditions batches film models training separation

@@ -116,6 +116,7 @@ class Train(_Section):
     cunet_epochs: int = Field(1000, ge=1, description="at most, for each C-U-Net")
     learning_rate: float = Field(1e-3, gt=0, le=1)
     beta_1: float = Field(0.5, ge=0, lt=1)
+    epsilon: float = Field(1e-7, gt=0, lt=1, description="Adam's; Keras' default, as in the paper")
     patience: int = Field(30, ge=1, description="epochs without improvement before stopping")
     schedule: Literal["plateau", "cosine"] = Field(
         "plateau", description="halve on a plateau (paper), or a cosine down to the minimum"

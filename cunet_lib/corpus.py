@@ -10,11 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import multiprocessing
-import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,12 +21,10 @@ import numpy as np
 import soundfile
 
 from cunet_lib.composer import STEMS, SUBSETS, Song, compose, song_name
+from cunet_lib.parallel import pool
 from cunet_lib.synth import RATE, render
 
 __all__ = ["RATE", "STEMS", "compose", "quantise", "read_index", "render", "render_corpus"]
-
-VERSION = 1
-"""Raised whenever the same settings give other songs, so that old renderings are not reused."""
 
 INDEX = "corpus.json"
 SONG = "song.json"
@@ -46,9 +42,9 @@ def render_corpus(
 ) -> list[dict[str, Any]]:
     """Render the corpus, or what is missing of it.
 
-    Songs that an earlier call finished with the same settings, and whose files are still what it
-    wrote, are kept; others are rendered again; songs of other settings are removed. A song appears
-    under its name only once it is complete, and ``corpus.json`` is written last.
+    Songs that an earlier call finished with the same settings and code, and whose files are still
+    what it wrote, are kept; others are rendered again; songs of other settings are removed. A song
+    appears under its name only once it is complete, and ``corpus.json`` is written last.
 
     Parameters
     ----------
@@ -97,7 +93,7 @@ def render_corpus(
     if root.exists() and not root.is_dir():
         raise ValueError(f"{root} is a file; choose a folder for the corpus.")
 
-    settings = {"version": VERSION, "seed": seed, "seconds": float(seconds), "rate": RATE}
+    settings = {"seed": seed, "seconds": float(seconds), "rate": RATE, "code": _code()}
     plan = [
         (subset, index, song_name(seed, subset, index))
         for subset, count in zip(SUBSETS, (train_tracks, test_tracks), strict=True)
@@ -107,7 +103,7 @@ def render_corpus(
     _check_space(root, plan, seconds)
     _clear(root, {(subset, name) for subset, _, name in plan})
 
-    done = _work(root, settings, [(s, k) for s, k, _ in plan], workers or _cores())
+    done = _work(root, settings, [(s, k) for s, k, _ in plan], workers)
     if progress is not None:
         done = progress(done, len(plan))
     records = {(record["subset"], record["index"]): record for record in done}
@@ -233,23 +229,18 @@ def _finished(folder: Path, settings: dict[str, Any], subset: str, index: int):
 
 
 def _work(
-    root: Path, settings: dict[str, Any], jobs: list[tuple[str, int]], workers: int
+    root: Path, settings: dict[str, Any], jobs: list[tuple[str, int]], workers: int | None
 ) -> Iterator[dict[str, Any]]:
     """Yield the songs' records as they are finished."""
     task = partial(_render_song, root, settings)
     try:
-        if workers == 1 or len(jobs) == 1:
-            yield from map(task, jobs)
-            return
-        # Fresh interpreters: forking a process that runs TensorFlow's threads is not safe.
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(min(workers, len(jobs)), mp_context=context) as pool:
-            futures = [pool.submit(task, job) for job in jobs]
+        with pool(len(jobs), workers=workers) as executor:
+            futures = [executor.submit(task, job) for job in jobs]
             try:
                 for future in as_completed(futures):
                     yield future.result()
             except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
+                executor.shutdown(wait=False, cancel_futures=True)
                 raise
     finally:
         shutil.rmtree(root / ".rendering", ignore_errors=True)
@@ -295,7 +286,9 @@ def _write_json(path: Path, content: Any) -> None:
     temporary.replace(path)
 
 
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+def _code() -> str:
+    """Hash of the modules that decide how a song sounds: a change of them renders anew."""
+    digest = hashlib.sha256()
+    for name in ("composer", "synth", "voice"):
+        digest.update(Path(__file__).with_name(f"{name}.py").read_bytes())
+    return digest.hexdigest()[:16]

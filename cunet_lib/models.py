@@ -54,6 +54,20 @@ class _Start:
             return initializers.HeNormal(seed=self.seed())
         return initializers.RandomNormal(stddev=0.02, seed=self.seed())
 
+    def logits(self, last: bool) -> dict:
+        """Initialisers of the normalisation before the mask's sigmoid.
+
+        Its scale and shift are single numbers, which Adam moves by about the learning rate a step:
+        from 1 and 0, thousands of steps pass until a mask can be sharp, and low where the other
+        instruments are. ``"he"`` starts nearer to that.
+        """
+        if not (self.he and last):
+            return {}
+        return {
+            "gamma_initializer": initializers.Constant(2.0),
+            "beta_initializer": initializers.Constant(-1.0),
+        }
+
     def head(self, *, scale: bool) -> dict:
         """Initialisers of the layer that gives the gammas (``scale``) or the betas."""
         if not self.he:
@@ -202,7 +216,9 @@ def _decode(mixture, x, skips, filters, begin, precision):
             name=f"{name}_convolution",
         )(x)
         dtype = _stable(precision) if last else precision
-        x = layers.BatchNormalization(momentum=0.9, dtype=dtype, name=f"{name}_normalization")(x)
+        x = layers.BatchNormalization(
+            momentum=0.9, **begin.logits(last), dtype=dtype, name=f"{name}_normalization"
+        )(x)
         # Dropout in decoder blocks 2, 3 and 4 of 6: not in the first, nor in the last two.
         if 1 <= block < blocks - 2:
             x = layers.Dropout(0.5, seed=begin.seed(), dtype=precision, name=f"{name}_dropout")(x)

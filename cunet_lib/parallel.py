@@ -26,7 +26,11 @@ def pool(tasks: int, *, workers: int | None = None) -> Executor:
 def cores() -> int:
     """Cores to use: ``CUNET_THREADS``, or all that this process may run on."""
     given = os.environ.get("CUNET_THREADS")
-    return int(given) if given else len(os.sched_getaffinity(0))
+    if given:
+        return int(given)
+    # Only some systems tell which cores a process may run on.
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def _one_thread() -> None:

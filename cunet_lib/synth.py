@@ -26,7 +26,7 @@ import soundfile
 import soxr
 
 from cunet_lib.composer import STEMS, STYLES, VOICES, Layer, Note, Song
-from cunet_lib.voice import lookup, sing
+from cunet_lib.voice import lookup, sing, upsample
 
 RATE = 44100
 """Sample rate of the corpus in Hz."""
@@ -538,6 +538,11 @@ def _follow(x: np.ndarray, hop: int, attack: float, release: float) -> np.ndarra
     return np.array(out)
 
 
+def _late(gain: np.ndarray, hop: int, samples: int) -> np.ndarray:
+    # A block's gain is reached in the block's middle.
+    return upsample(np.concatenate([gain[:1], gain]), hop, samples + hop // 2)[hop // 2 :]
+
+
 def squeeze(x: np.ndarray, *, threshold: float, ratio: float, release: float = 0.12) -> np.ndarray:
     """Gain ``(samples,)`` of a compressor; ``threshold`` is in dB below the envelope's peak."""
     hop = 128
@@ -547,7 +552,7 @@ def squeeze(x: np.ndarray, *, threshold: float, ratio: float, release: float = 0
         return np.ones(len(x))
     over = np.maximum(20 * np.log10(envelope / peak + 1e-9) + threshold, 0)
     gain = 10 ** (-over * (1 - 1 / ratio) / 20)
-    return np.interp(np.arange(len(x)), np.arange(len(gain)) * hop + hop / 2, gain)
+    return _late(gain, hop, len(x))
 
 
 def distort(x: np.ndarray, amount: float) -> np.ndarray:
@@ -773,7 +778,7 @@ def _pump(song: Song, samples: int, rng: np.random.Generator) -> np.ndarray:
                 first = int(note.start * RATE / hop)
                 part = gain[first : first + len(dip)]
                 np.minimum(part, dip[: len(part)], out=part)
-    return np.interp(np.arange(samples), np.arange(len(gain)) * hop, gain)
+    return upsample(gain, hop, samples)
 
 
 def _balance(song: Song, stems: dict[str, np.ndarray], rng) -> dict[str, np.ndarray]:
@@ -786,14 +791,16 @@ def _balance(song: Song, stems: dict[str, np.ndarray], rng) -> dict[str, np.ndar
         dip = _pump(song, stems["drums"].shape[1], rng)
         stems["bass"] *= dip
         stems["other"] *= dip
-    rest = stems["drums"] + stems["bass"] + stems["other"]
+    rest = stems["drums"] + stems["bass"]
+    rest += stems["other"]
     level = _loudness(stems["vocals"][0] + stems["vocals"][1])
     if level > 0:
         target = _loudness(rest[0] + rest[1]) or 1.0
         stems["vocals"] *= 10 ** (song.levels["vocals"] / 20) * target / level
     samples = rest.shape[1]
-    mixture = np.abs(rest + stems["vocals"])
-    mixture = np.maximum(mixture[0], mixture[1])
+    rest += stems["vocals"]
+    np.abs(rest, out=rest)
+    mixture = np.maximum(rest[0], rest[1])
     # A bus limiter: one gain for all stems, so that they still add up to the mixture.
     hop = 64
     depth = float(rng.uniform(0, 9))
@@ -801,7 +808,7 @@ def _balance(song: Song, stems: dict[str, np.ndarray], rng) -> dict[str, np.ndar
     ceiling = (mixture.max() or 1.0) * 10 ** (-depth / 20)
     gain = np.minimum(1.0, ceiling / np.maximum(envelope, 1e-9))
     gain = np.minimum(gain, np.concatenate([gain[1:], gain[-1:]]))
-    curve = np.interp(np.arange(samples), np.arange(len(gain)) * hop + hop / 2, gain)
+    curve = _late(gain, hop, samples)
     fade = min(int(0.02 * RATE), samples)
     if rng.random() < 0.3:
         fade = min(int(float(rng.uniform(1, 3)) * RATE), samples // 3)
@@ -810,6 +817,8 @@ def _balance(song: Song, stems: dict[str, np.ndarray], rng) -> dict[str, np.ndar
     peak = (mixture * curve).max() or 1.0
     scale = 10 ** (-float(rng.uniform(0.6, 5.9)) / 20) / peak
     # Where stems cancel in the sum, one of them may be the louder; it must not clip either.
-    loudest = max(float((np.abs(x).max(axis=0) * curve).max()) for x in stems.values())
+    loudest = max(float(np.abs(x * curve).max()) for y in stems.values() for x in y)
     curve *= min(scale, 0.97 / max(loudest, 1e-9))
-    return {stem: audio * curve for stem, audio in stems.items()}
+    for audio in stems.values():
+        audio *= curve  # in place: fresh memory costs more than the product
+    return stems

@@ -141,7 +141,9 @@ def train(
     trainer = WaveformModel(network, settings.signal)
     trainer.compile(
         optimizer=keras.optimizers.Adam(
-            _learning_rate(settings, epochs), beta_1=settings.train.beta_1
+            _learning_rate(settings, epochs),
+            beta_1=settings.train.beta_1,
+            epsilon=settings.train.epsilon,
         ),
         loss=magnitude_error(settings.signal),
         jit_compile=_jit(settings),

@@ -123,6 +123,19 @@ def lookup(tables: np.ndarray, level: np.ndarray, phase: np.ndarray) -> np.ndarr
     return out
 
 
+def upsample(values: np.ndarray, hop: int, samples: int) -> np.ndarray:
+    """Interpolate linearly between values that lie ``hop`` samples apart, ``(samples,)``.
+
+    The last value holds on if there are too few. This is ``numpy.interp`` for even steps, several
+    times as fast.
+    """
+    count = -(-samples // hop)
+    values = np.pad(values, (0, max(count + 1 - len(values), 0)), mode="edge")[: count + 1]
+    ramp = np.arange(hop) / hop
+    lines = values[:-1, None] + (values[1:] - values[:-1])[:, None] * ramp
+    return lines.ravel()[:samples]
+
+
 def _lf_pulse(rd: float, size: int = 4 * TABLE) -> np.ndarray:
     """One period of the LF model's flow derivative, ``(size,)``, for a shape ``rd``."""
     ra = (-1 + 4.8 * rd) / 100
@@ -271,26 +284,25 @@ def _sing_phrase(
     # Singers open the mouth so that the first formant does not fall below the pitch.
     plan.formants[:, 0] = np.maximum(plan.formants[:, 0], 1.02 * hertz)
 
-    t = np.arange(samples, dtype=float)
-    knots = np.arange(frames) * float(HOP)
-    phase = np.cumsum(np.interp(t, knots, hertz)) / rate
+    phase = np.cumsum(upsample(hertz, HOP, samples)) / rate
     harmonics = int(min(0.45 * rate / float(hertz.max()), TABLE // 2 - 1))
-    level = np.interp(t, knots, np.interp(plan.rd, RD_LEVELS, np.arange(len(RD_LEVELS))))
+    level = np.interp(plan.rd, RD_LEVELS, np.arange(len(RD_LEVELS)))
+    level = upsample(level, HOP, samples)
     source = lookup(glottal_tables(1 << (harmonics.bit_length() - 1)), level, phase)
-    voiced = np.interp(t, knots, plan.voiced)
+    voiced = upsample(plan.voiced, HOP, samples)
     if voice.rasp:
         # Every second pulse is weaker, more so the harder the effort, and the cords flutter.
-        rough = voice.rasp * np.interp(t, knots, plan.rough)
-        flutter = np.interp(t, knots, _slow_noise(rng, frames, 2))
+        rough = voice.rasp * upsample(plan.rough, HOP, samples)
+        flutter = upsample(_slow_noise(rng, frames, 2), HOP, samples)
         source *= 1 - rough * (0.6 + 0.6 * np.cos(np.pi * phase) + 0.4 * flutter).clip(0, 1.5)
     noise = rng.standard_normal(samples)
     # Air flows while the glottis is open, so breath is heard in step with the pulses.
-    breath = np.interp(t, knots, plan.breath)
+    breath = upsample(plan.breath, HOP, samples)
     breath *= np.where(voiced > 0.05, 0.55 + 0.45 * np.cos(2 * np.pi * (phase - 0.45)), 1.0)
     breath *= noise
     source *= voiced
     source += 0.35 * np.diff(breath, prepend=0.0) + 0.08 * breath
-    hiss = np.interp(t, knots, plan.noise) * noise
+    hiss = upsample(plan.noise, HOP, samples) * noise
     return _filter(source, plan, hiss, rate)
 
 
@@ -560,6 +572,18 @@ def _product(polynomials: Sequence[np.ndarray]) -> np.ndarray:
     return total
 
 
+@lru_cache(maxsize=16)
+def _powers(count: int) -> np.ndarray:
+    # z^-k at the bins of the transform, real and imaginary parts next to each other.
+    z = np.exp(-2j * np.pi * np.outer(np.arange(count), np.arange(FFT // 2 + 1)) / FFT)
+    return z.view(float)
+
+
+def _on_circle(polynomials: np.ndarray) -> np.ndarray:
+    """Values of short polynomials in z^-1 at the bins: a transform of mostly zeros, but faster."""
+    return (polynomials @ _powers(polynomials.shape[1])).view(complex)
+
+
 def _filter(source: np.ndarray, plan: _Plan, hiss: np.ndarray, rate: int) -> np.ndarray:
     """Run the sources through the tract and the frication filter, frame by frame."""
     samples = len(source)
@@ -597,11 +621,11 @@ def _filter(source: np.ndarray, plan: _Plan, hiss: np.ndarray, rate: int) -> np.
             rows, part = index[block : block + 256], slice(block, block + 256)
             spectra = scipy.fft.rfft(view[rows] * window, FFT, axis=1)
             for factor in factors:
-                spectra /= scipy.fft.rfft(factor[part], FFT, axis=1)
+                spectra /= _on_circle(factor[part])
             spectra *= fixed
             if murmur is not None:
                 open_ = np.flatnonzero(nasal[part] > 1e-3)
-                top, bottom = (scipy.fft.rfft(x[part][open_], FFT, axis=1) for x in murmur)
+                top, bottom = (_on_circle(x[part][open_]) for x in murmur)
                 spectra[open_] *= top / bottom
             y = scipy.fft.irfft(spectra, FFT, axis=1)
             for k in range(FFT // HOP):
