@@ -102,6 +102,8 @@ class Model(_Section):
     filters: int = Field(16, ge=1, le=256, description="feature maps of the first encoder block")
     blocks: int = Field(6, ge=2, le=8)
     patch_frames: int = Field(128, ge=4)
+    dropout: float = Field(0.5, ge=0, lt=1, description="in decoder blocks 2 to blocks - 2")
+    control_dropout: float = Field(0.5, ge=0, lt=1, description="in the control network")
     start: Literal["paper", "he"] = Field(
         "paper", description="initial weights: normal with std 0.02 (paper), or He et al. 2015"
     )

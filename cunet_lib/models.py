@@ -81,6 +81,7 @@ def build_unet(
     shape: Sequence[int] = PAPER_SHAPE,
     filters: int = PAPER_FILTERS,
     blocks: int = PAPER_BLOCKS,
+    dropout: float = 0.5,
     start: str = "paper",
     seed: int = 0,
     precision: str = "float32",
@@ -96,6 +97,8 @@ def build_unet(
         Channels of the first encoder block; each further block doubles them.
     blocks
         Encoder blocks, and as many decoder blocks.
+    dropout
+        Rate in the middle decoder blocks.
     start
         Initial weights: ``"paper"`` or ``"he"`` (see the demo profile).
     seed
@@ -114,7 +117,9 @@ def build_unet(
     for block in range(blocks):
         x = _encoder_block(x, block, filters * 2**block, None, begin, precision)
         skips.append(x)
-    return keras.Model(mixture, _decode(mixture, x, skips, filters, begin, precision), name=name)
+    return keras.Model(
+        mixture, _decode(mixture, x, skips, filters, dropout, begin, precision), name=name
+    )
 
 
 def build_cunet(
@@ -125,6 +130,8 @@ def build_cunet(
     filters: int = PAPER_FILTERS,
     blocks: int = PAPER_BLOCKS,
     units: Sequence[int] | None = None,
+    dropout: float = 0.5,
+    control_dropout: float = 0.5,
     start: str = "paper",
     seed: int = 0,
     precision: str = "float32",
@@ -140,7 +147,9 @@ def build_cunet(
         ``"simple"`` (one gamma and beta per encoder block) or ``"complex"`` (one per channel).
     units
         Layers of the control network; the paper's (:data:`CONTROL_UNITS`) if not given.
-    shape, filters, blocks, start, seed, precision
+    control_dropout
+        Rate in the control network.
+    shape, filters, blocks, dropout, start, seed, precision
         As in :func:`build_unet`.
 
     Returns
@@ -164,7 +173,12 @@ def build_cunet(
     mixture = keras.Input(tuple(shape), name="mixture")
     condition = keras.Input((len(INSTRUMENTS),), name="condition")
     network = _control_network(
-        control, units or CONTROL_UNITS[control, film], sum(sizes), begin, precision
+        control,
+        units or CONTROL_UNITS[control, film],
+        sum(sizes),
+        control_dropout,
+        begin,
+        precision,
     )
     gammas, betas = network(condition)
     x, skips, first = mixture, [], 0
@@ -175,7 +189,7 @@ def build_cunet(
         skips.append(x)
     return keras.Model(
         [mixture, condition],
-        _decode(mixture, x, skips, filters, begin, precision),
+        _decode(mixture, x, skips, filters, dropout, begin, precision),
         name=name or f"{control}_{film}",
     )
 
@@ -198,7 +212,7 @@ def _encoder_block(x, block, channels, modulation, begin, precision):
     return layers.LeakyReLU(negative_slope=0.2, dtype=precision, name=name)(x)
 
 
-def _decode(mixture, x, skips, filters, begin, precision):
+def _decode(mixture, x, skips, filters, dropout, begin, precision):
     blocks = len(skips)
     for block in range(blocks):
         name = f"decoder_{block + 1}"
@@ -221,7 +235,9 @@ def _decode(mixture, x, skips, filters, begin, precision):
         )(x)
         # Dropout in decoder blocks 2, 3 and 4 of 6: not in the first, nor in the last two.
         if 1 <= block < blocks - 2:
-            x = layers.Dropout(0.5, seed=begin.seed(), dtype=precision, name=f"{name}_dropout")(x)
+            x = layers.Dropout(dropout, seed=begin.seed(), dtype=precision, name=f"{name}_dropout")(
+                x
+            )
         if not last:
             x = layers.ReLU(dtype=precision, name=name)(x)
     dtype = _stable(precision)
@@ -234,7 +250,7 @@ def _stable(precision: str) -> str:
     return "float16" if precision == "float16" else "float32"
 
 
-def _control_network(control, units, values, begin, precision) -> keras.Model:
+def _control_network(control, units, values, dropout, begin, precision) -> keras.Model:
     """``condition (batch, instruments) -> [gammas, betas] (batch, values)``."""
     dtype = _stable(precision)
     condition = keras.Input((len(INSTRUMENTS),), name="condition")
@@ -255,7 +271,7 @@ def _control_network(control, units, values, begin, precision) -> keras.Model:
             padding = "valid" if index == len(units) - 1 else "same"
             x = layers.Conv1D(size, len(INSTRUMENTS), padding=padding, **common)(x)
         if index:
-            x = layers.Dropout(0.5, seed=begin.seed(), dtype=dtype, name=f"{name}_dropout")(x)
+            x = layers.Dropout(dropout, seed=begin.seed(), dtype=dtype, name=f"{name}_dropout")(x)
             x = layers.BatchNormalization(momentum=0.9, dtype=dtype, name=f"{name}_normalization")(
                 x
             )
@@ -279,6 +295,8 @@ def build(
     shape: Sequence[int] = PAPER_SHAPE,
     filters: int = PAPER_FILTERS,
     blocks: int = PAPER_BLOCKS,
+    dropout: float = 0.5,
+    control_dropout: float = 0.5,
     start: str = "paper",
     seed: int = 0,
     precision: str = "float32",
@@ -295,7 +313,13 @@ def build(
     ConfigError
         If the name is unknown.
     """
-    size = {"shape": shape, "filters": filters, "blocks": blocks, "start": start}
+    size = {
+        "shape": shape,
+        "filters": filters,
+        "blocks": blocks,
+        "dropout": dropout,
+        "start": start,
+    }
     if name in UNETS:
         return build_unet(**size, seed=seed, precision=precision, name=name)
     if name in VARIANTS:
@@ -304,6 +328,7 @@ def build(
             control=control,
             film=film,
             **size,
+            control_dropout=control_dropout,
             seed=seed,
             precision=precision,
             name=name,

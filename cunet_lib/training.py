@@ -70,6 +70,8 @@ def new_network(settings: Profile, model: str, *, seed: int) -> keras.Model:
         shape=settings.patch_shape,
         filters=settings.model.filters,
         blocks=settings.model.blocks,
+        dropout=settings.model.dropout,
+        control_dropout=settings.model.control_dropout,
         start=settings.model.start,
         seed=seed,
         precision=precision_of(settings),
