@@ -138,12 +138,12 @@ LOGS := $(RESULTS)/logs
 
 # The library modules that each notebook uses, directly or through others: a change to one of them
 # makes the stage again. tests/test_imports.py compares these lists with the imports.
-MODULES_00_corpus := config progress parallel composer voice synth corpus stems spectral display
-MODULES_01_preprocess := config progress parallel stems spectral display store
-MODULES_02_train_unet := config parallel stems spectral display store conditions batches film models training separation
-MODULES_03_train_cunet := config parallel stems spectral display store conditions batches film models training separation
-MODULES_04_evaluate := config progress parallel stems spectral display store conditions film models separation scoring
-MODULES_05_plot := config spectral film models analysis results tables figures drawing report
+MODULES_00_corpus := config files progress parallel composer voice synth corpus stems spectral display
+MODULES_01_preprocess := config files progress parallel stems spectral display store
+MODULES_02_train_unet := config files parallel stems spectral display store conditions batches film models training separation
+MODULES_03_train_cunet := config files parallel stems spectral display store conditions batches film models training separation
+MODULES_04_evaluate := config files progress parallel stems spectral display store conditions film models separation scoring
+MODULES_05_plot := config files spectral film models analysis results tables figures drawing report
 
 INSTRUMENTS := bass drums other vocals
 VARIANTS := dense_simple dense_complex cnn_simple cnn_complex
@@ -160,12 +160,13 @@ EVALUATIONS := $(CUNETS:%=04_evaluate.%) $(SCORED:%=04_evaluate.%) 04_evaluate.o
 BESIDE := $(shell n=$(words $(TRAININGS)); echo $$(( $(JOBS) < n ? $(JOBS) : n )))
 SHARE := $(shell n=$$(( $(CORES) / $(BESIDE) )); echo $$(( n > 0 ? n : 1 )))
 
-# $(1) stage, $(2) its notebook, $(3) stages before it, $(4) its main result, $(5) threads.
+# $(1) stage, $(2) its notebook, $(3) stages before it, $(4) its main result, $(5) threads,
+# $(6) further arguments.
 # A missing main result, deleted for instance, makes the stage again.
 define STAGE
 $(EXECUTED)/$(1).ipynb: notebooks/$(2).ipynb notebooks/profiles/$(PROFILE).yaml \
   $(MODULES_$(2):%=cunet_lib/%.py) $(3:%=$(EXECUTED)/%.ipynb) $(if $(wildcard $(4)),,FORCE)
-	@CUNET_THREADS=$(5) "$(PYTHON)" -m cunet_lib.cli run $(1) --profile $(PROFILE)
+	@CUNET_THREADS=$(5) "$(PYTHON)" -m cunet_lib.cli run $(1) --profile $(PROFILE) $(6)
 
 endef
 
@@ -176,7 +177,7 @@ $(foreach it,$(CUNETS),$(eval $(call STAGE,03_train_cunet.$(it),03_train_cunet,0
 $(foreach it,$(CUNETS),$(eval $(call STAGE,04_evaluate.$(it),04_evaluate,03_train_cunet.$(it),$(RESULTS)/scores/$(it).csv,$(SHARE))))
 $(foreach seed,$(SEEDS),$(eval $(call STAGE,04_evaluate.unet-seed$(seed),04_evaluate,$(INSTRUMENTS:%=02_train_unet.%-seed$(seed)),$(RESULTS)/scores/unet-seed$(seed).csv,$(SHARE))))
 $(eval $(call STAGE,04_evaluate.oracles-seed0,04_evaluate,01_preprocess,$(RESULTS)/scores/ideal_ratio_mask-seed0.csv,$(SHARE)))
-$(eval $(call STAGE,05_plot,05_plot,$(TRAININGS) $(EVALUATIONS),$(RESULTS)/scores/scores.csv,$(CORES)))
+$(eval $(call STAGE,05_plot,05_plot,$(TRAININGS) $(EVALUATIONS),$(RESULTS)/scores/scores.csv,$(CORES),-p seeds "$(SEEDS)"))
 
 stages: $(TRAININGS:%=$(EXECUTED)/%.ipynb) $(EVALUATIONS:%=$(EXECUTED)/%.ipynb) $(EXECUTED)/05_plot.ipynb
 	@:
@@ -223,11 +224,12 @@ bench: env  ## print the models' sizes and their speed on this machine
 MADE := runs notebooks logs report examples scores/museval
 
 clean:  ## delete what `make reproduce` made for PROFILE, save the committed results
-	rm -rf $(DATA) $(MADE:%=$(RESULTS)/%)
+	rm -rf "$(DATA)" $(MADE:%="$(RESULTS)/%")
 
 distclean:  ## delete the same for every profile, and the environment
 	rm -rf .venv .cache .pytest_cache .ruff_cache .hypothesis *.egg-info
-	rm -rf $(or $(CUNET_DATA),data) $(foreach made,$(MADE),$(PROFILES:%=$(or $(CUNET_RESULTS),results)/%/$(made)))
+	rm -rf $(PROFILES:%="$(or $(CUNET_DATA),data)/%")
+	rm -rf $(foreach made,$(MADE),$(PROFILES:%="$(or $(CUNET_RESULTS),results)/%/$(made)"))
 
 lock:  ## pin every dependency anew (needs uv)
 	@command -v uv >/dev/null || { echo "make lock needs uv on PATH." >&2; exit 1; }

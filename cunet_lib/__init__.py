@@ -7,6 +7,7 @@ what its last column names; ``tests/test_imports.py`` reads this table and holds
 |---|---|---|
 | `quiet` | TensorFlow's start-up noise, kept from terminals and notebooks | every other module, `tensorflow` |
 | `config` | profiles: frozen, validated settings read from YAML; sizes; every path | every other module, `tensorflow` |
+| `files` | files written as a whole, hashes of files and code | every other module, `tensorflow` |
 | `progress` | progress of long loops: a bar on a terminal, lines elsewhere | every other module, `tensorflow` |
 | `parallel` | processes for independent tracks, and how many | every other module, `tensorflow` |
 | `composer` | songs of the rendered corpus as plain data | `tensorflow`, `models` |

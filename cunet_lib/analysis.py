@@ -21,7 +21,14 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from cunet_lib.config import INSTRUMENTS, VARIANTS, ConfigError
+from cunet_lib.config import (
+    INSTRUMENTS,
+    PROTOCOL,
+    SCORE_COLUMNS,
+    SCORE_METRICS,
+    VARIANTS,
+    ConfigError,
+)
 
 SYSTEMS = ("mixture", "unet", *VARIANTS, "ideal_ratio_mask")
 """Every scored system, from the lower to the upper bound; ``unet`` is the four dedicated ones."""
@@ -31,27 +38,14 @@ TRAINED = ("unet", *VARIANTS)
 ALL = "all"
 TARGETS = (ALL, *INSTRUMENTS)
 
-METRICS = ("SDR", "SIR", "SAR", "ISR")
-PROTOCOL = "BSS Eval v4"
 AGGREGATION = "median over frames"
-
-SCORE_COLUMNS = (
-    "model",
-    "seed",
-    "track",
-    "target",
-    "metric",
-    "protocol",
-    "aggregation",
-    "value",
-    "frames",
-    "undefined_frames",
-)
 
 _KEYS = ["model", "seed", "track", "target", "metric", "protocol", "aggregation"]
 
 
-def load_scores(folder: Path, *, require: Sequence[str] = SYSTEMS) -> pd.DataFrame:
+def load_scores(
+    folder: Path, *, require: Sequence[str] = SYSTEMS, seeds: Sequence[int] | None = None
+) -> pd.DataFrame:
     """Read and check the score tables of all systems.
 
     Parameters
@@ -60,11 +54,14 @@ def load_scores(folder: Path, *, require: Sequence[str] = SYSTEMS) -> pd.DataFra
         Holds one ``<system>-seed<seed>.csv`` per system and seed.
     require
         Systems that must be there.
+    seeds
+        Seeds of the training runs; all that are found if not given.
 
     Returns
     -------
     pandas.DataFrame
-        Columns :data:`SCORE_COLUMNS`; ordered by system, seed, track, target, metric.
+        Columns :data:`cunet_lib.config.SCORE_COLUMNS`; ordered by system, seed, track, target and
+        metric.
 
     Raises
     ------
@@ -76,7 +73,9 @@ def load_scores(folder: Path, *, require: Sequence[str] = SYSTEMS) -> pd.DataFra
     remedy = f"run `make reproduce PROFILE={folder.parent.name}`"
     found = {}
     for path in sorted(folder.glob("*-seed*.csv")):
-        found.setdefault(path.stem.rsplit("-seed", 1)[0], []).append(path)
+        system, seed = path.stem.rsplit("-seed", 1)
+        if system not in TRAINED or seeds is None or seed in map(str, seeds):
+            found.setdefault(system, []).append(path)
     for system in require:
         if system not in found:
             raise ConfigError(f"No scores of {system} ({system}-seed*.csv) in scores; {remedy}.")
@@ -104,7 +103,7 @@ def _read_scores(path: Path) -> pd.DataFrame:
     if frame.empty:
         raise ConfigError(problem.format("it has no rows"))
     frame = frame[list(SCORE_COLUMNS)]
-    for column, valid in (("model", SYSTEMS), ("target", INSTRUMENTS), ("metric", METRICS)):
+    for column, valid in (("model", SYSTEMS), ("target", INSTRUMENTS), ("metric", SCORE_METRICS)):
         unknown = sorted(set(frame[column]) - set(valid))
         if unknown:
             raise ConfigError(problem.format(f"unknown {column} {unknown[0]!r}"))
@@ -127,7 +126,8 @@ def _read_scores(path: Path) -> pd.DataFrame:
 def _ordered(frame: pd.DataFrame) -> pd.DataFrame:
     """Rows in the study's order of systems, targets and metrics."""
     order = {
-        name: position for position, name in enumerate((*SYSTEMS, *TARGETS, *METRICS), start=1)
+        name: position
+        for position, name in enumerate((*SYSTEMS, *TARGETS, *SCORE_METRICS), start=1)
     }
     ranks = ("model", "reference", "target", "metric")
     columns = [

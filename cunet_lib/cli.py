@@ -13,7 +13,7 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from cunet_lib.config import load_profile, profile_names
+from cunet_lib.config import ConfigError, load_profile, profile_names
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except FileNotFoundError as error:
         named = error.filename and f"No file {error.filename}: {error.strerror}."
         return _complain(named or str(error))
-    except ValueError as error:
+    except ConfigError as error:
         return _complain(str(error))
     except KeyboardInterrupt:
         logging.disable()  # asyncio's complaints about tasks that ended with the kernel

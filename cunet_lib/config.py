@@ -35,6 +35,22 @@ PAPER_NAMES = {
     "cnn_complex": "C-U-Net-CoC",
 }
 
+PROTOCOL = "BSS Eval v4"
+SCORE_METRICS = ("SDR", "ISR", "SIR", "SAR")
+SCORE_COLUMNS = (
+    "model",
+    "seed",
+    "track",
+    "target",
+    "metric",
+    "protocol",
+    "aggregation",
+    "value",
+    "frames",
+    "undefined_frames",
+)
+"""Columns of the long score table: one row per value."""
+
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
@@ -49,7 +65,7 @@ class _Section(BaseModel):
 class Data(_Section):
     """Where the tracks come from."""
 
-    source: Literal["rendered", "musdb18", "musdb7s"]
+    source: Literal["rendered", "musdb18"]
     seed: int = Field(0, ge=0)
     train_tracks: int = Field(48, ge=2, description="rendered songs in the train subset")
     test_tracks: int = Field(12, ge=1, description="rendered songs in the test subset")
@@ -129,8 +145,7 @@ class Train(_Section):
     min_delta: float = Field(1e-5, ge=0)
     progressive: Probability = Field(0.25, description="condition and target scaled by U(0, 1)")
     remix: Probability = Field(0.25, description="other stems drawn from other tracks")
-    conditions: Literal["one_hot"] = "one_hot"
-    precision: Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"] = "auto"
+    precision: Literal["auto", "float32", "mixed_bfloat16"] = "auto"
     jit: Literal["auto", "on", "off"] = "auto"
     validation_patches: int = Field(256, ge=1, description="at most, per instrument")
 

@@ -21,6 +21,7 @@ import numpy as np
 import soundfile
 
 from cunet_lib.composer import STEMS, SUBSETS, Song, compose, song_name
+from cunet_lib.files import code_hash, write_json
 from cunet_lib.parallel import pool
 from cunet_lib.synth import RATE, render
 
@@ -93,7 +94,12 @@ def render_corpus(
     if root.exists() and not root.is_dir():
         raise ValueError(f"{root} is a file; choose a folder for the corpus.")
 
-    settings = {"seed": seed, "seconds": float(seconds), "rate": RATE, "code": _code()}
+    settings = {
+        "seed": seed,
+        "seconds": float(seconds),
+        "rate": RATE,
+        "code": code_hash("composer", "synth", "voice", "corpus"),
+    }
     plan = [
         (subset, index, song_name(seed, subset, index))
         for subset, count in zip(SUBSETS, (train_tracks, test_tracks), strict=True)
@@ -114,7 +120,7 @@ def render_corpus(
         "hash": whole,
         "tracks": ordered,
     }
-    _write_json(root / INDEX, index)
+    write_json(root / INDEX, index)
     return ordered
 
 
@@ -170,7 +176,7 @@ def _render_song(root: Path, settings: dict[str, Any], job: tuple[str, int]) -> 
     for stem, audio in pcm.items():
         soundfile.write(temporary / f"{stem}.wav", audio, RATE, subtype="PCM_16")
     record = _record(song, pcm)
-    _write_json(temporary / SONG, {"settings": settings, "record": record})
+    write_json(temporary / SONG, {"settings": settings, "record": record})
     shutil.rmtree(folder, ignore_errors=True)
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary.replace(folder)
@@ -277,18 +283,3 @@ def _check_space(root: Path, plan: list, seconds: float) -> None:
             f"The corpus needs {need / 1e9:.1f} GB in {root}, where {free / 1e9:.1f} GB are free; "
             "free some space or set CUNET_DATA to a larger disk."
         )
-
-
-def _write_json(path: Path, content: Any) -> None:
-    temporary = path.with_name(f"{path.name}.tmp")
-    text = json.dumps(content, indent=1, ensure_ascii=False)
-    temporary.write_text(text + "\n", encoding="utf-8")
-    temporary.replace(path)
-
-
-def _code() -> str:
-    """Hash of the modules that decide how a song sounds: a change of them renders anew."""
-    digest = hashlib.sha256()
-    for name in ("composer", "synth", "voice"):
-        digest.update(Path(__file__).with_name(f"{name}.py").read_bytes())
-    return digest.hexdigest()[:16]

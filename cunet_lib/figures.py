@@ -29,6 +29,7 @@ from matplotlib.ticker import MaxNLocator, MultipleLocator
 from cunet_lib import analysis
 from cunet_lib.analysis import ALL, SYSTEMS, TRAINED
 from cunet_lib.config import INSTRUMENTS, UNETS, VARIANTS, ConfigError, Profile
+from cunet_lib.files import write_atomically
 from cunet_lib.results import (
     LABELS,
     check_name,
@@ -40,7 +41,6 @@ from cunet_lib.results import (
     run_note,
     score_note,
     target_label,
-    write_atomically,
 )
 from cunet_lib.spectral import stft
 

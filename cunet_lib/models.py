@@ -8,6 +8,7 @@ with; a C-U-Net takes the condition vector as second input. Sizes and details fo
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import pandas as pd
 from keras import initializers, layers
 
 from cunet_lib.config import INSTRUMENTS, PAPER_NAMES, UNETS, VARIANTS, ConfigError
+from cunet_lib.files import replacing
 from cunet_lib.film import FiLM
 
 PAPER_SHAPE = (512, 128, 1)
@@ -104,7 +106,8 @@ def build_unet(
     seed
         Of the initial weights and of dropout.
     precision
-        Keras dtype policy of the convolutions; normalisation and mask stay float32.
+        Keras dtype policy. Under a mixed one normalisation computes in float32 (Keras sees to
+        it), and the mask and the control network are float32 throughout.
 
     Returns
     -------
@@ -366,7 +369,7 @@ def load(path: Path | str, *, precision: str | None = None) -> keras.Model:
         raise ConfigError(f"No model at {path}; train it with `make reproduce` or name another.")
     try:
         model = keras.saving.load_model(path, compile=False, safe_mode=True)
-    except (ValueError, OSError, TypeError, KeyError) as error:
+    except (ValueError, OSError, TypeError, KeyError, zipfile.BadZipFile) as error:
         raise ConfigError(
             f"{path} cannot be read as a Keras model; it is damaged or was not saved by the study."
         ) from error
@@ -391,11 +394,9 @@ def with_precision(model: keras.Model, precision: str) -> keras.Model:
 
 def save_half(model: keras.Model, path: Path) -> None:
     """Save weights in half precision, half the size; :func:`load` gives float32 on demand."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     half = with_precision(model, "float16")
-    temporary = path.with_name(f".{path.stem}.partial.keras")
-    half.save(temporary)
-    temporary.replace(path)
+    with replacing(path) as partial:
+        half.save(partial)
 
 
 def count_parameters(model: keras.Model) -> tuple[int, int]:

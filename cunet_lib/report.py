@@ -20,9 +20,9 @@ from pathlib import Path
 import jinja2
 import pandas as pd
 
-from cunet_lib.analysis import SCORE_COLUMNS
-from cunet_lib.config import INSTRUMENTS, ROOT, ConfigError, Profile
+from cunet_lib.config import INSTRUMENTS, ROOT, SCORE_COLUMNS, ConfigError, Profile
 from cunet_lib.figures import save_figure
+from cunet_lib.files import write_atomically
 from cunet_lib.results import (
     LABELS,
     count,
@@ -32,7 +32,6 @@ from cunet_lib.results import (
     missing,
     number,
     read_json,
-    write_atomically,
 )
 from cunet_lib.tables import save_table
 

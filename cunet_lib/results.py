@@ -16,7 +16,7 @@ import pandas as pd
 
 from cunet_lib import analysis
 from cunet_lib.analysis import ALL, TRAINED
-from cunet_lib.config import INSTRUMENTS, UNETS, VARIANTS, ConfigError, Profile
+from cunet_lib.config import INSTRUMENTS, PROTOCOL, UNETS, VARIANTS, ConfigError, Profile
 
 LABELS = {
     "mixture": "Mixture",
@@ -41,19 +41,6 @@ RATIOS = {
 def target_label(target: str) -> str:
     """Name of an instrument, or of their mean."""
     return "all (mean)" if target == ALL else target
-
-
-def write_atomically(path: Path, content: str | bytes) -> Path:
-    """Write a file under another name and rename it, so that nobody reads half of it."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.partial")
-    try:
-        temporary.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path
 
 
 def check_name(name: str, caption: str) -> None:
@@ -87,20 +74,36 @@ def score_note(
     chosen = scores[
         scores["metric"].isin(metrics)
         & (scores["aggregation"] == analysis.AGGREGATION)
-        & (scores["protocol"] == analysis.PROTOCOL)
+        & (scores["protocol"] == PROTOCOL)
     ]
     ratios = ", ".join(f"{metric}: {RATIOS[metric]}" for metric in metrics)
     seeds = sorted(set(chosen.loc[chosen["model"].isin(TRAINED), "seed"]))
-    runs = f"seed {seeds[0]}" if len(seeds) == 1 else f"mean over seeds {listed(seeds)} per track"
+    if not seeds:
+        runs = "no trained model"
+    elif len(seeds) == 1:
+        runs = (
+            f"one training run per model (seed {seeds[0]}), so the spread between runs is not seen"
+        )
+    else:
+        runs = f"mean over seeds {listed(seeds)} per track"
     # Every metric of a frame is undefined together: count one of them.
     one = chosen[chosen["metric"] == metrics[0]]
     undefined, frames = int(one["undefined_frames"].sum()), int(one["frames"].sum())
-    left_out = f"{undefined} of {frames} frames have no defined score (silence) and are left out."
+    left_out = (
+        f"Of {frames} frames, counted over all systems, instruments and runs, {undefined} have no "
+        "defined score (a signal in them is silent) and are left out."
+    )
+    bounds = ""
+    if "ideal_ratio_mask" in set(chosen["model"]):
+        bounds = (
+            " Ideal ratio mask: the target's power over the sum of all instruments' powers, known "
+            "from the references."
+        )
     return (
-        f"{data_note(settings)} {ratios} in dB by {analysis.PROTOCOL} (museval), "
+        f"{data_note(settings)} {ratios} in dB by {PROTOCOL} (museval), "
         f"{settings.evaluate.window_seconds:g} s frames, {analysis.AGGREGATION} in each track; "
-        f"{_rate(settings)}; {count(chosen['track'].nunique(), 'test track')}; {runs or 'no seed'}."
-        f" {left_out}"
+        f"{_rate(settings)}; {count(chosen['track'].nunique(), 'test track')}; {runs}."
+        f" {left_out}{bounds}"
     )
 
 
@@ -141,13 +144,20 @@ _RUN_KEYS = (
 )
 
 
-def load_runs(settings: Profile, *, require: Sequence[str] = (*UNETS, *VARIANTS)) -> pd.DataFrame:
+def load_runs(
+    settings: Profile,
+    *,
+    require: Sequence[str] = (*UNETS, *VARIANTS),
+    seeds: Sequence[int] | None = None,
+) -> pd.DataFrame:
     """Records of all training runs, one row per model and seed.
 
     Parameters
     ----------
     require
-        Models that must have been trained, with any seed.
+        Models that must have been trained.
+    seeds
+        Seeds of the runs; all that are found if not given.
 
     Returns
     -------
@@ -166,7 +176,9 @@ def load_runs(settings: Profile, *, require: Sequence[str] = (*UNETS, *VARIANTS)
     rows = []
     for path in sorted(paths.runs.glob("*-seed*/run.json")):
         record = read_json(settings, path)
-        if record.get("model") in (*UNETS, *VARIANTS):
+        if record.get("model") in (*UNETS, *VARIANTS) and (
+            seeds is None or record.get("seed") in seeds
+        ):
             rows.append({**record, "folder": path.parent})
     order = {model: position for position, model in enumerate((*UNETS, *VARIANTS))}
     rows.sort(key=lambda row: (order[row["model"]], row["seed"]))
@@ -181,7 +193,7 @@ def load_runs(settings: Profile, *, require: Sequence[str] = (*UNETS, *VARIANTS)
     return frame
 
 
-def load_excerpt(settings: Profile) -> pd.DataFrame:
+def load_excerpt(settings: Profile, *, seeds: Sequence[int] | None = None) -> pd.DataFrame:
     """Scores on the one real excerpt, one row per system and instrument, means over seeds.
 
     Returns
@@ -195,7 +207,13 @@ def load_excerpt(settings: Profile) -> pd.DataFrame:
         If there are none, or a table lacks a column.
     """
     folder = settings.paths.scores / "excerpt"
-    paths = sorted(folder.glob("*-seed*.csv"))
+    paths = [
+        path
+        for path in sorted(folder.glob("*-seed*.csv"))
+        if seeds is None
+        or path.stem.rsplit("-seed", 1)[0] not in analysis.TRAINED
+        or path.stem.rsplit("-seed", 1)[1] in map(str, seeds)
+    ]
     if not paths:
         raise missing(settings, folder / "unet-seed0.csv")
     columns = ("model", "seed", "target", "metric", "value")

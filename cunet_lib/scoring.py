@@ -16,7 +16,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from cunet_lib.config import INSTRUMENTS, ConfigError, Evaluate, Profile, Signal
+from cunet_lib.config import (
+    INSTRUMENTS,
+    PROTOCOL,
+    SCORE_COLUMNS,
+    SCORE_METRICS,
+    ConfigError,
+    Evaluate,
+    Profile,
+    Signal,
+)
+from cunet_lib.files import code_hash, replacing, write_atomically
 from cunet_lib.parallel import pool
 from cunet_lib.spectral import istft, stft
 from cunet_lib.stems import STEMS, Source, decode, ensure_ffmpeg
@@ -24,21 +34,6 @@ from cunet_lib.store import Entry, Store
 
 ORACLES = ("mixture", "ideal_ratio_mask")
 """Systems that bound the others: the mixture from below, the ideal mask from above."""
-
-PROTOCOL = "BSS Eval v4"
-METRICS = ("SDR", "ISR", "SIR", "SAR")
-COLUMNS = (
-    "model",
-    "seed",
-    "track",
-    "target",
-    "metric",
-    "protocol",
-    "aggregation",
-    "value",
-    "frames",
-    "undefined_frames",
-)
 
 
 def score_track(
@@ -79,12 +74,12 @@ def score_track(
     # A stand-in keeps museval going where an estimate is silent; its scores are dropped below.
     given = np.where(scored[:, None], estimates, references)[heard]
     frames = max(0, (references.shape[1] - window + hop) // hop) or 1
-    values = np.full((len(METRICS), len(INSTRUMENTS), frames), np.nan)
+    values = np.full((len(SCORE_METRICS), len(INSTRUMENTS), frames), np.nan)
     if heard.any():
         results = museval.evaluate(
             references[heard, :, None], given[..., None], win=window, hop=hop, mode="v4"
         )
-        values = np.full((len(METRICS), len(INSTRUMENTS), results[0].shape[1]), np.nan)
+        values = np.full((len(SCORE_METRICS), len(INSTRUMENTS), results[0].shape[1]), np.nan)
         values[:, heard] = results
         values[:, ~scored] = np.nan
     record = museval.TrackStore(
@@ -93,11 +88,9 @@ def score_track(
     for index, instrument in enumerate(INSTRUMENTS):
         record.add_target(
             target_name=instrument,
-            values={metric: values[place, index] for place, metric in enumerate(METRICS)},
+            values={metric: values[place, index] for place, metric in enumerate(SCORE_METRICS)},
         )
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(record.json, encoding="utf-8")
-    partial.replace(path)
+    write_atomically(path, record.json)
 
 
 def read_track(path: Path, *, track: str, model: str, seed: int) -> pd.DataFrame:
@@ -105,7 +98,7 @@ def read_track(path: Path, *, track: str, model: str, seed: int) -> pd.DataFrame
     content = json.loads(path.read_text(encoding="utf-8"))
     rows = []
     for target in content["targets"]:
-        for metric in METRICS:
+        for metric in SCORE_METRICS:
             frames = np.array([frame["metrics"][metric] for frame in target["frames"]], dtype=float)
             defined = frames[np.isfinite(frames)]
             for aggregation, reduce in (("median", np.median), ("mean", np.mean)):
@@ -123,7 +116,7 @@ def read_track(path: Path, *, track: str, model: str, seed: int) -> pd.DataFrame
                         len(frames) - len(defined),
                     )
                 )
-    return pd.DataFrame(rows, columns=COLUMNS)
+    return pd.DataFrame(rows, columns=SCORE_COLUMNS)
 
 
 class Oracle:
@@ -143,7 +136,7 @@ class Oracle:
         If the name is unknown.
     """
 
-    version = "1"
+    version = "oracle"
 
     def __init__(self, name: str, signal: Signal):
         if name not in ORACLES:
@@ -208,11 +201,16 @@ def score_system(
     Returns
     -------
     pandas.DataFrame
-        Columns :data:`COLUMNS`, one row per track, target, metric and aggregation.
+        Columns :data:`cunet_lib.config.SCORE_COLUMNS`, one row per track, target, metric and
+        aggregation.
     """
     folder = settings.paths.museval / f"{model}-seed{seed}"
     _keep_only(
-        folder, f"{system.version} {store.hash} {settings.section_hash('separate', 'evaluate')}"
+        folder,
+        system.version,
+        store.hash,
+        settings.section_hash("signal", "separate", "evaluate"),
+        code_hash("spectral", "separation", "scoring"),
     )
     entries = store.split("test")
     missing = [entry for entry in entries if not _json(folder, entry.name).exists()]
@@ -250,9 +248,9 @@ def _json(folder: Path, track: str) -> Path:
     return folder / f"{track}.json"
 
 
-def _keep_only(folder: Path, version: str) -> None:
-    """Empty a folder of scores that belong to another version of the system, data or settings."""
-    digest = hashlib.sha256(version.encode()).hexdigest()
+def _keep_only(folder: Path, *facts: str) -> None:
+    """Empty a folder of scores that come from other weights, data, settings or code."""
+    digest = hashlib.sha256("\n".join(facts).encode()).hexdigest()
     marker = folder / "version.txt"
     if folder.exists() and (not marker.exists() or marker.read_text() != digest):
         shutil.rmtree(folder)
@@ -262,10 +260,7 @@ def _keep_only(folder: Path, version: str) -> None:
 
 def write_table(table: pd.DataFrame, path: Path) -> None:
     """Write a table as CSV; it appears only when complete."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    table.to_csv(partial, index=False)
-    partial.replace(path)
+    write_atomically(path, table.to_csv(index=False))
 
 
 def real_excerpt(sample_rate: int) -> np.ndarray:
@@ -366,12 +361,10 @@ def save_example(
     files = {folder / f"{stem}.flac": audio[index] for index, stem in enumerate(STEMS)}
     files |= {folder / model / f"{name}.flac": estimate for name, estimate in estimates.items()}
     for path, samples in files.items():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.partial")
         # Resampling may overshoot full scale by a hair; integers cannot hold that.
         clipped = np.clip(samples, -1.0, 1.0)
-        soundfile.write(
-            partial, clipped, settings.signal.sample_rate, format="FLAC", subtype="PCM_16"
-        )
-        partial.replace(path)
+        with replacing(path) as partial:
+            soundfile.write(
+                partial, clipped, settings.signal.sample_rate, format="FLAC", subtype="PCM_16"
+            )
     return estimates

@@ -7,7 +7,9 @@ laid end to end, as in the paper, with ``overlap=0``); the mixture's phase and l
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -143,12 +145,15 @@ class System:
     Raises
     ------
     ConfigError
-        If a model has not been trained yet.
+        If a model has not been trained yet, or was trained with other signal settings.
     """
 
     def __init__(self, settings: Profile, name: str, *, seed: int):
         names = UNETS if name == "unet" else (name,)
-        paths = [settings.paths.run(model, seed) / "model.keras" for model in names]
+        folders = [settings.paths.run(model, seed) for model in names]
+        for folder in folders:
+            _check_signal(folder, settings.signal)
+        paths = [folder / "model.keras" for folder in folders]
         separators = [Separator(load(path), settings.signal, settings.separate) for path in paths]
         self.version = hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()
         self._separators = (
@@ -158,3 +163,15 @@ class System:
     def __call__(self, mixture: np.ndarray) -> np.ndarray:
         """Estimates ``(instruments, samples)`` of a mono mixture ``(samples,)``."""
         return np.stack(list(separate_instruments(self._separators, mixture).values()))
+
+
+def _check_signal(folder: Path, signal: Signal) -> None:
+    path = folder / "run.json"
+    if not path.is_file():
+        raise ConfigError(f"No finished training run in {folder}; `make reproduce` trains it.")
+    trained = json.loads(path.read_text(encoding="utf-8"))["settings"]["signal"]
+    if trained != signal.model_dump(mode="json"):
+        raise ConfigError(
+            f"The model in {folder} was trained with the signal settings {trained}; "
+            "separate with the same."
+        )

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -19,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from cunet_lib.config import ConfigError, Profile, Signal
+from cunet_lib.files import code_hash, replacing, sha256, write_json
 from cunet_lib.parallel import pool
 from cunet_lib.spectral import magnitude_scale
 from cunet_lib.stems import STEMS, Source, decode, list_sources
@@ -90,13 +90,6 @@ class Store:
         """Tracks of ``"train"``, ``"valid"`` or ``"test"``."""
         return [entry for entry in self.entries if entry.split == name]
 
-    def entry(self, name: str) -> Entry:
-        """Track by name; ConfigError if there is none."""
-        for entry in self.entries:
-            if entry.name == name:
-                return entry
-        raise ConfigError(f"No track {name!r} in {self.folder}.")
-
     def audio(self, entry: Entry) -> np.ndarray:
         """Memory-mapped stems of a track, ``(5, samples)`` float32, read-only."""
         path = self.folder / entry.file
@@ -134,6 +127,24 @@ class Store:
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
 
+def open_store(settings: Profile) -> Store:
+    """The store that a profile prepared.
+
+    Raises
+    ------
+    ConfigError
+        As :class:`Store`, or if it was prepared with other data or signal settings.
+    """
+    store = Store(settings.paths.store)
+    if store.settings_hash != settings.section_hash("data", "signal"):
+        raise ConfigError(
+            f"The store {store.folder} was prepared with other data or signal settings; "
+            "run the preprocess notebook with these, or give the run a name of its own "
+            "(overrides: name=NAME)."
+        )
+    return store
+
+
 def build_store(
     settings: Profile,
     *,
@@ -158,7 +169,7 @@ def build_store(
     """
     folder = settings.paths.store
     folder.mkdir(parents=True, exist_ok=True)
-    for leftover in folder.glob(".*.partial*"):
+    for leftover in folder.glob(".*.partial-*"):
         leftover.unlink()
     sources = list_sources(settings)
     known = _known(folder)
@@ -195,13 +206,14 @@ def _known(folder: Path) -> dict[str, Entry]:
     known = {}
     for entry in store.entries:
         path = folder / entry.file
-        if path.is_file() and _sha256(path) == entry.sha256:
+        if path.is_file() and sha256(path) == entry.sha256:
             known[entry.source] = entry
     return known
 
 
 def _fingerprint(source: Source, settings: Profile) -> str:
-    facts = [f"{settings.signal.model_dump_json()} {source.name}"]
+    code = code_hash("stems", "spectral", "store")
+    facts = [f"{settings.signal.model_dump_json()} {code} {source.name}"]
     for path in source.files:
         status = path.stat()
         facts.append(f"{path.name} {status.st_size} {status.st_mtime_ns}")
@@ -212,13 +224,9 @@ def _prepare(task: tuple[Source, str, Profile, Path]) -> Entry:
     source, fingerprint, settings, folder = task
     audio = decode(source, settings.signal.sample_rate)
     name = f"{fingerprint[:20]}.npy"
-    partial = folder / f".{name}.partial"
-    with partial.open("wb") as file:
-        np.save(file, audio, allow_pickle=False)
-        file.flush()
-        os.fsync(file.fileno())
-    digest = _sha256(partial)
-    partial.replace(folder / name)
+    with replacing(folder / name) as partial:
+        np.save(partial, audio, allow_pickle=False)
+        digest = sha256(partial)
     return Entry(
         name=source.name,
         split=source.split,
@@ -231,14 +239,6 @@ def _prepare(task: tuple[Source, str, Profile, Path]) -> Entry:
     )
 
 
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 def _write_index(folder: Path, settings: Profile, entries: list[Entry]) -> None:
     index = {
         "signal": settings.signal.model_dump(),
@@ -246,9 +246,4 @@ def _write_index(folder: Path, settings: Profile, entries: list[Entry]) -> None:
         "stems": list(STEMS),
         "tracks": [asdict(entry) for entry in entries],
     }
-    partial = folder / f".{INDEX}.partial"
-    with partial.open("w", encoding="utf-8") as file:
-        json.dump(index, file, indent=1, ensure_ascii=False)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(folder / INDEX)
+    write_json(folder / INDEX, index)

@@ -16,6 +16,7 @@ import pandas as pd
 from cunet_lib import analysis
 from cunet_lib.analysis import SYSTEMS
 from cunet_lib.config import INSTRUMENTS, PAPER_NAMES, UNETS, VARIANTS, Profile
+from cunet_lib.files import write_atomically
 from cunet_lib.results import (
     LABELS,
     check_name,
@@ -25,7 +26,6 @@ from cunet_lib.results import (
     run_note,
     score_note,
     target_label,
-    write_atomically,
 )
 
 # ------------------------------------------------------------------------------ saving
@@ -272,7 +272,9 @@ def training_table(settings: Profile, runs: pd.DataFrame) -> Table:
     for seed, group in unets.groupby("seed"):
         if len(group) < len(INSTRUMENTS):
             continue
-        patches = (group["steps"] * group["batch_size"]).sum()
+        # Patches over the time that training took at each run's own rate.
+        patches_of, rates = group["steps"] * group["batch_size"], group["patches_per_second"]
+        patches = patches_of.sum()
         total = {
             "model": "unet",
             "seed": seed,
@@ -282,7 +284,7 @@ def training_table(settings: Profile, runs: pd.DataFrame) -> Table:
             "best_epoch": float("nan"),
             "best_val_loss": float("nan"),
             "seconds": group["seconds"].sum(),
-            "patches_per_second": patches / group["seconds"].sum(),
+            "patches_per_second": patches / (patches_of / rates).sum(),
             "precision": group["precision"].iloc[0],
         }
         sums.append(total)
@@ -309,8 +311,9 @@ def training_table(settings: Profile, runs: pd.DataFrame) -> Table:
     precisions = listed(sorted(set(runs["precision"])))
     sizes = listed(sorted(set(runs["batch_size"])))
     caption = (
-        f"Training cost, batches of {sizes} patches, precision {precisions}; wall-clock time on "
-        "the machine that the manifest describes. Loss: mean absolute error of magnitudes. "
+        f"Training cost, batches of {sizes} patches, precision {precisions}; time from start to "
+        "record, with validation, on the machine that the manifest describes, where runs share the "
+        "cores; patches per second of training alone. Loss: mean absolute error of magnitudes. "
         f"{run_note(settings, runs)}"
     )
     return Table("training", frame, display, caption)

@@ -7,8 +7,6 @@ TensorBoard ``logs`` and, written last, ``run.json``.
 
 from __future__ import annotations
 
-import csv
-import json
 import platform
 import shutil
 import subprocess
@@ -20,12 +18,14 @@ from pathlib import Path
 
 import keras
 import numpy as np
+import pandas as pd
 from keras import ops
 
 from cunet_lib import models
 from cunet_lib.batches import Batch, TrainingBatches, validation_batches
 from cunet_lib.conditions import all_one_hot
-from cunet_lib.config import INSTRUMENTS, ROOT, Profile, Signal
+from cunet_lib.config import INSTRUMENTS, ROOT, ConfigError, Profile, Signal
+from cunet_lib.files import replacing, write_atomically, write_json
 from cunet_lib.parallel import cores
 from cunet_lib.spectral import graph_magnitude
 from cunet_lib.store import Store
@@ -129,9 +129,9 @@ def train(
         The run record, as written to ``run.json``.
     """
     started = time.perf_counter()
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "run.json").unlink(missing_ok=True)
-    shutil.rmtree(folder / "logs", ignore_errors=True)
+    # Nothing of an earlier run may pass for this one's.
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
     keras.utils.set_random_seed(seed)
     network = new_network(settings, model, seed=seed)
     batches = TrainingBatches(store, settings, model=model, seed=seed)
@@ -163,13 +163,19 @@ def train(
             _SaveBest(network, folder / "model.keras"),
             history,
             *_callbacks(settings),
+            keras.callbacks.TerminateOnNaN(),
             keras.callbacks.TensorBoard(folder / "logs", write_graph=False),
         ],
         shuffle=False,
         verbose=0,
     )
+    if not all(np.isfinite(row["loss"] + row["val_loss"]) for row in history.rows):
+        raise ConfigError(
+            f"{model}: the loss is not finite after epoch {len(history.rows)}; "
+            "lower train.learning_rate, or set train.precision=float32."
+        )
     best = models.load(folder / "model.keras")
-    _write_json(folder / "architecture.json", models.describe(best))
+    write_json(folder / "architecture.json", models.describe(best))
     if models.is_conditioned(best):
         film_table(best).to_csv(folder / "film.csv", index=False)
     parameters, trainable = models.count_parameters(best)
@@ -200,7 +206,7 @@ def train(
         "commit": _commit(),
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
-    _write_json(folder / "run.json", record)
+    write_json(folder / "run.json", record)
     return record
 
 
@@ -272,9 +278,8 @@ class _SaveBest(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         if logs["val_loss"] < self.best:
             self.best = logs["val_loss"]
-            partial = self.path.with_name(".model.partial.keras")
-            self.network.save(partial)
-            partial.replace(self.path)
+            with replacing(self.path) as partial:
+                self.network.save(partial)
 
 
 class _History(keras.callbacks.Callback):
@@ -307,23 +312,12 @@ class _History(keras.callbacks.Callback):
             "patches_per_second": round(self.patches / seconds, 2),
         }
         self.rows.append(row)
-        partial = self.path.with_name(".history.partial.csv")
-        with partial.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, row)
-            writer.writeheader()
-            writer.writerows(self.rows)
-        partial.replace(self.path)
+        write_atomically(self.path, pd.DataFrame(self.rows).to_csv(index=False))
         self.report(
             f"epoch {row['epoch']}/{self.epochs}  loss {row['loss']:.3e}  "
             f"validation {row['val_loss']:.3e}  rate {row['learning_rate']:.1e}  "
             f"{row['patches_per_second']:.0f} patches/s"
         )
-
-
-def _write_json(path: Path, content) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    partial.replace(path)
 
 
 def _commit() -> str | None:

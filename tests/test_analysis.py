@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 from cunet_lib import analysis
-from cunet_lib.config import ConfigError
+from cunet_lib.config import SCORE_COLUMNS, ConfigError
 
 INSTRUMENTS = ("bass", "drums", "other", "vocals")
 TRACKS = ("A - 1", "B - 2", "C - 3", "NA")
@@ -28,7 +28,7 @@ def score_rows(model, value, *, seed=0, tracks=TRACKS, targets=INSTRUMENTS, unde
                 rows.append(
                     (*key, metric, "BSS Eval v4", aggregation, score + extra + shift, *frames)
                 )
-    return pd.DataFrame(rows, columns=analysis.SCORE_COLUMNS)
+    return pd.DataFrame(rows, columns=SCORE_COLUMNS)
 
 
 def study(**changes):
@@ -57,7 +57,7 @@ def test_load_scores_keeps_values_and_names_and_ignores_other_files(tmp_path):
     folder = write(tmp_path / "demo" / "scores", study())
     (folder / "scores.csv").write_text("not,scores\n1,2\n")
     loaded = analysis.load_scores(folder, require=("unet", "mixture"))
-    assert tuple(loaded.columns) == analysis.SCORE_COLUMNS
+    assert tuple(loaded.columns) == SCORE_COLUMNS
     assert len(loaded) == len(study())
     assert set(loaded["track"]) == set(TRACKS)  # also the track that is named NA
     assert loaded["model"].drop_duplicates().tolist() == [

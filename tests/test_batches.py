@@ -98,6 +98,23 @@ def test_probabilities_are_the_settings(tones):
     np.testing.assert_allclose(shares, 0.25, atol=0.04)
 
 
+def test_remix_replaces_the_other_instruments_with_the_set_probability(tones):
+    settings, store = tones
+    tracks = [(store.audio(entry), entry.scale) for entry in store.split("train")]
+    for remix in (0.0, 0.25, 1.0):
+        changed = with_train(settings, remix=remix, batch_size=32)
+        batches = [
+            TrainingBatches(store, changed, model="unet_other", seed=0).batch(step)
+            for step in range(4)
+        ]
+        mixed = [
+            not any(_holds(audio / scale, mixture, target, 3) for audio, scale in tracks)
+            for batch in batches
+            for mixture, target in zip(batch.mixture, batch.target, strict=True)
+        ]
+        assert np.mean(mixed) == pytest.approx(remix, abs=0.12)
+
+
 def test_remix_keeps_the_target_inside_the_mixture(tones):
     settings, store = tones
     settings = with_train(settings, remix=1.0, progressive=0.0, batch_size=32)

@@ -25,6 +25,7 @@ import pytest
 import soundfile
 
 from cunet_lib import analysis, config, drawing, figures, report, results, tables
+from cunet_lib.files import write_atomically
 
 NOTEBOOK = nbformat.read(config.ROOT / "notebooks" / "05_plot.ipynb", as_version=4)
 
@@ -383,7 +384,9 @@ def test_every_caption_of_scores_defines_them(study):
         if any(word in name for word in ("score", "difference", "outcome")):
             for words in ("BSS Eval v4 (museval)", "1 s frames", "median over frames"):
                 assert words in caption, name
-            assert "8192 Hz mono; 5 test tracks; seed 0" in caption, name
+            assert "8192 Hz mono; 5 test tracks; one training run per model (seed 0)" in caption, (
+                name
+            )
             assert "SDR: source-to-distortion ratio" in caption, name
 
 
@@ -461,7 +464,7 @@ def test_a_table_without_caption_is_refused(tmp_path):
 
 
 def test_a_failed_write_leaves_the_earlier_file(tmp_path, monkeypatch):
-    target = results.write_atomically(tmp_path / "file.txt", "first")
+    target = write_atomically(tmp_path / "file.txt", "first")
 
     def fail(self, data):
         Path.open(self, "wb").close()
@@ -469,7 +472,7 @@ def test_a_failed_write_leaves_the_earlier_file(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Path, "write_bytes", fail)
     with pytest.raises(OSError, match="disk full"):
-        results.write_atomically(target, "second")
+        write_atomically(target, "second")
     assert [path.name for path in tmp_path.iterdir()] == ["file.txt"]
     assert target.read_text() == "first"
 
@@ -509,7 +512,8 @@ def test_training_table_adds_up_the_dedicated_unets(study):
     assert len(single) == 4
     assert frame.loc["unet", "seconds"] == single["seconds"].sum()
     assert frame.loc["unet", "steps"] == single["steps"].sum()
-    rate = (single["steps"] * single["batch_size"]).sum() / single["seconds"].sum()
+    patches = single["steps"] * single["batch_size"]
+    rate = patches.sum() / (patches / single["patches_per_second"]).sum()
     assert frame.loc["unet", "patches_per_second"] == pytest.approx(rate)
 
 

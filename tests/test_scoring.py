@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from cunet_lib import scoring
-from cunet_lib.config import INSTRUMENTS, ConfigError
+from cunet_lib.config import INSTRUMENTS, SCORE_COLUMNS, SCORE_METRICS, ConfigError
 from cunet_lib.stems import ensure_ffmpeg
 
 
@@ -33,9 +33,9 @@ def oracle_scores(tones):
 
 def test_table_has_a_row_for_everything(tones, oracle_scores):
     _, store = tones
-    assert tuple(oracle_scores) == scoring.COLUMNS
+    assert tuple(oracle_scores) == SCORE_COLUMNS
     tracks = len(store.split("test"))
-    assert len(oracle_scores) == 2 * tracks * len(INSTRUMENTS) * len(scoring.METRICS) * 2
+    assert len(oracle_scores) == 2 * tracks * len(INSTRUMENTS) * len(SCORE_METRICS) * 2
     assert set(oracle_scores["protocol"]) == {"BSS Eval v4"}
     assert (oracle_scores["frames"] == 4).all()
 
@@ -76,7 +76,17 @@ def test_a_system_gets_the_mixture_alone_and_is_scored_once(tones):
     scoring.score_system(settings, store, system=changed, **call)
     assert changed.seen
     stored = pd.read_csv(settings.paths.scores / "scaled-seed0.csv")
-    assert tuple(stored) == scoring.COLUMNS
+    assert tuple(stored) == SCORE_COLUMNS
+
+
+def test_scores_of_older_code_are_not_kept(tones, monkeypatch):
+    settings, store = tones
+    call = {"model": "older", "seed": 0, "workers": 1}
+    scoring.score_system(settings, store, system=Scaled(0.5), **call)
+    monkeypatch.setattr(scoring, "code_hash", lambda *modules: "changed")
+    system = Scaled(0.5)
+    scoring.score_system(settings, store, system=system, **call)
+    assert system.seen
 
 
 def test_silent_frames_are_counted_and_not_scored(tones, tmp_path, rng):

@@ -11,7 +11,7 @@ from conftest import write_tones
 from cunet_lib import stems
 from cunet_lib.config import ConfigError, load_profile
 from cunet_lib.spectral import magnitude_scale
-from cunet_lib.store import Store, build_store
+from cunet_lib.store import Store, build_store, open_store
 
 
 @pytest.fixture
@@ -98,6 +98,48 @@ def test_an_interrupted_store_is_not_believed(study, monkeypatch):
             build_store(study, workers=1)
     with pytest.raises(ConfigError, match="No prepared store"):
         Store(study.paths.store)
+
+
+def test_a_store_of_other_settings_is_refused(study):
+    build_store(study, workers=1)
+    assert open_store(study).entries
+    other = study.model_copy(update={"signal": study.signal.model_copy(update={"hop": 512})})
+    with pytest.raises(ConfigError, match="other data or signal settings"):
+        open_store(other)
+
+
+def test_code_that_decodes_otherwise_decodes_again(study, monkeypatch):
+    first = build_store(study, workers=1)
+    files = {entry.file for entry in first.entries}
+    monkeypatch.setattr("cunet_lib.store.code_hash", lambda *modules: "changed")
+    again = build_store(study, workers=1)
+    assert not files & {entry.file for entry in again.entries}
+
+
+def test_stem_files_are_read_from_a_musdb18_tree(tmp_path, monkeypatch):
+    stems.ensure_ffmpeg()
+    import stempeg
+
+    root = tmp_path / "musdb18"
+    for name in ("train/Añejo - One's", "train/B - Two", "test/C - Three"):
+        path = root / f"{name}.stem.mp4"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(stempeg.example_stem_path(), path)
+    monkeypatch.setenv("CUNET_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("CUNET_MUSDB", str(root))
+    data = load_profile("musdb18").data.model_copy(update={"validation": 1})
+    settings = load_profile("smoke").model_copy(update={"data": data})
+    store = build_store(settings, workers=1)
+    assert [entry.split for entry in store.entries] == ["valid", "train", "test"]
+    assert {entry.name for entry in store.entries} == {"Añejo - One's", "B - Two", "C - Three"}
+    audio = store.audio(store.entries[0])
+    # The stems are in the study's order: the bass is the lowest, the drums the least tonal.
+    spectra = np.abs(np.fft.rfft(audio, axis=1)) ** 2
+    frequency = np.fft.rfftfreq(audio.shape[1], 1 / settings.signal.sample_rate)
+    centroids = (spectra * frequency).sum(axis=1) / spectra.sum(axis=1)
+    assert np.argmin(centroids[1:]) == 0
+    correlation = np.corrcoef(audio[0], audio[1:].sum(axis=0))[0, 1]
+    assert correlation > 0.98
 
 
 def test_damaged_index_is_named(study):

@@ -2,12 +2,13 @@
 
 import json
 
-import keras
 import numpy as np
 import pandas as pd
 import pytest
+from keras import ops
 
 from cunet_lib import models, training
+from cunet_lib.config import ConfigError
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +56,53 @@ def test_kept_weights_are_those_of_the_best_epoch(run):
     assert trainer.evaluate(data, verbose=0) == pytest.approx(record["best_val_loss"], rel=1e-4)
 
 
+def test_only_the_best_epoch_is_kept(tmp_path):
+    network = models.build("unet_bass", shape=(16, 16, 1), filters=1, blocks=2)
+    save = training._SaveBest(network, tmp_path / "model.keras")
+    bias = network.get_layer("decoder_1_convolution").bias
+    for epoch, loss in enumerate((3.0, 1.0, 2.0, float("nan"))):
+        bias.assign(np.full(bias.shape, epoch))
+        save.on_epoch_end(epoch, {"val_loss": loss})
+    kept = models.load(tmp_path / "model.keras").get_layer("decoder_1_convolution").bias
+    np.testing.assert_array_equal(np.asarray(kept), 1.0)
+
+
+def test_plateau_halves_the_rate_and_then_stops(tones, tmp_path):
+    settings, store = tones
+    # No epoch can improve by this much.
+    train = settings.train.model_copy(
+        update={
+            "unet_epochs": 9,
+            "steps_per_epoch": 1,
+            "min_delta": 1e3,
+            "lr_patience": 1,
+            "patience": 3,
+        }
+    )
+    settings = settings.model_copy(update={"train": train})
+    record = training.train(
+        settings, store, "unet_bass", seed=0, folder=tmp_path / "run", report=lambda line: None
+    )
+    rates = pd.read_csv(tmp_path / "run" / "history.csv")["learning_rate"]
+    assert record["epochs"] == 4
+    np.testing.assert_allclose(rates, [1e-3, 1e-3, 5e-4, 2.5e-4], rtol=1e-5)
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_and_leaves_no_record(tones, tmp_path, monkeypatch):
+    settings, store = tones
+    monkeypatch.setattr(
+        training, "magnitude_error", lambda signal: lambda y, estimate: ops.mean(estimate) / 0.0
+    )
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "model.keras").write_text("an earlier run's")
+    with pytest.raises(ConfigError, match=r"not finite .* train\.learning_rate"):
+        training.train(
+            settings, store, "unet_bass", seed=0, folder=tmp_path / "run", report=lambda line: None
+        )
+    assert not (tmp_path / "run" / "model.keras").exists()
+    assert not (tmp_path / "run" / "run.json").exists()
+
+
 def test_same_seed_gives_the_same_run(run, tmp_path):
     settings, store, _, record, _ = run
     again = training.train(
@@ -85,10 +133,11 @@ def test_cosine_schedule_ends_at_the_minimum(tones):
     assert float(schedule(steps)) == pytest.approx(train.min_learning_rate, rel=1e-3)
 
 
-def test_mask_and_normalization_stay_in_float32():
+def test_mask_and_control_network_stay_in_float32():
     model = models.build("dense_complex", precision="mixed_bfloat16")
     assert model.output.dtype == "float32"
     assert model.get_layer("mask").compute_dtype == "float32"
     assert model.get_layer("encoder_3_convolution").compute_dtype == "bfloat16"
     assert all(weight.dtype == "float32" for weight in model.weights)
-    assert isinstance(model.get_layer("control"), keras.Model)
+    control = model.get_layer("control")
+    assert {layer.compute_dtype for layer in control.layers} == {"float32"}
