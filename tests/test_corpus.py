@@ -386,7 +386,7 @@ def test_changed_and_missing_songs_are_rendered_again(small, copy):
 
 def test_other_code_renders_anew(copy, monkeypatch):
     before = stamps(copy)
-    monkeypatch.setattr(corpus, "_code", lambda: "other")
+    monkeypatch.setattr(corpus, "code_hash", lambda *modules: "other")
     render_corpus(copy, **SMALL, workers=1)
     after = stamps(copy)
     assert all(after[name] != before[name] for name in before)
