@@ -41,7 +41,8 @@ class _Start:
     paper's code does. Spectrograms are small numbers, and normalisation adds 1e-3 to variances
     that are smaller still, so that the condition hardly reaches the gammas and betas at first.
     ``"he"`` keeps variances near 1 instead (He et al. 2015), and lets the gammas start around 1
-    with a spread of 0.5, so that conditions tell the instruments apart from the first step on.
+    with a spread of about a half, so that conditions tell the instruments apart from the first
+    step on.
     """
 
     def __init__(self, start: str, seed: int):
@@ -74,7 +75,7 @@ class _Start:
         """Initialisers of the layer that gives the gammas (``scale``) or the betas."""
         if not self.he:
             return {"kernel_initializer": self.kernel()}
-        kernel = initializers.VarianceScaling(0.25, mode="fan_in", seed=self.seed())
+        kernel = initializers.VarianceScaling(1.0, mode="fan_in", seed=self.seed())
         return {"kernel_initializer": kernel, "bias_initializer": "ones" if scale else "zeros"}
 
 

@@ -138,7 +138,7 @@ def test_description_follows_the_shapes_of_the_built_model():
 def test_he_start_spreads_gammas_around_one_and_tells_conditions_apart():
     model = models.build("dense_complex", **SMALL, start="he")
     table = models.film_parameters(model, np.eye(4))
-    assert table["gamma"].mean() == pytest.approx(1, abs=0.15)
+    assert table["gamma"].mean() == pytest.approx(1, abs=0.3)
     by_condition = table.pivot(index=["block", "feature"], columns="condition", values="gamma")
     assert by_condition.std(axis=1).mean() > 0.1
     assert len(table) == 4 * (4 + 8 + 16 + 32)
