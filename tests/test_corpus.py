@@ -17,6 +17,7 @@ import soundfile
 
 from cunet_lib import composer, corpus, synth
 from cunet_lib.corpus import RATE, STEMS, compose, quantise, read_index, render, render_corpus
+from cunet_lib.stems import ensure_ffmpeg
 from cunet_lib.voice import CONSONANTS, VOWELS, sing
 
 DIGEST = Path(__file__).parent / "data" / "corpus_digest.json"
@@ -104,13 +105,7 @@ def test_seed_changes_the_songs():
 
 
 def test_musdb_reads_it(small):
-    try:
-        from cunet_lib.stems import ensure_ffmpeg
-
-        ensure_ffmpeg()
-    except ImportError:
-        if shutil.which("ffmpeg") is None:
-            pytest.skip("no ffmpeg")
+    ensure_ffmpeg()
     import musdb
 
     root, records = small
