@@ -109,7 +109,7 @@ def test_prose_comes_before_each_block_of_code(notebook):
 
 def test_no_magic_no_machine_paths(notebook):
     for cell in notebook.cells:
-        for word in ("/home/", "/root/", "/work/", "C:\\"):
+        for word in ("/home/", "/Users/", "C:\\", str(ROOT)):
             assert word not in cell.source
         if cell.cell_type == "code":
             assert not cell.source.lstrip().startswith(("%", "!"))
