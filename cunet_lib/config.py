@@ -139,6 +139,9 @@ class Train(_Section):
     schedule: Literal["plateau", "cosine"] = Field(
         "plateau", description="halve on a plateau (paper), or a cosine down to the minimum"
     )
+    warmup_steps: int = Field(
+        0, ge=0, description="steps over which the rate rises to its value; cosine only"
+    )
     lr_patience: int = Field(15, ge=1, description="epochs without improvement before halving")
     lr_factor: float = Field(0.5, gt=0, lt=1)
     min_learning_rate: float = Field(1e-5, gt=0)
@@ -194,6 +197,13 @@ class Profile(_Section):
                 )
         if self.train.min_learning_rate > self.train.learning_rate:
             raise ValueError("train.min_learning_rate must not exceed train.learning_rate")
+        train = self.train
+        steps = min(train.unet_epochs, train.cunet_epochs) * train.steps_per_epoch
+        if train.warmup_steps and (train.schedule != "cosine" or train.warmup_steps >= steps):
+            raise ValueError(
+                f"train.warmup_steps = {train.warmup_steps} needs train.schedule = cosine and "
+                f"fewer steps than a training has ({steps})"
+            )
         return self
 
     @property

@@ -221,10 +221,13 @@ def _learning_rate(settings: Profile, epochs: int):
     train = settings.train
     if train.schedule == "plateau":
         return train.learning_rate
+    # At the full rate from the first step on, the loss stays at a silent estimate's for longer.
+    warmup = {"warmup_target": train.learning_rate, "warmup_steps": train.warmup_steps}
     return keras.optimizers.schedules.CosineDecay(
-        train.learning_rate,
-        decay_steps=epochs * train.steps_per_epoch,
+        0.0 if train.warmup_steps else train.learning_rate,
+        decay_steps=epochs * train.steps_per_epoch - train.warmup_steps,
         alpha=train.min_learning_rate / train.learning_rate,
+        **(warmup if train.warmup_steps else {}),
     )
 
 

@@ -74,6 +74,7 @@ def test_profile_can_be_a_file(tmp_path):
         ("train.learning_rate=fast", ("train.learning_rate", "fast")),
         ("train.progressive=1.5", ("train.progressive", "1.5")),
         ("train.min_learning_rate=0.5", ("min_learning_rate",)),
+        ("train.warmup_steps=1", ("train.warmup_steps = 1", "train.schedule = cosine")),
         ("model.filters=0", ("model.filters", "0")),
         ("model.filters=2.5", ("model.filters", "2.5")),
         ("model.patch_frames=100", ("model.patch_frames", "100", "model.blocks")),
@@ -119,6 +120,13 @@ def test_bad_file_is_one_sentence(tmp_path, content, words):
         load_profile(str(path))
     assert one_sentence(caught), caught.value
     assert all(word in str(caught.value) for word in ("bad.yaml", *words))
+
+
+def test_warmup_must_end_before_the_training():
+    given = "train.schedule=cosine train.unet_epochs=1 train.steps_per_epoch=8 train.warmup_steps="
+    assert load_profile("smoke", f"{given}7").train.warmup_steps == 7
+    with pytest.raises(ConfigError, match=r"fewer steps than a training has \(8\)"):
+        load_profile("smoke", f"{given}8")
 
 
 def test_missing_profiles_are_told_apart(tmp_path):

@@ -133,6 +133,19 @@ def test_cosine_schedule_ends_at_the_minimum(tones):
     assert float(schedule(steps)) == pytest.approx(train.min_learning_rate, rel=1e-3)
 
 
+def test_warmup_rises_to_the_rate_and_the_cosine_takes_the_rest(tones):
+    settings, _ = tones
+    update = {"schedule": "cosine", "warmup_steps": 2, "steps_per_epoch": 4}
+    train = settings.train.model_copy(update=update)
+    schedule = training._learning_rate(settings.model_copy(update={"train": train}), epochs=3)
+    rates = [float(schedule(step)) for step in range(13)]
+    assert rates[0] == 0
+    assert rates[1] == pytest.approx(train.learning_rate / 2)
+    assert max(rates) == rates[2] == pytest.approx(train.learning_rate)
+    assert rates[2:] == sorted(rates[2:], reverse=True)
+    assert rates[12] == pytest.approx(train.min_learning_rate, rel=1e-3)
+
+
 def test_mask_and_control_network_stay_in_float32():
     model = models.build("dense_complex", precision="mixed_bfloat16")
     assert model.output.dtype == "float32"
