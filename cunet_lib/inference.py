@@ -524,7 +524,7 @@ def power_table(
     -------
     pandas.DataFrame
         Columns model, reference, target, metric, protocol, aggregation, margin_db, tracks, seeds
-        (at hand), track_std, seed_std, remainder_std (dB, the roots of
+        (at hand), track_std_db, seed_std_db, remainder_std_db (the roots of
         :func:`variance_components`), power (with these tracks and seeds), tracks_needed (with
         these seeds) and seeds_needed (with these tracks) for ``statistics.power``: missing where
         no number up to :data:`MOST_TRACKS` or :data:`MOST_SEEDS` suffices. The seeds' columns are

@@ -115,7 +115,7 @@ def rounded(frame: pd.DataFrame, decimals: int = 2) -> pd.DataFrame:
 
 
 def _is_numeric(column: pd.Series) -> bool:
-    return bool(column.str.match(r"^(?:[+-]?(?:\d|inf\b)|n/a$)").all())
+    return bool(column.str.match(r"^(?:[+<-]?(?:\d|inf\b)|n/a$)").all())
 
 
 def _markdown(display: pd.DataFrame, caption: str) -> str:
@@ -555,8 +555,8 @@ def differences_table(settings: Profile, scores: pd.DataFrame, *, reference: str
         if "seed_std" in table:
             display["Over seeds"] = table["seed_std"].map(lambda x: f"± {number(x)}")
             resampled = "percentiles of 9999 resamples of tracks and of seeds, crossed"
-        display["p, difference"] = table["p_difference"].map(lambda x: number(x, 3))
-        display["p, equivalence"] = table["p_equivalence"].map(lambda x: number(x, 3))
+        display["p, difference"] = table["p_difference"].map(_pvalue)
+        display["p, equivalence"] = table["p_equivalence"].map(_pvalue)
         display["Verdict"] = table["verdict"]
     frame = table.rename(
         columns={
@@ -573,6 +573,10 @@ def differences_table(settings: Profile, scores: pd.DataFrame, *, reference: str
     )
     name = "differences" if reference == "unet" else f"differences_to_{reference}"
     return Table(name, frame, display, caption)
+
+
+def _pvalue(value: float) -> str:
+    return "<0.001" if value < 0.001 else number(value, 3)
 
 
 def _tests_note(settings: Profile, table: pd.DataFrame) -> str:

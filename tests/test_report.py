@@ -598,6 +598,16 @@ def test_differences_end_with_a_verdict_whose_rules_the_caption_says(study):
         "Wilcoxon's signed-rank test",
     ):
         assert words in table.caption
+    scores = names["scores"].copy()
+    scores.loc[scores["model"] == "unet", "value"] += 50.0
+    far = tables.differences_table(settings, scores)
+    assert "1.000" in set(far.display["p, equivalence"])
+    scores.loc[scores["model"].isin(config.VARIANTS), "value"] = 1.0
+    scores.loc[scores["model"] == "unet", "value"] = 1.0
+    same = tables.differences_table(settings, scores)
+    assert set(same.display["p, equivalence"]) == {"<0.001"}
+    assert set(same.display["p, difference"]) == {"1.000"}
+    assert set(same.display["Verdict"]) == {"equivalent"}
     improvements = tables.differences_table(settings, names["scores"], reference="mixture")
     assert "Verdict" not in improvements.display and "Wilcoxon" not in improvements.caption
 
