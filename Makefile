@@ -143,7 +143,7 @@ MODULES_01_preprocess := config files progress parallel stems spectral display s
 MODULES_02_train_unet := config files parallel stems spectral display store conditions batches film models training separation
 MODULES_03_train_cunet := config files parallel stems spectral display store conditions batches film models training separation
 MODULES_04_evaluate := config files progress parallel stems spectral display store conditions film models separation scoring
-MODULES_05_plot := config files spectral film models analysis results tables figures drawing report
+MODULES_05_plot := config files spectral film models analysis inference published results tables figures drawing report
 
 INSTRUMENTS := bass drums other vocals
 VARIANTS := dense_simple dense_complex cnn_simple cnn_complex
@@ -178,6 +178,9 @@ $(foreach it,$(CUNETS),$(eval $(call STAGE,04_evaluate.$(it),04_evaluate,03_trai
 $(foreach seed,$(SEEDS),$(eval $(call STAGE,04_evaluate.unet-seed$(seed),04_evaluate,$(INSTRUMENTS:%=02_train_unet.%-seed$(seed)),$(RESULTS)/scores/unet-seed$(seed).csv,$(SHARE))))
 $(eval $(call STAGE,04_evaluate.oracles-seed0,04_evaluate,01_preprocess,$(RESULTS)/scores/ideal_ratio_mask-seed0.csv,$(SHARE)))
 $(eval $(call STAGE,05_plot,05_plot,$(TRAININGS) $(EVALUATIONS),$(RESULTS)/scores/scores.csv,$(CORES),-p seeds "$(SEEDS)"))
+
+# Its data, beside the code that it belongs to.
+$(EXECUTED)/05_plot.ipynb: $(wildcard cunet_lib/published_scores.csv)
 
 stages: $(TRAININGS:%=$(EXECUTED)/%.ipynb) $(EVALUATIONS:%=$(EXECUTED)/%.ipynb) $(EXECUTED)/05_plot.ipynb
 	@:

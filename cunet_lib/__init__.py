@@ -26,6 +26,8 @@ what its last column names; ``tests/test_imports.py`` reads this table and holds
 | `separation` | model, mixture and conditions to estimates; never sees a reference | `scoring` |
 | `scoring` | museval per track into one long table; oracles and baselines | `tensorflow`, `models` |
 | `analysis` | paired statistics on score tables | `tensorflow`, `librosa` |
+| `inference` | intervals, tests, equivalence and power of paired scores | `tensorflow`, `librosa` |
+| `published` | published scores, and which of them may stand beside ours | `tensorflow`, `musdb` |
 | `results` | reading runs and scores; the words and numbers of captions | `tensorflow`, `musdb` |
 | `tables` | tables with captions, `save_table` | `tensorflow`, `musdb` |
 | `figures` | figures with captions, `save_figure` | `tensorflow`, `musdb` |

@@ -55,7 +55,8 @@ def load_scores(
     require
         Systems that must be there.
     seeds
-        Seeds of the training runs; all that are found if not given.
+        Seeds of the training runs, each of which every required trained system must have; all
+        that are found if not given.
 
     Returns
     -------
@@ -79,6 +80,13 @@ def load_scores(
     for system in require:
         if system not in found:
             raise ConfigError(f"No scores of {system} ({system}-seed*.csv) in scores; {remedy}.")
+        for seed in (seeds or ()) if system in TRAINED else ():
+            if f"{system}-seed{seed}.csv" not in {path.name for path in found[system]}:
+                wanted = " ".join(map(str, seeds))
+                raise ConfigError(
+                    f"No scores of {system} with seed {seed} in scores; "
+                    f"{remedy[:-1]} SEEDS='{wanted}'`."
+                )
     if not found:
         raise ConfigError(f"There are no scores (*-seed*.csv) in scores; {remedy}.")
     frames = [_read_scores(path) for paths in found.values() for path in paths]

@@ -167,6 +167,16 @@ class Evaluate(_Section):
     hop_seconds: float = Field(1.0, gt=0)
 
 
+class Statistics(_Section):
+    """Tests of the comparisons; stated before any score is known."""
+
+    margin_db: float = Field(
+        0.5, gt=0, description="mean differences of SDR below it count as equivalent"
+    )
+    alpha: float = Field(0.05, gt=0, lt=0.5, description="level of the tests and intervals")
+    power: float = Field(0.8, gt=0.5, lt=1, description="wanted of the test for equivalence")
+
+
 class Profile(_Section):
     """All settings of one run of the study. Build it with :func:`load_profile`."""
 
@@ -179,6 +189,7 @@ class Profile(_Section):
     train: Train = Train()
     separate: Separate = Separate()
     evaluate: Evaluate = Evaluate()
+    statistics: Statistics = Statistics()
     shipped: Literal[VARIANTS] = Field(
         "cnn_complex", description="the C-U-Net exported in half precision"
     )

@@ -26,7 +26,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator, MultipleLocator
 
-from cunet_lib import analysis
+from cunet_lib import analysis, inference
 from cunet_lib.analysis import ALL, SYSTEMS, TRAINED
 from cunet_lib.config import INSTRUMENTS, UNETS, VARIANTS, ConfigError, Profile
 from cunet_lib.files import write_atomically
@@ -288,7 +288,7 @@ def _short(system: str) -> str:
 def paired_differences(settings: Profile, scores: pd.DataFrame) -> Figure:
     """Differences C-U-Net minus dedicated U-Net per track, with intervals of their mean."""
     pairs = analysis.paired_differences(scores, reference="unet")
-    table = analysis.difference_table(scores, reference="unet").set_index(["target", "model"])
+    table = inference.comparison_table(scores, settings.statistics).set_index(["target", "model"])
     models = [model for model in VARIANTS if model in set(pairs["model"])]
     names = sorted(set(pairs["track"]))
     offsets = dict(zip(names, _offsets(len(names), 0.22), strict=True))
@@ -341,8 +341,9 @@ def paired_differences(settings: Profile, scores: pd.DataFrame) -> Figure:
     fig.suptitle(title)
     caption = (
         "Paired differences per test track, C-U-Net minus dedicated U-Net. Points: tracks; below "
-        "them mean with 95 % bootstrap interval (BCa over tracks); the title counts intervals "
-        "that lie below, above and around zero, without correction for their number. "
+        f"them mean with {1 - settings.statistics.alpha:.0%} bootstrap interval (over tracks and, "
+        "with several seeds, training runs); the title counts intervals that lie below, above and "
+        "around zero, without correction for their number. "
         f"{score_note(settings, scores)}"
     )
     return Figure("paired_differences", fig, caption)

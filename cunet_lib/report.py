@@ -212,6 +212,7 @@ class Tolerance:
 TOLERANCES = (
     Tolerance("timing", r"seconds|patches_per_second", None),
     Tolerance("machine", r"precision|best_epoch|tracks_better", None),
+    Tolerance("test", r"p_(difference|equivalence)|verdict|power|(tracks|seeds)_needed", None),
     Tolerance("loss", r"best_val_loss", 0.25, relative=True),
     Tolerance("bound of an interval", r".*_ci_(low|high)_db", 1.5, unit="dB"),
     Tolerance("spread", r".*_std_db", 1.5, unit="dB"),
@@ -223,7 +224,10 @@ TOLERANCES = (
 """The first kind whose expression fits a column's name holds. Trained models differ a little from
 machine to machine (threads, instruction sets); counts, flags and words do not."""
 
-KEYS = ("model", "reference", "target", "metric", "protocol", "aggregation", "seed")
+KEYS = (
+    *("model", "system", "study", "reference"),
+    *("target", "metric", "protocol", "aggregation", "seed"),
+)
 
 
 def tolerance_of(column: str) -> Tolerance:
@@ -398,7 +402,7 @@ SECTIONS = (
         "trained on the same music: one U-Net per instrument, and four Conditioned U-Nets that "
         "differ in their control network (dense or CNN) and in their FiLM layers (one value per "
         "block, or one per feature map).",
-        ("outcome", "differences", "paired_differences"),
+        ("outcome", "differences", "paired_differences", "power"),
     ),
     (
         "The models",
@@ -415,7 +419,13 @@ SECTIONS = (
     (
         "Scores",
         "The unprocessed mixture is the lower bound and the ideal ratio mask the upper bound.",
-        ("scores_overall", "scores_by_instrument", "scores_against_parameters", "differences_*"),
+        (
+            "scores_overall",
+            "scores_by_instrument",
+            "scores_against_parameters",
+            "differences_*",
+            "published",
+        ),
     ),
     ("Conditions", "What the control networks learned.", ("film_parameters",)),
     ("One song", "Listen and look.", ("spectrograms",)),

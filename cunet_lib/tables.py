@@ -13,13 +13,23 @@ from pathlib import Path
 
 import pandas as pd
 
-from cunet_lib import analysis
+from cunet_lib import analysis, inference, published
 from cunet_lib.analysis import SYSTEMS
-from cunet_lib.config import INSTRUMENTS, PAPER_NAMES, UNETS, VARIANTS, Profile
+from cunet_lib.config import (
+    INSTRUMENTS,
+    PAPER_NAMES,
+    PROTOCOL,
+    UNETS,
+    VARIANTS,
+    ConfigError,
+    Profile,
+)
 from cunet_lib.files import write_atomically
 from cunet_lib.results import (
     LABELS,
     check_name,
+    count,
+    data_note,
     listed,
     missing,
     number,
@@ -105,7 +115,7 @@ def rounded(frame: pd.DataFrame, decimals: int = 2) -> pd.DataFrame:
 
 
 def _is_numeric(column: pd.Series) -> bool:
-    return bool(column.str.match(r"^(?:[+-]?(?:\d|inf\b)|n/a$)").all())
+    return bool(column.str.match(r"^(?:[+<-]?(?:\d|inf\b)|n/a$)").all())
 
 
 def _markdown(display: pd.DataFrame, caption: str) -> str:
@@ -206,7 +216,10 @@ def models_table(settings: Profile, runs: pd.DataFrame, paper: pd.DataFrame | No
 
 
 def scores_table(settings: Profile, scores: pd.DataFrame, *, by_instrument: bool = False) -> Table:
-    """Tables 2 and 3: SDR, SIR and SAR over all instruments, or per instrument."""
+    """Tables 2 and 3: SDR, SIR and SAR over all instruments, or per instrument.
+
+    With several seeds, also how far the means over tracks spread over training runs.
+    """
     metrics = ("SDR", "SIR", "SAR")
     long = analysis.summary(scores, by_target=by_instrument, metrics=metrics)
     keys = ["model", "target", "protocol", "aggregation"]
@@ -234,14 +247,36 @@ def scores_table(settings: Profile, scores: pd.DataFrame, *, by_instrument: bool
     for metric in metrics:
         display[f"{metric} v4, dB"] = _spread(frame, f"{metric.lower()}_v4_")
     display["Tracks"] = frame["tracks"].astype(str)
+    seeds = _add_seed_spread(frame, display, scores, metrics, by_instrument=by_instrument)
     what = "per instrument" if by_instrument else "over all instruments"
     unit = "" if by_instrument else " of each track's mean over the instruments"
     caption = (
         f"Separation {what}: mean ± standard deviation over test tracks{unit}, median in "
-        f"parentheses. {score_note(settings, scores, metrics=metrics)}"
+        f"parentheses. {seeds}{score_note(settings, scores, metrics=metrics)}"
     )
     name = "scores_by_instrument" if by_instrument else "scores_overall"
-    return Table(name, frame, display, caption)
+    table = Table(name, frame, display, caption)
+    return with_published(settings, table, PROTOCOL, analysis.AGGREGATION)
+
+
+def _add_seed_spread(frame, display, scores, metrics, *, by_instrument: bool) -> str:
+    """Add the spread over seeds, if there are several; returns the caption's sentence."""
+    spread = inference.seed_spread(scores, by_target=by_instrument, metrics=metrics)
+    if spread.empty:
+        return ""
+    values = spread.set_index(["model", "target", "metric"])["seed_std"]
+    places = list(zip(frame["model"], frame["target"], strict=True))
+    for metric in metrics:
+        frame[f"{metric.lower()}_v4_seed_std_db"] = [
+            values.get((*place, metric), float("nan")) for place in places
+        ]
+    display["SDR v4 over seeds, dB"] = [
+        "-" if pd.isna(value) else f"± {number(value)}" for value in frame["sdr_v4_seed_std_db"]
+    ]
+    return (
+        "Over seeds: standard deviation, over training runs with different seeds, of the mean "
+        "over tracks. "
+    )
 
 
 def _spread(frame: pd.DataFrame, prefix: str) -> list[str]:
@@ -250,6 +285,125 @@ def _spread(frame: pd.DataFrame, prefix: str) -> list[str]:
         f"{number(mean)} ± {number(deviation)} ({number(median)})"
         for mean, deviation, median in frame[columns].itertuples(index=False)
     ]
+
+
+def with_published(
+    settings: Profile,
+    table: Table,
+    protocol: str,
+    aggregation: str,
+    *,
+    scores: pd.DataFrame | None = None,
+) -> Table:
+    """Put published scores of equal protocol below a table of ours, with their source.
+
+    Parameters
+    ----------
+    table
+        Of scores: its frame has the columns model, target and, for instance,
+        ``sdr_v4_mean_db``, ``sdr_v4_std_db`` and ``sdr_v4_median_db``; its display
+        ``"SDR v4, dB"``.
+    protocol, aggregation
+        Of the table's scores.
+    scores
+        As ``published.load_published`` gives them; read if not given.
+
+    Returns
+    -------
+    Table
+        The same table if no published score has an equal protocol, as is always so for rendered
+        corpora. Figures over all instruments join with their mean alone: whether a published
+        deviation or median is over tracks or over tracks and instruments is not always said.
+    """
+    scores = published.load_published() if scores is None else scores
+    equal = published.of_equal_protocol(settings, protocol, aggregation, scores)
+    equal = equal.replace({"target": {published.OVERALL: analysis.ALL}})
+    equal = equal[equal["target"].isin(table.frame["target"])]
+    if equal.empty:
+        return table
+    equal.loc[equal["target"] == analysis.ALL, ["std_db", "median_db"]] = float("nan")
+    version = protocol.rsplit(" ", 1)[-1]
+    frames, displays = [table.frame.assign(source="")], [table.display.assign(Source="here")]
+    for (target, system, study), group in equal.groupby(["target", "system", "study"], sort=False):
+        row = {"model": f"{system} ({study})", "target": target, "protocol": protocol}
+        row |= {"aggregation": aggregation, "source": "; ".join(dict.fromkeys(group["source"]))}
+        shown = {"Instrument": target, "Model": row["model"], "Source": row["source"]}
+        for _, entry in group.iterrows():
+            prefix = f"{entry['metric'].lower()}_{version}_"
+            values = {f"{prefix}{name}": entry[name] for name in ("mean_db", "std_db", "median_db")}
+            row |= values
+            header = f"{entry['metric']} {version}, dB"
+            shown[header] = _spread(pd.DataFrame([values]), prefix)[0]
+        frames.append(pd.DataFrame([row]))
+        displays.append(pd.DataFrame([shown]))
+    # Values that a table does not show, such as ISR, stay in the table of published scores.
+    frame = pd.concat(frames, ignore_index=True)[[*table.frame.columns, "source"]]
+    display = pd.concat(displays, ignore_index=True)[[*table.display.columns, "Source"]]
+    places = frame["target"].map({name: place for place, name in enumerate(analysis.TARGETS)})
+    order = places.sort_values(kind="stable").index
+    caption = (
+        f"{table.caption} Rows with a source: published scores whose protocol, aggregation, "
+        "sources, rate, channels and data equal ours, as their source gives them."
+    )
+    return Table(
+        table.name,
+        frame.loc[order].reset_index(drop=True),
+        display.loc[order].fillna("-").reset_index(drop=True),
+        caption,
+    )
+
+
+def published_table(settings: Profile, scores: pd.DataFrame) -> Table:
+    """All published scores on MUSDB18, each with its protocol spelled out.
+
+    Parameters
+    ----------
+    scores
+        Ours, to tell which protocols are equal.
+
+    Raises
+    ------
+    ConfigError
+        If the profile's tracks are not MUSDB18's.
+    """
+    if settings.data.source != "musdb18":
+        raise ConfigError(
+            f"Published scores are on MUSDB18; profile {settings.name} has other tracks, and "
+            "nothing can be compared."
+        )
+    frame = published.load_published()
+    ours = set(scores[["protocol", "aggregation"]].itertuples(index=False, name=None))
+    equal = pd.concat(
+        [published.of_equal_protocol(settings, *pair, frame) for pair in sorted(ours)]
+    )
+    frame["equal_protocol"] = frame["protocol"].isin(equal["protocol"])
+    display = pd.DataFrame(
+        {
+            "System": frame["system"],
+            "Study": frame["study"],
+            "Metric": frame["metric"],
+            "Target": frame["target"],
+            **{
+                label: frame[column].map(lambda value: "-" if pd.isna(value) else number(value))
+                for label, column in (
+                    ("Mean, dB", "mean_db"),
+                    ("Standard deviation, dB", "std_db"),
+                    ("Median, dB", "median_db"),
+                )
+            },
+            "Protocol": frame["protocol"],
+            "Source": frame["source"],
+            "Equal to ours": frame["equal_protocol"].map({True: "yes", False: "no"}),
+        }
+    )
+    caption = (
+        f"Published scores on MUSDB18, as their sources give them. {data_note(settings)} Scores of "
+        "different protocols differ by several dB for the same estimates: only those of a protocol "
+        "equal to ours (last column) stand beside ours in the tables of scores; the others are not "
+        f"comparable with them. Ours: {settings.signal.sample_rate} Hz mono, "
+        f"{'; '.join(', '.join(pair) for pair in sorted(ours))}."
+    )
+    return Table("published", frame, display, caption)
 
 
 def training_table(settings: Profile, runs: pd.DataFrame) -> Table:
@@ -369,9 +523,15 @@ def differences_table(settings: Profile, scores: pd.DataFrame, *, reference: str
     Parameters
     ----------
     reference
-        ``"unet"``: C-U-Nets against the dedicated U-Nets; ``"mixture"``: improvements.
+        ``"unet"``: C-U-Nets against the dedicated U-Nets, tested for a difference and for
+        equivalence; ``"mixture"``: improvements, described.
     """
-    table = analysis.difference_table(scores, reference=reference)
+    statistics, tested = settings.statistics, reference == "unet"
+    if tested:
+        table = inference.comparison_table(scores, statistics, reference=reference)
+    else:
+        table = analysis.difference_table(scores, reference=reference)
+    percent = f"{1 - statistics.alpha if tested else 0.95:.0%}".replace("%", " %")
     interval = [
         "n/a" if pd.isna(low) else f"{number(low, sign=True)} to {number(high, sign=True)}"
         for low, high in zip(table["ci_low"], table["ci_high"], strict=True)
@@ -381,7 +541,7 @@ def differences_table(settings: Profile, scores: pd.DataFrame, *, reference: str
             "Model": table["model"].map(LABELS),
             "Instrument": table["target"].map(target_label),
             "Mean difference of SDR v4, dB": table["mean"].map(lambda x: number(x, sign=True)),
-            "95 % interval": interval,
+            f"{percent} interval": interval,
             "Median": table["median"].map(lambda x: number(x, sign=True)),
             "Standard deviation": table["std"].map(number),
             "Tracks better": [
@@ -390,19 +550,120 @@ def differences_table(settings: Profile, scores: pd.DataFrame, *, reference: str
             ],
         }
     )
+    resampled = "BCa, 9999 resamples of tracks"
+    if tested:
+        if "seed_std" in table:
+            display["Over seeds"] = table["seed_std"].map(lambda x: f"± {number(x)}")
+            resampled = "percentiles of 9999 resamples of tracks and of seeds, crossed"
+        display["p, difference"] = table["p_difference"].map(_pvalue)
+        display["p, equivalence"] = table["p_equivalence"].map(_pvalue)
+        display["Verdict"] = table["verdict"]
     frame = table.rename(
         columns={
-            name: f"difference_{name}_db" for name in ("mean", "std", "median", "ci_low", "ci_high")
+            name: f"difference_{name}_db"
+            for name in ("mean", "std", "median", "ci_low", "ci_high", "seed_std")
         }
     )
-    subject = "C-U-Net minus dedicated U-Net" if reference == "unet" else "model minus mixture"
+    subject = "C-U-Net minus dedicated U-Net" if tested else "model minus mixture"
     caption = (
-        f"Paired differences per test track, {subject}: mean with 95 % bootstrap interval "
-        "(BCa, 9999 resamples of tracks), median and standard deviation over tracks; tracks "
-        f"better: difference above 0. {score_note(settings, scores)}"
+        f"Paired differences per test track, {subject}: mean with {percent} bootstrap interval "
+        f"({resampled}), median and standard deviation over tracks; tracks "
+        f"better: difference above 0. {_tests_note(settings, table) if tested else ''}"
+        f"{score_note(settings, scores)}"
     )
     name = "differences" if reference == "unet" else f"differences_to_{reference}"
     return Table(name, frame, display, caption)
+
+
+def _pvalue(value: float) -> str:
+    return "<0.001" if value < 0.001 else number(value, 3)
+
+
+def _tests_note(settings: Profile, table: pd.DataFrame) -> str:
+    """The tests behind the verdicts, for a caption."""
+    margin, alpha = settings.statistics.margin_db, settings.statistics.alpha
+    family = int(table["p_difference"].notna().sum())
+    several = "seed_std" in table
+    over = "means over seeds, " if several else ""
+    errors = "allowing for tracks and seeds" if several else "over tracks"
+    seeds = (
+        "Over seeds: standard deviation of the mean difference over training runs. "
+        if several
+        else ""
+    )
+    return (
+        f"{seeds}p, difference: Wilcoxon's signed-rank test over tracks ({over}two-sided), "
+        f"corrected by Holm's method for the family of all {family} comparisons in this table. "
+        f"p, equivalence: two one-sided t-tests {errors} of a mean within ±{margin:g} dB, a margin "
+        "that was set beforehand; not corrected, so it serves the claim that a model is "
+        "equivalent in all its rows, not one row picked out. Verdict at level "
+        f"{alpha:g}: equivalent, where the second test passes (with the sign of a difference that "
+        "is shown but below the margin); better or worse, where only a difference is shown (the "
+        "first test passes and the interval leaves out 0); else undecided. "
+    )
+
+
+def power_table(settings: Profile, scores: pd.DataFrame) -> Table:
+    """How many tracks, and seeds, the test for equivalence would need at the variance seen."""
+    statistics = settings.statistics
+    table = inference.power_table(scores, statistics)
+    several = "seeds_needed" in table
+
+    def needed(values: pd.Series, known: pd.Series, most: int) -> list[str]:
+        return [
+            "n/a"
+            if pd.isna(power)
+            else f"more than {most:,}"
+            if pd.isna(value)
+            else f"{value:,.0f}"
+            for value, power in zip(values, known, strict=True)
+        ]
+
+    display = pd.DataFrame(
+        {
+            "Model": table["model"].map(LABELS),
+            "Instrument": table["target"].map(target_label),
+            "Standard deviation over tracks, dB": table["track_std_db"].map(number),
+            "Tracks": table["tracks"].astype(str),
+            "Power": table["power"].map(number),
+            "Tracks needed": needed(table["tracks_needed"], table["power"], inference.MOST_TRACKS),
+        }
+    )
+    parts = ""
+    if several:
+        display.insert(3, "Over seeds, dB", table["seed_std_db"].map(number))
+        display["Seeds needed"] = needed(
+            table["seeds_needed"], table["power"], inference.MOST_SEEDS
+        )
+        parts = (
+            "Standard deviations of the differences' parts: of tracks, of seeds (training runs); "
+            "the remainder is in the CSV. Tracks needed: with the seeds at hand; seeds needed: "
+            "with the tracks at hand. "
+        )
+    percent = f"{statistics.power:.0%}".replace("%", " %")
+    caption = (
+        f"Power of the test for equivalence within ±{statistics.margin_db:g} dB at level "
+        f"{statistics.alpha:g}, C-U-Net against dedicated U-Nets, if the true difference is 0 (the "
+        f"best case) and the variance is the one seen here; needed for {percent} power. {parts}"
+        f"{_power_sentence(table, percent)} {score_note(settings, scores)}"
+    )
+    return Table("power", table, display, caption)
+
+
+def _power_sentence(table: pd.DataFrame, percent: str) -> str:
+    known = table.dropna(subset=["power"])
+    if known.empty:
+        return "Too few tracks to tell a variance."
+    reached = known["tracks_needed"] <= known["tracks"]
+    sentence = (
+        f"{int(reached.sum())} of {count(len(known), 'comparison')} have {percent} power with "
+        f"{count(int(known['tracks'].max()), 'track')}"
+    )
+    if known["tracks_needed"].isna().any():
+        return f"{sentence}; for some no number of tracks suffices."
+    return (
+        f"{sentence}; all would have it with {count(int(known['tracks_needed'].max()), 'track')}."
+    )
 
 
 def excerpt_table(settings: Profile, excerpt: pd.DataFrame) -> Table:

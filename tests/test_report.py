@@ -24,7 +24,7 @@ import pandas as pd
 import pytest
 import soundfile
 
-from cunet_lib import analysis, config, drawing, figures, report, results, tables
+from cunet_lib import analysis, config, drawing, figures, inference, report, results, tables
 from cunet_lib.files import write_atomically
 
 NOTEBOOK = nbformat.read(config.ROOT / "notebooks" / "05_plot.ipynb", as_version=4)
@@ -325,6 +325,7 @@ TABLES = {
     "outcome",
     "differences",
     "differences_to_mixture",
+    "power",
     "excerpt",
 }
 FIGURES = {
@@ -381,7 +382,7 @@ def test_every_caption_names_the_data_and_warns_of_rendered_music(study):
 def test_every_caption_of_scores_defines_them(study):
     settings, _ = study
     for name, caption in captions(settings):
-        if any(word in name for word in ("score", "difference", "outcome")):
+        if any(word in name for word in ("score", "difference", "outcome", "power")):
             for words in ("BSS Eval v4 (museval)", "1 s frames", "median over frames"):
                 assert words in caption, name
             assert "8192 Hz mono; 5 test tracks; one training run per model (seed 0)" in caption, (
@@ -539,6 +540,89 @@ def test_several_seeds_are_named_and_averaged(fresh):
     shift = both.frame["sdr_v4_mean_db"] - one.frame["sdr_v4_mean_db"]
     assert shift.tolist() == pytest.approx([1.0] * len(SYSTEMS))
     assert both.frame["tracks"].tolist() == one.frame["tracks"].tolist()
+
+
+def add_seed(settings, seed, shift):
+    """Scores of one more training run of every model, ``shift`` dB above those of seed 0."""
+    for path in settings.paths.scores.glob("*-seed0.csv"):
+        if path.stem.rsplit("-", 1)[0] in analysis.TRAINED:
+            frame = pd.read_csv(path).assign(seed=seed)
+            frame["value"] += shift * (1 + path.stem.startswith("cnn"))
+            frame.to_csv(path.with_name(path.name.replace("seed0", f"seed{seed}")), index=False)
+
+
+def test_spread_over_seeds_has_columns_only_with_several(fresh):
+    one = analysis.load_scores(fresh.paths.scores, seeds=(0,))
+    for table in (
+        tables.scores_table(fresh, one),
+        tables.differences_table(fresh, one),
+        tables.power_table(fresh, one),
+    ):
+        words = " ".join([*table.frame, *table.display, table.caption])
+        assert "seed_std" not in words and "ver seeds" not in words and "seeds_needed" not in words
+    add_seed(fresh, 1, 1.0)
+    add_seed(fresh, 2, 2.0)
+    scores = analysis.load_scores(fresh.paths.scores, seeds=(0, 1, 2))
+    for by_instrument in (False, True):
+        table = tables.scores_table(fresh, scores, by_instrument=by_instrument)
+        spread = table.frame.groupby("model")["sdr_v4_seed_std_db"].first()
+        assert spread["unet"] == pytest.approx(1.0) and spread["cnn_simple"] == pytest.approx(2.0)
+        assert np.isnan(spread["mixture"])
+        shown = table.display.set_index("Model")["SDR v4 over seeds, dB"]
+        assert set(shown.loc[["Dedicated U-Nets"]]) == {"± 1.00"}
+        assert set(shown.loc[["Mixture"]]) == {"-"}
+        assert "Over seeds: standard deviation, over training runs" in table.caption
+    table = tables.differences_table(fresh, scores)
+    spread = table.frame.groupby("model")["difference_seed_std_db"].first()
+    assert spread["cnn_simple"] == pytest.approx(1.0)
+    assert spread["dense_simple"] == pytest.approx(0.0, abs=1e-9)
+    assert "resamples of tracks and of seeds, crossed" in table.caption
+    power = tables.power_table(fresh, scores)
+    assert {"seeds_needed", "seed_std_db", "remainder_std_db"} <= set(power.frame)
+    # Runs that differ by 1 dB leave no hope for a margin of 0.5 dB, whatever the tracks.
+    row = power.frame.set_index(["model", "target"]).loc[("cnn_simple", "all")]
+    assert np.isnan(row["tracks_needed"])
+    assert "more than 10,000" in set(power.display["Tracks needed"])
+    assert "for some no number of tracks suffices" in power.caption
+    assert figures.paired_differences(fresh, scores).caption
+
+
+def test_differences_end_with_a_verdict_whose_rules_the_caption_says(study):
+    settings, names = study
+    table = tables.differences_table(settings, names["scores"])
+    assert table.display.columns[-1] == "Verdict" and table.frame.columns[-1] == "verdict"
+    assert set(table.display["Verdict"]) <= set(inference.VERDICTS)
+    for words in (
+        "family of all 20 comparisons in this table",
+        "within ±0.5 dB, a margin that was set beforehand",
+        "Wilcoxon's signed-rank test",
+    ):
+        assert words in table.caption
+    scores = names["scores"].copy()
+    scores.loc[scores["model"] == "unet", "value"] += 50.0
+    far = tables.differences_table(settings, scores)
+    assert "1.000" in set(far.display["p, equivalence"])
+    scores.loc[scores["model"].isin(config.VARIANTS), "value"] = 1.0
+    scores.loc[scores["model"] == "unet", "value"] = 1.0
+    same = tables.differences_table(settings, scores)
+    assert set(same.display["p, equivalence"]) == {"<0.001"}
+    assert set(same.display["p, difference"]) == {"1.000"}
+    assert set(same.display["Verdict"]) == {"equivalent"}
+    improvements = tables.differences_table(settings, names["scores"], reference="mixture")
+    assert "Verdict" not in improvements.display and "Wilcoxon" not in improvements.caption
+
+
+def test_power_table_says_how_many_tracks_would_do(fresh):
+    scores = analysis.load_scores(fresh.paths.scores)
+    table = tables.power_table(fresh, scores)
+    most = table.frame["tracks_needed"].max()
+    assert most > 4
+    assert f"all would have it with {most:.0f} tracks." in table.caption
+    assert table.display["Tracks needed"].astype(int).max() == most
+    one = scores[scores["track"] == scores["track"].iloc[0]]
+    few = tables.power_table(fresh, one)
+    assert "Too few tracks to tell a variance." in few.caption
+    assert set(few.display["Power"]) == set(few.display["Tracks needed"]) == {"n/a"}
 
 
 def test_infinite_scores_do_not_stop_the_tables(fresh):

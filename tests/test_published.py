@@ -1,0 +1,236 @@
+"""Published scores: the file, its checks, and which of them stand beside ours."""
+
+import csv
+
+import numpy as np
+import pandas as pd
+import pytest
+from test_analysis import score_rows
+
+from cunet_lib import published, tables
+from cunet_lib.config import INSTRUMENTS, SCORE_METRICS, ConfigError, load_profile
+
+PAPER = (
+    "bss_eval_sources v3, whole track, 2 sources (target, accompaniment), 8192 Hz mono, "
+    "MUSDB18 test tracks"
+)
+V4 = (
+    "museval BSSEval v4, median over 1 s frames then median over MUSDB18 test tracks, "
+    "44.1 kHz stereo"
+)
+MUSDB = load_profile("musdb18")
+# No system of the study: made-up numbers, for tests alone.
+ROW = {
+    "system": "C-U-Net-Test",
+    "study": "Nobody 2000",
+    "metric": "SDR",
+    "target": "vocals",
+    "mean_db": "1.25",
+    "std_db": "0.5",
+    "median_db": "",
+    "protocol": PAPER,
+    "source": "a test, table 0",
+}
+
+
+def write(path, *rows, columns=published.COLUMNS):
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, columns, extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+def ours(version, targets, value=3.0):
+    """A table of our scores, as ``scores_table`` makes them."""
+    frame = pd.DataFrame(
+        {
+            "model": ["unet", "dense_simple"] * len(targets),
+            "target": np.repeat(targets, 2),
+            "protocol": f"BSS Eval {version}",
+            "aggregation": "whole track" if version == "v3" else "median over frames",
+            "tracks": 50,
+        }
+    )
+    display = pd.DataFrame({"Model": ["Dedicated U-Nets", "C-U-Net"] * len(targets)})
+    for metric in ("sdr", "sir", "sar"):
+        for statistic in ("mean", "std", "median"):
+            frame[f"{metric}_{version}_{statistic}_db"] = value
+        display[f"{metric.upper()} {version}, dB"] = "3.00 ± 3.00 (3.00)"
+    display["Tracks"] = "50"
+    if targets != ["all"]:
+        display.insert(0, "Instrument", frame["target"])
+    return tables.Table("scores", frame, display, "Ours.")
+
+
+def scores():
+    return pd.concat([score_rows(model, lambda *_: 1.0) for model in ("unet", "dense_simple")])
+
+
+# ------------------------------------------------------------------------------ the file
+
+
+def test_the_projects_file_is_sound():
+    frame = published.load_published()
+    assert tuple(frame.columns) == published.COLUMNS
+    assert len(frame) > 50
+    assert set(frame["metric"]) <= set(SCORE_METRICS)
+    assert set(frame["target"]) == {*INSTRUMENTS, "overall"}
+    assert frame[["mean_db", "median_db"]].notna().any(axis=1).all()
+    assert np.isfinite(frame[["mean_db", "std_db", "median_db"]].dropna()).all(axis=None)
+
+
+def test_every_described_protocol_is_of_the_file_or_the_papers():
+    words = set(published.load_published()["protocol"])
+    assert set(published.PROTOCOLS) <= words | {PAPER}
+
+
+def test_module_says_the_papers_words():
+    assert " ".join(PAPER.split()) in " ".join(published.__doc__.split())
+    assert PAPER in published.PROTOCOLS
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"target": "rest"}, "target is 'rest'; valid: bass, drums, other, vocals, overall"),
+        ({"metric": "PESQ"}, "metric is 'PESQ'"),
+        ({"mean_db": "high"}, "mean_db is 'high', not a number"),
+        ({"mean_db": "inf"}, "mean_db is 'inf', not a finite number"),
+        ({"median_db": "nan"}, "median_db is 'nan', not a finite number"),
+        ({"std_db": "-1"}, "std_db is -1, below 0"),
+        ({"mean_db": ""}, "neither a mean_db nor a median_db"),
+        ({"protocol": " "}, "protocol is empty"),
+        ({"source": ""}, "source is empty"),
+        ({"study": ""}, "study is empty"),
+        ({}, "SDR of vocals by 'C-U-Net-Test' is there already, in line 2"),
+    ],
+)
+def test_a_bad_line_is_named_in_one_sentence(tmp_path, change, words):
+    path = write(tmp_path / "scores.csv", ROW, {**ROW, **change})
+    with pytest.raises(ConfigError) as error:
+        published.load_published(path)
+    text = str(error.value)
+    assert text.startswith("scores.csv line 3: ") and words in text
+    assert "\n" not in text and text.endswith(".")
+
+
+def test_lines_of_other_length_other_columns_and_no_file_are_named(tmp_path):
+    path = write(tmp_path / "scores.csv", ROW)
+    path.write_text(path.read_text() + "C-U-Net,X,SDR,bass,1,,,v3, whole track,here\n")
+    with pytest.raises(ConfigError, match="line 3: there are more values than columns"):
+        published.load_published(path)
+    path = write(tmp_path / "other.csv", ROW, columns=published.COLUMNS[:-1])
+    with pytest.raises(ConfigError, match=r"other\.csv line 1: the columns must be system"):
+        published.load_published(path)
+    with pytest.raises(ConfigError, match=r"none\.csv is missing"):
+        published.load_published(tmp_path / "none.csv")
+
+
+# ------------------------------------------------------------------------------ beside ours
+
+
+def test_added_rows_of_the_papers_protocol_join_our_table(tmp_path):
+    rows = [{**ROW, "metric": metric} for metric in ("SDR", "SIR", "ISR")]
+    path = write(
+        tmp_path / "scores.csv", *rows, {**ROW, "target": "bass"}, {**ROW, "target": "overall"}
+    )
+    added = published.load_published(path)
+    table = tables.with_published(
+        MUSDB, ours("v3", list(INSTRUMENTS)), "BSS Eval v3", "whole track", scores=added
+    )
+    assert len(table.frame) == len(table.display) == 2 * 4 + 2
+    vocals = table.frame[table.frame["target"] == "vocals"]
+    assert vocals["model"].tolist() == ["unet", "dense_simple", "C-U-Net-Test (Nobody 2000)"]
+    row = vocals.iloc[-1]
+    assert (row["sdr_v3_mean_db"], row["sdr_v3_std_db"]) == (1.25, 0.5)
+    assert np.isnan(row["sdr_v3_median_db"]) and np.isnan(row["sar_v3_mean_db"])
+    assert row["source"] == "a test, table 0"
+    shown = table.display[table.display["Model"] == row["model"]]
+    assert shown["Instrument"].tolist() == ["bass", "vocals"]
+    assert shown["SDR v3, dB"].tolist() == ["1.25 ± 0.50 (n/a)"] * 2
+    assert shown["SAR v3, dB"].tolist() == ["-", "-"]
+    assert shown["Source"].tolist() == ["a test, table 0"] * 2
+    assert set(table.display["Source"]) == {"here", "a test, table 0"}
+    assert "Rows with a source: published scores whose protocol" in table.caption
+
+    overall = tables.with_published(
+        MUSDB, ours("v3", ["all"]), "BSS Eval v3", "whole track", scores=added
+    )
+    assert overall.frame["sdr_v3_mean_db"].tolist() == [3.0, 3.0, 1.25]
+    assert np.isnan(overall.frame["sdr_v3_std_db"].iloc[-1])  # over what, is not said
+
+
+def test_a_table_with_published_rows_can_be_saved(tmp_path):
+    added = published.load_published(write(tmp_path / "scores.csv", ROW))
+    table = tables.with_published(
+        MUSDB, ours("v3", list(INSTRUMENTS)), "BSS Eval v3", "whole track", scores=added
+    )
+    table.save(tmp_path)
+    assert "C-U-Net-Test (Nobody 2000)" in (tmp_path / "scores.md").read_text()
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["signal.sample_rate=10880", "signal.sample_rate=44100", "data.source=rendered"],
+)
+def test_another_rate_or_rendered_music_keeps_them_apart(tmp_path, override):
+    settings = load_profile("musdb18", [override, "data.validation=1"])
+    added = published.load_published(write(tmp_path / "scores.csv", ROW))
+    table = ours("v3", list(INSTRUMENTS))
+    assert (
+        tables.with_published(settings, table, "BSS Eval v3", "whole track", scores=added) is table
+    )
+
+
+def test_other_evaluations_aggregations_and_unknown_words_keep_them_apart(tmp_path):
+    rows = [
+        ROW,
+        {**ROW, "protocol": "BSS Eval"},
+        {**ROW, "protocol": V4},
+        {**ROW, "protocol": PAPER.replace("2 sources (target, accompaniment)", "4 sources")},
+    ]
+    added = published.load_published(write(tmp_path / "scores.csv", *rows))
+    equal = published.of_equal_protocol(MUSDB, "BSS Eval v3", "whole track", added)
+    assert equal["protocol"].tolist() == [PAPER]
+    for evaluation, aggregation in (
+        ("BSS Eval v4", "median over frames"),
+        ("BSS Eval v3", "median over frames"),
+        ("BSS Eval v4", "whole track"),
+        ("another", "whole track"),
+    ):
+        assert published.of_equal_protocol(MUSDB, evaluation, aggregation, added).empty
+
+
+def test_framing_and_rate_are_compared_too():
+    there = published.PROTOCOLS[V4]
+    same = load_profile("musdb18", "signal.sample_rate=44100")
+    mono = published.our_protocol(same, "BSS Eval v4", "median over frames")
+    assert mono != there  # their stereo
+    assert mono == published.Protocol(**{**vars(there), "channels": "mono"})
+    longer = load_profile("musdb18", "signal.sample_rate=44100 evaluate.window_seconds=2")
+    assert published.our_protocol(longer, "BSS Eval v4", "median over frames") != mono
+
+
+def test_our_scores_at_8192_hz_mono_stand_alone_today():
+    table = tables.scores_table(MUSDB, scores(), by_instrument=True)
+    assert "source" not in table.frame and len(table.frame) == 2 * 4
+    assert tables.scores_table(load_profile("demo"), scores()).frame["model"].nunique() == 2
+
+
+def test_the_list_of_published_scores_spells_every_protocol_out(tmp_path):
+    table = tables.published_table(MUSDB, scores()).save(tmp_path)
+    assert len(table.frame) == len(published.load_published())
+    assert set(table.display["Protocol"]) == set(published.load_published()["protocol"])
+    assert set(table.display["Equal to ours"]) == {"no"}
+    assert "Ours: 8192 Hz mono, BSS Eval v4, " in table.caption
+    with pytest.raises(ConfigError, match="profile demo has other tracks"):
+        tables.published_table(load_profile("demo"), scores())
+
+
+def test_the_list_says_which_scores_stand_beside_ours(tmp_path, monkeypatch):
+    path = write(tmp_path / "scores.csv", ROW, {**ROW, "protocol": V4})
+    monkeypatch.setattr(published.load_published, "__defaults__", (path,))
+    whole = scores().assign(protocol="BSS Eval v3", aggregation="whole track")
+    table = tables.published_table(MUSDB, pd.concat([scores(), whole]))
+    assert table.display["Equal to ours"].tolist() == ["yes", "no"]
