@@ -214,16 +214,17 @@ TOLERANCES = (
     Tolerance("machine", r"precision|best_epoch|tracks_better", None),
     Tolerance("loss", r"best_val_loss", 0.25, relative=True),
     Tolerance("bound of an interval", r".*_ci_(low|high)_db", 1.5, unit="dB"),
+    Tolerance("energy at silence", r".*_energy_db", 3.0, unit="dB"),
     Tolerance("spread", r".*_std_db", 1.5, unit="dB"),
     Tolerance("score of one excerpt", r"sdr_whole_excerpt_db", 2.0, unit="dB"),
     Tolerance("score", r".*_db", 1.0, unit="dB"),
-    Tolerance("frames", r"undefined_frames", 5.0),
+    Tolerance("frames", r"(undefined|silent_\w+)_frames", 5.0),
     Tolerance("count or flag", r".*", 0.0),
 )
 """The first kind whose expression fits a column's name holds. Trained models differ a little from
 machine to machine (threads, instruction sets); counts, flags and words do not."""
 
-KEYS = ("model", "reference", "target", "metric", "protocol", "aggregation", "seed")
+KEYS = ("ablation", "model", "reference", "target", "metric", "protocol", "aggregation", "seed")
 
 
 def tolerance_of(column: str) -> Tolerance:
@@ -416,6 +417,13 @@ SECTIONS = (
         "Scores",
         "The unprocessed mixture is the lower bound and the ideal ratio mask the upper bound.",
         ("scores_overall", "scores_by_instrument", "scores_against_parameters", "differences_*"),
+    ),
+    (
+        "Other measures",
+        "What the two protocols do not say: scores without filters, what is left when an "
+        "instrument is taken out, what is heard where an instrument is silent, and what the "
+        "released code's evaluation does to scores.",
+        ("further_scores", "silence", "ablation"),
     ),
     ("Conditions", "What the control networks learned.", ("film_parameters",)),
     ("One song", "Listen and look.", ("spectrograms",)),

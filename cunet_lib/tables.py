@@ -15,10 +15,19 @@ import pandas as pd
 
 from cunet_lib import analysis
 from cunet_lib.analysis import SYSTEMS
-from cunet_lib.config import INSTRUMENTS, PAPER_NAMES, UNETS, VARIANTS, Profile
+from cunet_lib.config import (
+    INSTRUMENTS,
+    PAPER_NAMES,
+    PROTOCOL_V3,
+    UNETS,
+    VARIANTS,
+    WHOLE_TRACK,
+    Profile,
+)
 from cunet_lib.files import write_atomically
 from cunet_lib.results import (
     LABELS,
+    V3_NOTE,
     check_name,
     listed,
     missing,
@@ -206,22 +215,32 @@ def models_table(settings: Profile, runs: pd.DataFrame, paper: pd.DataFrame | No
 
 
 def scores_table(settings: Profile, scores: pd.DataFrame, *, by_instrument: bool = False) -> Table:
-    """Tables 2 and 3: SDR, SIR and SAR over all instruments, or per instrument."""
+    """Tables 2 and 3: SDR, SIR and SAR by both protocols, over all instruments or per instrument.
+
+    Counts of tracks and frames are BSS Eval v4's where a column's name does not say v3.
+    """
     metrics = ("SDR", "SIR", "SAR")
-    long = analysis.summary(scores, by_target=by_instrument, metrics=metrics)
-    keys = ["model", "target", "protocol", "aggregation"]
-    frame = long.loc[long["metric"] == "SDR", [*keys, "tracks", "undefined_tracks"]].copy()
-    frame[["frames", "undefined_frames"]] = long.loc[
-        long["metric"] == "SDR", ["frames", "undefined_frames"]
-    ]
-    for metric in metrics:
-        values = long[long["metric"] == metric].set_index(["model", "target"])
-        for statistic in ("mean", "std", "median"):
-            column = f"{metric.lower()}_v4_{statistic}_db"
-            frame[column] = [
-                values[statistic].get((model, target), float("nan"))
-                for model, target in zip(frame["model"], frame["target"], strict=True)
-            ]
+    v4 = analysis.summary(scores, by_target=by_instrument, metrics=metrics)
+    v3 = analysis.summary(
+        scores,
+        by_target=by_instrument,
+        metrics=metrics,
+        aggregation=WHOLE_TRACK,
+        protocol=PROTOCOL_V3,
+    )
+    counts = ["tracks", "undefined_tracks", "frames", "undefined_frames"]
+    frame = v4.loc[v4["metric"] == "SDR", ["model", "target", *counts]].set_index(
+        ["model", "target"]
+    )
+    of_v3 = v3[v3["metric"] == "SDR"].set_index(["model", "target"])
+    for name in ("tracks", "undefined_tracks"):
+        frame[f"{name}_v3"] = of_v3[name]
+    for protocol, long in (("v4", v4), ("v3", v3)):
+        for metric in metrics:
+            values = long[long["metric"] == metric].set_index(["model", "target"])
+            for statistic in ("mean", "std", "median"):
+                frame[f"{metric.lower()}_{protocol}_{statistic}_db"] = values[statistic]
+    frame = frame.reset_index()
     if by_instrument:
         order = {name: place for place, name in enumerate((*INSTRUMENTS, *SYSTEMS))}
         frame = frame.sort_values(
@@ -231,20 +250,22 @@ def scores_table(settings: Profile, scores: pd.DataFrame, *, by_instrument: bool
     display = pd.DataFrame({"Model": frame["model"].map(LABELS)})
     if by_instrument:
         display.insert(0, "Instrument", frame["target"])
-    for metric in metrics:
-        display[f"{metric} v4, dB"] = _spread(frame, f"{metric.lower()}_v4_")
+    for protocol in ("v4", "v3"):
+        for metric in metrics:
+            display[f"{metric} {protocol}, dB"] = spread(frame, f"{metric.lower()}_{protocol}_")
     display["Tracks"] = frame["tracks"].astype(str)
     what = "per instrument" if by_instrument else "over all instruments"
     unit = "" if by_instrument else " of each track's mean over the instruments"
     caption = (
         f"Separation {what}: mean ± standard deviation over test tracks{unit}, median in "
-        f"parentheses. {score_note(settings, scores, metrics=metrics)}"
+        f"parentheses. v4: {score_note(settings, scores, metrics=metrics)} v3: {V3_NOTE}"
     )
     name = "scores_by_instrument" if by_instrument else "scores_overall"
     return Table(name, frame, display, caption)
 
 
-def _spread(frame: pd.DataFrame, prefix: str) -> list[str]:
+def spread(frame: pd.DataFrame, prefix: str) -> list[str]:
+    """Mean, standard deviation and median as text, of the columns that start with ``prefix``."""
     columns = [f"{prefix}{statistic}_db" for statistic in ("mean", "std", "median")]
     return [
         f"{number(mean)} ± {number(deviation)} ({number(median)})"
