@@ -142,8 +142,8 @@ MODULES_00_corpus := config files progress parallel composer voice synth corpus 
 MODULES_01_preprocess := config files progress parallel stems spectral display store
 MODULES_02_train_unet := config files parallel stems spectral display store conditions batches film models training separation
 MODULES_03_train_cunet := config files parallel stems spectral display store conditions batches film models training separation
-MODULES_04_evaluate := config files progress parallel stems spectral display store conditions film models separation scoring
-MODULES_05_plot := config files spectral film models analysis inference published results tables figures drawing report
+MODULES_04_evaluate := config files progress parallel stems spectral display store conditions film models separation measures scoring ablation
+MODULES_05_plot := config files spectral film models analysis inference published results tables protocols figures drawing report
 
 INSTRUMENTS := bass drums other vocals
 VARIANTS := dense_simple dense_complex cnn_simple cnn_complex

@@ -24,12 +24,15 @@ what its last column names; ``tests/test_imports.py`` reads this table and holds
 | `models` | U-Net and C-U-Net builders, the registry of variants | `corpus`, `stems`, `store`, `batches` |
 | `training` | fit, callbacks, checkpoints, run record | `museval`, `report` |
 | `separation` | model, mixture and conditions to estimates; never sees a reference | `scoring` |
-| `scoring` | museval per track into one long table; oracles and baselines | `tensorflow`, `models` |
+| `measures` | scores of one track by every protocol | `tensorflow`, `models` |
+| `scoring` | every test track's scores in one long table; oracles and baselines | `tensorflow`, `models` |
+| `ablation` | what the released code's evaluation does to scores | `tensorflow`, `models` |
 | `analysis` | paired statistics on score tables | `tensorflow`, `librosa` |
 | `inference` | intervals, tests, equivalence and power of paired scores | `tensorflow`, `librosa` |
 | `published` | published scores, and which of them may stand beside ours | `tensorflow`, `musdb` |
 | `results` | reading runs and scores; the words and numbers of captions | `tensorflow`, `musdb` |
 | `tables` | tables with captions, `save_table` | `tensorflow`, `musdb` |
+| `protocols` | tables of the protocols beside BSS Eval v4: whole tracks, silence, ablation | `tensorflow`, `musdb` |
 | `figures` | figures with captions, `save_figure` | `tensorflow`, `musdb` |
 | `drawing` | drawings of the networks from their architecture records | `tensorflow`, `musdb` |
 | `report` | the manifest, the comparison with committed results, the web page | `tensorflow`, `musdb` |

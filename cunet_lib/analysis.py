@@ -24,6 +24,7 @@ from scipy import stats
 from cunet_lib.config import (
     INSTRUMENTS,
     PROTOCOL,
+    PROTOCOL_METRICS,
     SCORE_COLUMNS,
     SCORE_METRICS,
     VARIANTS,
@@ -37,6 +38,9 @@ TRAINED = ("unet", *VARIANTS)
 
 ALL = "all"
 TARGETS = (ALL, *INSTRUMENTS)
+
+MIXTURE = "mixture"
+"""Target of the score that holds the sum of the estimates against the mixture."""
 
 AGGREGATION = "median over frames"
 
@@ -101,7 +105,7 @@ def _read_scores(path: Path) -> pd.DataFrame:
             path,
             keep_default_na=False,
             na_values={"value": ["", "nan", "NaN"]},
-            dtype={"track": str, "model": str, "target": str, "metric": str},
+            dtype={"track": str, "model": str, "target": str, "metric": str, "protocol": str},
         )
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise ConfigError(problem.format("not a CSV table")) from error
@@ -111,7 +115,13 @@ def _read_scores(path: Path) -> pd.DataFrame:
     if frame.empty:
         raise ConfigError(problem.format("it has no rows"))
     frame = frame[list(SCORE_COLUMNS)]
-    for column, valid in (("model", SYSTEMS), ("target", INSTRUMENTS), ("metric", SCORE_METRICS)):
+    names = (
+        ("model", SYSTEMS),
+        ("target", (*INSTRUMENTS, MIXTURE)),
+        ("protocol", PROTOCOL_METRICS),
+        ("metric", {metric for metrics in PROTOCOL_METRICS.values() for metric in metrics}),
+    )
+    for column, valid in names:
         unknown = sorted(set(frame[column]) - set(valid))
         if unknown:
             raise ConfigError(problem.format(f"unknown {column} {unknown[0]!r}"))

@@ -781,8 +781,8 @@ class _Composer:
         layers = [*self._drums(), *self._bass(), *self._other(), *self._vocals()]
         layers = [replace(x, notes=self._trim(x)) for x in layers]
         mix = stream(self.seed, self.subset, self.index, "mix")
-        # Loudness while playing, in dB; vocals against the other three. Songs vary, but over many of
-        # them no stem has much less energy than another.
+        # Loudness while playing, in dB; vocals against the other three. Songs vary, but over many
+        # of them no stem has much less energy than another.
         levels = {
             "drums": float(np.clip(mix.normal(1.5, 2.5), -5, 8)),
             "bass": float(np.clip(mix.normal(0.3, 2.5), -6, 6)),

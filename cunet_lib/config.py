@@ -37,6 +37,22 @@ PAPER_NAMES = {
 
 PROTOCOL = "BSS Eval v4"
 SCORE_METRICS = ("SDR", "ISR", "SIR", "SAR")
+PROTOCOL_V3 = "BSS Eval v3"
+SI_SDR = "SI-SDR"
+PLAIN_SDR = "plain SDR"
+SILENCE = "energy at silence"
+PROTOCOL_METRICS = {
+    PROTOCOL: SCORE_METRICS,
+    PROTOCOL_V3: ("SDR", "SIR", "SAR"),
+    SI_SDR: ("SDR",),
+    PLAIN_SDR: ("SDR", "residual SDR", "sum SDR"),
+    SILENCE: ("PES", "EPS"),
+}
+"""Every protocol of the long score table and its metrics; ``cunet_lib.measures`` defines them."""
+
+WHOLE_TRACK = "whole track"
+"""Aggregation of scores that take a track as one frame."""
+
 SCORE_COLUMNS = (
     "model",
     "seed",
@@ -49,7 +65,8 @@ SCORE_COLUMNS = (
     "frames",
     "undefined_frames",
 )
-"""Columns of the long score table: one row per value."""
+"""Columns of the long score table: one row per value. ``frames`` of a track, of which
+``undefined_frames`` do not enter the value."""
 
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 

@@ -215,17 +215,18 @@ TOLERANCES = (
     Tolerance("test", r"p_(difference|equivalence)|verdict|power|(tracks|seeds)_needed", None),
     Tolerance("loss", r"best_val_loss", 0.25, relative=True),
     Tolerance("bound of an interval", r".*_ci_(low|high)_db", 1.5, unit="dB"),
+    Tolerance("energy at silence", r".*_energy_db", 3.0, unit="dB"),
     Tolerance("spread", r".*_std_db", 1.5, unit="dB"),
     Tolerance("score of one excerpt", r"sdr_whole_excerpt_db", 2.0, unit="dB"),
     Tolerance("score", r".*_db", 1.0, unit="dB"),
-    Tolerance("frames", r"undefined_frames", 5.0),
+    Tolerance("frames", r"(undefined|silent_\w+)_frames", 5.0),
     Tolerance("count or flag", r".*", 0.0),
 )
 """The first kind whose expression fits a column's name holds. Trained models differ a little from
 machine to machine (threads, instruction sets); counts, flags and words do not."""
 
 KEYS = (
-    *("model", "system", "study", "reference"),
+    *("ablation", "model", "system", "study", "reference"),
     *("target", "metric", "protocol", "aggregation", "seed"),
 )
 
@@ -426,6 +427,13 @@ SECTIONS = (
             "differences_*",
             "published",
         ),
+    ),
+    (
+        "Other measures",
+        "What the two protocols do not say: scores without filters, what is left when an "
+        "instrument is taken out, what is heard where an instrument is silent, and what the "
+        "released code's evaluation does to scores.",
+        ("further_scores", "silence", "ablation"),
     ),
     ("Conditions", "What the control networks learned.", ("film_parameters",)),
     ("One song", "Listen and look.", ("spectrograms",)),

@@ -37,6 +37,14 @@ RATIOS = {
     "ISR": "image-to-spatial-distortion ratio",
 }
 
+V3_NOTE = (
+    "BSS Eval v3 (museval's bss_eval_sources), the paper's protocol: the whole track as one frame; "
+    "two sources, the target and the accompaniment, which is the mixture minus the target and "
+    "estimated as the mixture minus the estimate; it sees neither gain nor filters of 512 taps. "
+    "Ratios above 100 dB are rounding noise and given as infinite."
+)
+"""What the paper's protocol is, for captions."""
+
 
 def target_label(target: str) -> str:
     """Name of an instrument, or of their mean."""
@@ -102,7 +110,7 @@ def score_note(
     return (
         f"{data_note(settings)} {ratios} in dB by {PROTOCOL} (museval), "
         f"{settings.evaluate.window_seconds:g} s frames, {analysis.AGGREGATION} in each track; "
-        f"{_rate(settings)}; {count(chosen['track'].nunique(), 'test track')}; {runs}."
+        f"{rate_note(settings)}; {count(chosen['track'].nunique(), 'test track')}; {runs}."
         f" {left_out}{bounds}"
     )
 
@@ -111,7 +119,7 @@ def run_note(settings: Profile, runs: pd.DataFrame) -> str:
     """Data, rate and seeds behind a table or figure of training runs."""
     seeds = sorted(set(runs["seed"]))
     label = f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {listed(seeds)}"
-    return f"{data_note(settings)} {_rate(settings)}; {label}."
+    return f"{data_note(settings)} {rate_note(settings)}; {label}."
 
 
 def count(number: int, noun: str) -> str:
@@ -119,7 +127,8 @@ def count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-def _rate(settings: Profile) -> str:
+def rate_note(settings: Profile) -> str:
+    """Sample rate and channels."""
     return f"{settings.signal.sample_rate} Hz mono"
 
 
@@ -245,8 +254,8 @@ def read_json(settings: Profile, path: Path):
         ) from error
 
 
-def read_csv(settings: Profile, path: Path, columns: Sequence[str]) -> pd.DataFrame:
-    """A CSV file of the results, with at least these columns.
+def read_csv(settings: Profile, path: Path, columns: Sequence[str], **options) -> pd.DataFrame:
+    """A CSV file of the results, with at least these columns; options of ``pandas.read_csv``.
 
     Raises
     ------
@@ -256,7 +265,7 @@ def read_csv(settings: Profile, path: Path, columns: Sequence[str]) -> pd.DataFr
     if not path.is_file():
         raise missing(settings, path)
     try:
-        frame = pd.read_csv(path)
+        frame = pd.read_csv(path, **options)
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise ConfigError(
             f"{_relative(settings, path)} is not a CSV table; delete it and {_remedy(settings)}."

@@ -1,7 +1,8 @@
-"""Scores of estimates against references: museval per track, gathered in one long table.
+"""Scores of estimates against references, track by track, gathered in one long table.
 
-Also here: the two systems that bound every model, the mixture itself as estimate (lower) and the
-ideal ratio mask (upper), which is computed from the references.
+What a score is stands in :mod:`cunet_lib.measures`; here are the files, the processes and the
+table. Also here: the two systems that bound every model, the mixture itself as estimate (lower)
+and the ideal ratio mask (upper), which is computed from the references.
 """
 
 from __future__ import annotations
@@ -9,13 +10,14 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from cunet_lib import measures
 from cunet_lib.config import (
     INSTRUMENTS,
     PROTOCOL,
@@ -26,7 +28,7 @@ from cunet_lib.config import (
     Profile,
     Signal,
 )
-from cunet_lib.files import code_hash, replacing, write_atomically
+from cunet_lib.files import code_hash, replacing, write_atomically, write_json
 from cunet_lib.parallel import pool
 from cunet_lib.spectral import istft, stft
 from cunet_lib.stems import STEMS, Source, decode, ensure_ffmpeg
@@ -47,14 +49,11 @@ def score_track(
 ) -> None:
     """Score one track with museval's BSS Eval v4 and keep museval's JSON.
 
-    museval refuses signals that are silent throughout. A silent reference is left out, since it
-    cannot interfere with the others; a silent estimate leaves the other estimates' scores as they
-    are, since each is scored by itself. Neither has a score: all its frames are undefined.
-
     Parameters
     ----------
     references, estimates
-        ``(instruments, samples)`` in the order of :data:`cunet_lib.config.INSTRUMENTS`.
+        ``(instruments, samples)`` in the order of :data:`cunet_lib.config.INSTRUMENTS`; silent
+        ones as :func:`cunet_lib.measures.bss_eval_v4` takes them.
     track
         Track name.
     sample_rate
@@ -67,21 +66,8 @@ def score_track(
     ensure_ffmpeg()
     import museval
 
-    window = round(evaluate.window_seconds * sample_rate)
-    hop = round(evaluate.hop_seconds * sample_rate)
-    heard = references.any(axis=1)
-    scored = heard & estimates.any(axis=1)
-    # A stand-in keeps museval going where an estimate is silent; its scores are dropped below.
-    given = np.where(scored[:, None], estimates, references)[heard]
-    frames = max(0, (references.shape[1] - window + hop) // hop) or 1
-    values = np.full((len(SCORE_METRICS), len(INSTRUMENTS), frames), np.nan)
-    if heard.any():
-        results = museval.evaluate(
-            references[heard, :, None], given[..., None], win=window, hop=hop, mode="v4"
-        )
-        values = np.full((len(SCORE_METRICS), len(INSTRUMENTS), results[0].shape[1]), np.nan)
-        values[:, heard] = results
-        values[:, ~scored] = np.nan
+    window, hop = measures.framing(evaluate, sample_rate)
+    values = measures.bss_eval_v4(references, estimates, window=window, hop=hop)
     record = museval.TrackStore(
         win=evaluate.window_seconds, hop=evaluate.hop_seconds, track_name=track
     )
@@ -94,10 +80,15 @@ def score_track(
 
 
 def read_track(path: Path, *, track: str, model: str, seed: int) -> pd.DataFrame:
-    """Rows of the long table from one museval JSON: median and mean over defined frames."""
-    content = json.loads(path.read_text(encoding="utf-8"))
+    """Rows of the long table from one museval JSON: median and mean over defined frames.
+
+    Raises
+    ------
+    ConfigError
+        If the file is damaged.
+    """
     rows = []
-    for target in content["targets"]:
+    for target in _content(path, "targets"):
         for metric in SCORE_METRICS:
             frames = np.array([frame["metrics"][metric] for frame in target["frames"]], dtype=float)
             defined = frames[np.isfinite(frames)]
@@ -117,6 +108,28 @@ def read_track(path: Path, *, track: str, model: str, seed: int) -> pd.DataFrame
                     )
                 )
     return pd.DataFrame(rows, columns=SCORE_COLUMNS)
+
+
+def read_rows(path: Path, *, track: str, model: str, seed: int) -> pd.DataFrame:
+    """Rows of the long table from the JSON of the other protocols' scores.
+
+    Raises
+    ------
+    ConfigError
+        If the file is damaged.
+    """
+    rows = [(model, seed, track, *row) for row in _content(path, "rows")]
+    return pd.DataFrame(rows, columns=SCORE_COLUMNS)
+
+
+def _content(path: Path, key: str) -> list:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))[key]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(
+            f"The scores in {path.parent.name}/{path.name} are damaged; delete the file and run "
+            "`make reproduce` again."
+        ) from error
 
 
 class Oracle:
@@ -181,10 +194,9 @@ def score_system(
     workers: int | None = None,
     progress: Callable[[Iterable, int], Iterable] | None = None,
 ) -> pd.DataFrame:
-    """Separate and score every test track, and write the system's long table.
+    """Separate and score every test track by every protocol, and write the system's long table.
 
-    Separation runs here, one track after another, while a pool of processes scores. Tracks whose
-    museval JSON was written for the same weights, data and settings are not scored again.
+    Tracks that were scored with the same weights, data, settings and code are not scored again.
 
     Parameters
     ----------
@@ -201,51 +213,106 @@ def score_system(
     Returns
     -------
     pandas.DataFrame
-        Columns :data:`cunet_lib.config.SCORE_COLUMNS`, one row per track, target, metric and
-        aggregation.
+        Columns :data:`cunet_lib.config.SCORE_COLUMNS`, one row per track, target, metric, protocol
+        and aggregation.
     """
     folder = settings.paths.museval / f"{model}-seed{seed}"
-    _keep_only(
-        folder,
+    version = (
         system.version,
         store.hash,
         settings.section_hash("signal", "separate", "evaluate"),
-        code_hash("spectral", "separation", "scoring"),
+        code_hash("spectral", "separation", "measures", "scoring"),
     )
-    entries = store.split("test")
-    missing = [entry for entry in entries if not _json(folder, entry.name).exists()]
+    score_each(
+        settings,
+        store,
+        folder,
+        version=version,
+        files=_files,
+        estimate=lambda audio: estimates_of(system, audio),
+        score=_score,
+        workers=workers,
+        progress=progress,
+    )
+    tables = []
+    for entry in store.split("test"):
+        of_museval, of_others = _files(folder, entry.name)
+        for read, path in ((read_track, of_museval), (read_rows, of_others)):
+            tables.append(read(path, track=entry.name, model=model, seed=seed))
+    table = pd.concat(tables, ignore_index=True)
+    write_table(table, settings.paths.scores / f"{model}-seed{seed}.csv")
+    return table
+
+
+def score_each(
+    settings: Profile,
+    store: Store,
+    folder: Path,
+    *,
+    version: Sequence[str],
+    files: Callable[[Path, str], Sequence[Path]],
+    estimate: Callable[[np.ndarray], np.ndarray],
+    score: Callable,
+    workers: int | None = None,
+    progress: Callable[[Iterable, int], Iterable] | None = None,
+) -> None:
+    """Score each test track whose files are not in a folder yet.
+
+    Separation runs here, one track after another, while a pool of processes scores.
+
+    Parameters
+    ----------
+    folder
+        Emptied first if its scores come from another version.
+    version
+        Hashes of weights, data, settings and code.
+    files
+        From folder and track name to the files that a track's scores are in.
+    estimate
+        From mixture and references ``(5, samples)`` to estimates.
+    score
+        ``score(audio, estimates, settings, track, paths)`` writes the files; a module's function,
+        so that another process finds it.
+    workers, progress
+        As :func:`score_system` takes them.
+    """
+    _keep_only(folder, *version)
+    missing = [
+        entry
+        for entry in store.split("test")
+        if not all(path.exists() for path in files(folder, entry.name))
+    ]
     pending: list[Future] = []
     with pool(len(missing), workers=workers) as processes:
         for entry in progress(missing, len(missing)) if progress else missing:
             audio = np.array(store.audio(entry))
+            paths = files(folder, entry.name)
             pending.append(
-                processes.submit(
-                    score_track,
-                    audio[1:],
-                    estimates_of(system, audio),
-                    track=entry.name,
-                    sample_rate=settings.signal.sample_rate,
-                    evaluate=settings.evaluate,
-                    path=_json(folder, entry.name),
-                )
+                processes.submit(score, audio, estimate(audio), settings, entry.name, paths)
             )
             for future in [future for future in pending if future.done()]:
                 future.result()
         for future in pending:
             future.result()
-    table = pd.concat(
-        [
-            read_track(_json(folder, entry.name), track=entry.name, model=model, seed=seed)
-            for entry in entries
-        ],
-        ignore_index=True,
+
+
+def _score(
+    audio: np.ndarray, estimates: np.ndarray, settings: Profile, track: str, paths: Sequence[Path]
+) -> None:
+    rate, evaluate = settings.signal.sample_rate, settings.evaluate
+    of_museval, of_others = paths
+    score_track(
+        audio[1:], estimates, track=track, sample_rate=rate, evaluate=evaluate, path=of_museval
     )
-    write_table(table, settings.paths.scores / f"{model}-seed{seed}.csv")
-    return table
+    rows = measures.further_rows(
+        audio[0], audio[1:], estimates, sample_rate=rate, evaluate=evaluate
+    )
+    write_json(of_others, {"track": track, "rows": rows})
 
 
-def _json(folder: Path, track: str) -> Path:
-    return folder / f"{track}.json"
+def _files(folder: Path, track: str) -> tuple[Path, Path]:
+    """The JSON of museval for a track, and that of the other protocols."""
+    return folder / f"{track}.json", folder / "further" / f"{track}.json"
 
 
 def _keep_only(folder: Path, *facts: str) -> None:
@@ -279,33 +346,13 @@ def real_excerpt(sample_rate: int) -> np.ndarray:
     return decode(Source("stempeg excerpt", "test", (path,), False), sample_rate)
 
 
-def whole_sdr(references: np.ndarray, estimates: np.ndarray) -> np.ndarray:
-    """Signal-to-distortion ratio over whole signals, without any filter or projection, in dB.
-
-    Parameters
-    ----------
-    references, estimates
-        ``(instruments, samples)``.
-
-    Returns
-    -------
-    numpy.ndarray
-        ``(instruments,)``; NaN where the reference is silent.
-    """
-    references = np.asarray(references, float)
-    power = (references**2).sum(axis=-1)
-    error = ((references - estimates) ** 2).sum(axis=-1)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(power > 0, 10 * np.log10(power / error), np.nan)
-
-
 def score_excerpt(settings: Profile, *, model: str, seed: int, system) -> pd.DataFrame:
     """Score a system on :func:`real_excerpt`: columns model, seed, target, metric, value (dB).
 
     The excerpt is a test: nothing is chosen by it.
     """
     audio = real_excerpt(settings.signal.sample_rate)
-    values = whole_sdr(audio[1:], estimates_of(system, audio))
+    values = measures.whole_sdr(audio[1:], estimates_of(system, audio))
     table = pd.DataFrame(
         {
             "model": model,

@@ -19,14 +19,17 @@ from cunet_lib.config import (
     INSTRUMENTS,
     PAPER_NAMES,
     PROTOCOL,
+    PROTOCOL_V3,
     UNETS,
     VARIANTS,
+    WHOLE_TRACK,
     ConfigError,
     Profile,
 )
 from cunet_lib.files import write_atomically
 from cunet_lib.results import (
     LABELS,
+    V3_NOTE,
     check_name,
     count,
     data_note,
@@ -216,25 +219,33 @@ def models_table(settings: Profile, runs: pd.DataFrame, paper: pd.DataFrame | No
 
 
 def scores_table(settings: Profile, scores: pd.DataFrame, *, by_instrument: bool = False) -> Table:
-    """Tables 2 and 3: SDR, SIR and SAR over all instruments, or per instrument.
+    """Tables 2 and 3: SDR, SIR and SAR by both protocols, over all instruments or per instrument.
 
-    With several seeds, also how far the means over tracks spread over training runs.
+    Counts of tracks and frames are BSS Eval v4's where a column's name does not say v3. With
+    several seeds, also how far the means over tracks spread over training runs.
     """
     metrics = ("SDR", "SIR", "SAR")
-    long = analysis.summary(scores, by_target=by_instrument, metrics=metrics)
-    keys = ["model", "target", "protocol", "aggregation"]
-    frame = long.loc[long["metric"] == "SDR", [*keys, "tracks", "undefined_tracks"]].copy()
-    frame[["frames", "undefined_frames"]] = long.loc[
-        long["metric"] == "SDR", ["frames", "undefined_frames"]
-    ]
-    for metric in metrics:
-        values = long[long["metric"] == metric].set_index(["model", "target"])
-        for statistic in ("mean", "std", "median"):
-            column = f"{metric.lower()}_v4_{statistic}_db"
-            frame[column] = [
-                values[statistic].get((model, target), float("nan"))
-                for model, target in zip(frame["model"], frame["target"], strict=True)
-            ]
+    v4 = analysis.summary(scores, by_target=by_instrument, metrics=metrics)
+    v3 = analysis.summary(
+        scores,
+        by_target=by_instrument,
+        metrics=metrics,
+        aggregation=WHOLE_TRACK,
+        protocol=PROTOCOL_V3,
+    )
+    counts = ["tracks", "undefined_tracks", "frames", "undefined_frames"]
+    frame = v4.loc[v4["metric"] == "SDR", ["model", "target", *counts]].set_index(
+        ["model", "target"]
+    )
+    of_v3 = v3[v3["metric"] == "SDR"].set_index(["model", "target"])
+    for name in ("tracks", "undefined_tracks"):
+        frame[f"{name}_v3"] = of_v3[name]
+    for protocol, long in (("v4", v4), ("v3", v3)):
+        for metric in metrics:
+            values = long[long["metric"] == metric].set_index(["model", "target"])
+            for statistic in ("mean", "std", "median"):
+                frame[f"{metric.lower()}_{protocol}_{statistic}_db"] = values[statistic]
+    frame = frame.reset_index()
     if by_instrument:
         order = {name: place for place, name in enumerate((*INSTRUMENTS, *SYSTEMS))}
         frame = frame.sort_values(
@@ -244,27 +255,29 @@ def scores_table(settings: Profile, scores: pd.DataFrame, *, by_instrument: bool
     display = pd.DataFrame({"Model": frame["model"].map(LABELS)})
     if by_instrument:
         display.insert(0, "Instrument", frame["target"])
-    for metric in metrics:
-        display[f"{metric} v4, dB"] = _spread(frame, f"{metric.lower()}_v4_")
+    for protocol in ("v4", "v3"):
+        for metric in metrics:
+            display[f"{metric} {protocol}, dB"] = spread(frame, f"{metric.lower()}_{protocol}_")
     display["Tracks"] = frame["tracks"].astype(str)
     seeds = _add_seed_spread(frame, display, scores, metrics, by_instrument=by_instrument)
     what = "per instrument" if by_instrument else "over all instruments"
     unit = "" if by_instrument else " of each track's mean over the instruments"
     caption = (
         f"Separation {what}: mean ± standard deviation over test tracks{unit}, median in "
-        f"parentheses. {seeds}{score_note(settings, scores, metrics=metrics)}"
+        f"parentheses. {seeds}v4: {score_note(settings, scores, metrics=metrics)} v3: {V3_NOTE}"
     )
     name = "scores_by_instrument" if by_instrument else "scores_overall"
     table = Table(name, frame, display, caption)
-    return with_published(settings, table, PROTOCOL, analysis.AGGREGATION)
+    table = with_published(settings, table, PROTOCOL, analysis.AGGREGATION)
+    return with_published(settings, table, PROTOCOL_V3, WHOLE_TRACK)
 
 
 def _add_seed_spread(frame, display, scores, metrics, *, by_instrument: bool) -> str:
     """Add the spread over seeds, if there are several; returns the caption's sentence."""
-    spread = inference.seed_spread(scores, by_target=by_instrument, metrics=metrics)
-    if spread.empty:
+    seeds = inference.seed_spread(scores, by_target=by_instrument, metrics=metrics)
+    if seeds.empty:
         return ""
-    values = spread.set_index(["model", "target", "metric"])["seed_std"]
+    values = seeds.set_index(["model", "target", "metric"])["seed_std"]
     places = list(zip(frame["model"], frame["target"], strict=True))
     for metric in metrics:
         frame[f"{metric.lower()}_v4_seed_std_db"] = [
@@ -279,7 +292,8 @@ def _add_seed_spread(frame, display, scores, metrics, *, by_instrument: bool) ->
     )
 
 
-def _spread(frame: pd.DataFrame, prefix: str) -> list[str]:
+def spread(frame: pd.DataFrame, prefix: str) -> list[str]:
+    """Mean, standard deviation and median as text, of the columns that start with ``prefix``."""
     columns = [f"{prefix}{statistic}_db" for statistic in ("mean", "std", "median")]
     return [
         f"{number(mean)} ± {number(deviation)} ({number(median)})"
@@ -323,7 +337,9 @@ def with_published(
         return table
     equal.loc[equal["target"] == analysis.ALL, ["std_db", "median_db"]] = float("nan")
     version = protocol.rsplit(" ", 1)[-1]
-    frames, displays = [table.frame.assign(source="")], [table.display.assign(Source="here")]
+    frames, displays = [table.frame], [table.display]
+    if "source" not in table.frame:
+        frames, displays = [table.frame.assign(source="")], [table.display.assign(Source="here")]
     for (target, system, study), group in equal.groupby(["target", "system", "study"], sort=False):
         row = {"model": f"{system} ({study})", "target": target, "protocol": protocol}
         row |= {"aggregation": aggregation, "source": "; ".join(dict.fromkeys(group["source"]))}
@@ -333,23 +349,23 @@ def with_published(
             values = {f"{prefix}{name}": entry[name] for name in ("mean_db", "std_db", "median_db")}
             row |= values
             header = f"{entry['metric']} {version}, dB"
-            shown[header] = _spread(pd.DataFrame([values]), prefix)[0]
+            shown[header] = spread(pd.DataFrame([values]), prefix)[0]
         frames.append(pd.DataFrame([row]))
         displays.append(pd.DataFrame([shown]))
     # Values that a table does not show, such as ISR, stay in the table of published scores.
-    frame = pd.concat(frames, ignore_index=True)[[*table.frame.columns, "source"]]
-    display = pd.concat(displays, ignore_index=True)[[*table.display.columns, "Source"]]
+    frame = pd.concat(frames, ignore_index=True)[frames[0].columns]
+    display = pd.concat(displays, ignore_index=True)[displays[0].columns]
     places = frame["target"].map({name: place for place, name in enumerate(analysis.TARGETS)})
     order = places.sort_values(kind="stable").index
-    caption = (
-        f"{table.caption} Rows with a source: published scores whose protocol, aggregation, "
-        "sources, rate, channels and data equal ours, as their source gives them."
+    note = (
+        " Rows with a source: published scores whose protocol, aggregation, sources, rate, "
+        "channels and data equal ours, as their source gives them."
     )
     return Table(
         table.name,
         frame.loc[order].reset_index(drop=True),
         display.loc[order].fillna("-").reset_index(drop=True),
-        caption,
+        table.caption.removesuffix(note) + note,
     )
 
 

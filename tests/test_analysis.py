@@ -84,6 +84,7 @@ def test_load_scores_names_the_missing_system_and_the_remedy(tmp_path):
     [
         (lambda frame: frame.drop(columns="frames"), "column 'frames' is missing"),
         (lambda frame: frame.assign(metric="SDR!"), "unknown metric 'SDR!'"),
+        (lambda frame: frame.assign(protocol="BSS Eval v5"), "unknown protocol 'BSS Eval v5'"),
         (lambda frame: frame.assign(target="piano"), "unknown target 'piano'"),
         (lambda frame: frame.assign(model="mixture"), "other scores than unet"),
         (lambda frame: frame.assign(seed=1), "other scores than unet with seed 0"),

@@ -24,7 +24,17 @@ import pandas as pd
 import pytest
 import soundfile
 
-from cunet_lib import analysis, config, drawing, figures, inference, report, results, tables
+from cunet_lib import (
+    analysis,
+    config,
+    drawing,
+    figures,
+    inference,
+    protocols,
+    report,
+    results,
+    tables,
+)
 from cunet_lib.files import write_atomically
 
 NOTEBOOK = nbformat.read(config.ROOT / "notebooks" / "05_plot.ipynb", as_version=4)
@@ -212,10 +222,50 @@ def write_scores(settings, rng, *, tracks=14):
                         key = (system, settings.seed, name, target, metric, "BSS Eval v4")
                         shift = 0.3 if aggregation.startswith("mean") else 0.0
                         rows.append((*key, aggregation, sdr + extra - shift, 30, 3 * (place == 3)))
+                rows += further_rows((system, settings.seed, name, target), sdr)
+            key = (system, settings.seed, name, "mixture", "sum SDR", "plain SDR", "whole track")
+            rows.append((*key, 2.0 * level, 1, 0))
         columns = ["model", "seed", "track", "target", "metric", "protocol", "aggregation"]
         frame = pd.DataFrame(rows, columns=[*columns, "value", "frames", "undefined_frames"])
         frame.to_csv(folder / f"{system}-seed{settings.seed}.csv", index=False)
     return names
+
+
+def further_rows(key, sdr):
+    """Rows of the protocols beside BSS Eval v4 of one track and target; vocals are silent twice."""
+    shifts = (
+        *((("SDR", "SIR", "SAR")[place], "BSS Eval v3", 1.0 + 5.0 * place) for place in range(3)),
+        ("SDR", "SI-SDR", -0.5),
+        ("SDR", "plain SDR", -1.0),
+        ("residual SDR", "plain SDR", 4.0),
+    )
+    rows = [
+        (*key, metric, protocol, "whole track", sdr + shift, 1, 0)
+        for metric, protocol, shift in shifts
+    ]
+    silent = 2 * (key[3] == "vocals")
+    energy = -10.0 - sdr if silent else float("nan")
+    facts = ("energy at silence", "mean over silent frames")
+    rows.append((*key, "PES", *facts, energy, 30, 30 - silent))
+    rows.append((*key, "EPS", *facts, float("nan"), 30, 30))
+    return rows
+
+
+def write_ablation(settings, *, model="cnn_complex"):
+    """The model's own scores, and what the ablations add to them."""
+    scores = pd.read_csv(settings.paths.scores / f"{model}-seed{settings.seed}.csv")
+    kept = scores["protocol"].isin(["BSS Eval v3", "SI-SDR"]) | (scores["metric"] == "SDR")
+    kept &= scores["aggregation"].isin(["whole track", "median over frames"])
+    added = {"sound": 0.0, "end to end": -0.25}
+    added |= {"own maximum": -4.0, "reference range": 1.5, "as released": 0.5}
+    frames = []
+    for ablation, difference in added.items():
+        frame = scores[kept].assign(value=scores["value"] + difference)
+        frame.insert(0, "ablation", ablation)
+        frames.append(frame)
+    folder = settings.paths.scores / "ablation"
+    folder.mkdir()
+    pd.concat(frames).to_csv(folder / f"{model}-seed{settings.seed}.csv", index=False)
 
 
 def write_excerpt(settings, rng):
@@ -260,6 +310,7 @@ def write_study(settings, *, tracks=14):
     rng = np.random.default_rng(0)
     write_runs(settings, rng)
     names = write_scores(settings, rng, tracks=tracks)
+    write_ablation(settings)
     write_excerpt(settings, rng)
     write_examples(settings, rng, names[0])
 
@@ -326,6 +377,9 @@ TABLES = {
     "differences",
     "differences_to_mixture",
     "power",
+    "further_scores",
+    "silence",
+    "ablation",
     "excerpt",
 }
 FIGURES = {
@@ -382,7 +436,9 @@ def test_every_caption_names_the_data_and_warns_of_rendered_music(study):
 def test_every_caption_of_scores_defines_them(study):
     settings, _ = study
     for name, caption in captions(settings):
-        if any(word in name for word in ("score", "difference", "outcome", "power")):
+        if name == "further_scores":
+            assert "8192 Hz mono; 5 test tracks; training runs: seed 0." in caption
+        elif any(word in name for word in ("score", "difference", "outcome", "power")):
             for words in ("BSS Eval v4 (museval)", "1 s frames", "median over frames"):
                 assert words in caption, name
             assert "8192 Hz mono; 5 test tracks; one training run per model (seed 0)" in caption, (
@@ -402,7 +458,8 @@ def test_no_axis_or_column_says_sdr_without_its_definition(study):
         assert "SDR" not in " ".join(texts(figure.canvas))
     for path in settings.paths.tables.glob("*.md"):
         header = path.read_text().split("\n\n")[1].splitlines()[0]
-        assert not re.search(r"S[DIA]R(?! v4)", header), path.name
+        header = re.sub(r"SI-SDR|Plain SDR", "", header)
+        assert not re.search(r"S[DIA]R(?! v[34])", header), path.name
     scores, runs = names["scores"], names["runs"]
     for figure in (
         figures.scores_by_instrument(settings, scores),
@@ -504,6 +561,88 @@ def test_score_tables_hold_the_statistics_of_the_analysis(study):
     shown = table.display[table.display["Instrument"] == "drums"].set_index("Model")
     text = f"{expected['mean']:.2f} ± {expected['std']:.2f} ({expected['median']:.2f})"
     assert shown.loc["Dedicated U-Nets", "SIR v4, dB"] == text
+    v3 = analysis.summary(
+        names["scores"], by_target=True, protocol="BSS Eval v3", aggregation="whole track"
+    )
+    v3 = v3.set_index(["model", "target", "metric"]).loc[("unet", "drums", "SAR")]
+    for name in ("mean", "std", "median"):
+        assert row[f"sar_v3_{name}_db"] == v3[name]
+    assert row["tracks_v3"] == 5 and row["undefined_tracks_v3"] == 0
+    assert "BSS Eval v3 (museval's bss_eval_sources), the paper's protocol" in table.caption
+
+
+def test_further_table_holds_the_mean_and_the_sum(study):
+    settings, names = study
+    table = protocols.further_table(settings, names["scores"])
+    frame = table.frame.set_index(["model", "target"])
+    assert len(frame) == 5 * len(SYSTEMS)
+    plain = frame["plain_sdr_mean_db"]
+    assert (frame["si_sdr_mean_db"] - plain).tolist() == pytest.approx([0.5] * len(frame))
+    assert (frame["residual_sdr_mean_db"] - plain).tolist() == pytest.approx([5.0] * len(frame))
+    instruments = [plain["unet", target] for target in config.INSTRUMENTS]
+    assert plain["unet", "all"] == pytest.approx(np.mean(instruments))
+    assert frame.loc[("unet", "all"), "sum_sdr_median_db"] == pytest.approx(12.0)
+    assert frame["sum_sdr_mean_db"].isna().sum() == 4 * len(SYSTEMS)
+
+
+def test_silence_table_counts_frames_and_averages_over_them(study):
+    settings, names = study
+    scores = names["scores"].copy()
+    pes = scores["metric"].eq("PES") & scores["model"].eq("unet") & scores["target"].eq("vocals")
+    rows = scores.index[pes]
+    scores.loc[rows, "value"] = -40.0
+    # One track is silent far longer, and louder in it: frames count, not tracks.
+    scores.loc[rows[0], ["value", "undefined_frames"]] = [-10.0, 18]
+    lost = scores["protocol"].eq("BSS Eval v4") & scores["model"].eq("unet")
+    lost &= scores["target"].eq("bass") & scores["track"].eq("Band 1 - Song 1")
+    scores.loc[lost, "value"] = float("nan")
+    frame = protocols.silence_table(settings, scores).frame.set_index(["model", "target"])
+    vocals, bass = frame.loc[("unet", "vocals")], frame.loc[("unet", "bass")]
+    assert (vocals["frames"], vocals["undefined_frames"]) == (5 * 30, 5 * 3)
+    assert vocals["silent_target_frames"] == 4 * 2 + 12
+    assert vocals["predicted_energy_db"] == pytest.approx((8 * -40 + 12 * -10) / 20)
+    assert vocals["silent_estimate_frames"] == 0 and np.isnan(vocals["missed_energy_db"])
+    assert bass["silent_target_frames"] == 0 and np.isnan(bass["predicted_energy_db"])
+    assert (bass["undefined_tracks_v4"], bass["undefined_tracks_v3"]) == (1, 0)
+
+
+def test_ablation_table_pairs_tracks(study):
+    settings, _ = study
+    ablations = protocols.load_ablation(settings, seeds=[0])
+    lost = ablations["ablation"].eq("own maximum") & ablations["target"].eq("bass")
+    lost &= ablations["track"].eq("Band 1 - Song 1") & ablations["protocol"].eq("BSS Eval v3")
+    ablations.loc[lost, "value"] = float("nan")
+    table = protocols.ablation_table(settings, ablations)
+    frame = table.frame.set_index(["ablation", "target"])
+    assert len(frame) == 4 * 5
+    for column in ("sdr_v3", "sdr_v4", "plain_sdr", "si_sdr"):
+        assert frame.loc[("own maximum", "all"), f"{column}_difference_mean_db"] == pytest.approx(
+            -4.0
+        )
+        assert frame.loc[("as released", "drums"), f"{column}_difference_std_db"] == pytest.approx(
+            0.0, abs=1e-9
+        )
+    assert frame.loc[("own maximum", "bass"), ["tracks", "undefined_tracks"]].tolist() == [4, 1]
+    assert frame.loc[("end to end", "bass"), ["tracks", "undefined_tracks"]].tolist() == [5, 0]
+    assert table.display["SDR v3, dB"].iloc[0] == "-0.25 ± 0.00"
+    assert "C-U-Net CNN, complex" in table.caption
+
+
+def test_missing_ablation_is_named_with_its_make_target(fresh):
+    shutil.rmtree(fresh.paths.scores / "ablation")
+    with pytest.raises(
+        config.ConfigError, match=r"ablation/cnn_complex-seed0\.csv is missing; run `make reproduce"
+    ):
+        protocols.load_ablation(fresh)
+
+
+def test_scores_of_before_the_second_protocol_are_refused_by_name(fresh):
+    scores = analysis.load_scores(fresh.paths.scores)
+    old = scores[scores["protocol"] == "BSS Eval v4"]
+    with pytest.raises(config.ConfigError, match="'BSS Eval v3'"):
+        tables.scores_table(fresh, old)
+    with pytest.raises(config.ConfigError, match="'SI-SDR'"):
+        protocols.further_table(fresh, old)
 
 
 def test_training_table_adds_up_the_dedicated_unets(study):
@@ -884,6 +1023,8 @@ def shifted(column, amount, rows=slice(None)):
         ("models", lambda f: f.assign(paper_name="x"), 1, "paper_name is x"),
         ("outcome", lambda f: f.head(19), 1, "not the same rows: 1, such as cnn_complex, vocals"),
         ("outcome", lambda f: f.drop(columns="tracks"), 1, "columns tracks are not in the current"),
+        ("ablation", shifted("plain_sdr_difference_mean_db", 1.2, slice(0, 1)), 1, "end to end"),
+        ("silence", shifted("predicted_energy_db", 2.5), 0, "tolerance 3"),
         ("excerpt", lambda f: f.assign(sdr_whole_excerpt_db=float("nan")), 1, "inf"),
     ],
 )

@@ -5,7 +5,13 @@ import pandas as pd
 import pytest
 
 from cunet_lib import scoring
-from cunet_lib.config import INSTRUMENTS, SCORE_COLUMNS, SCORE_METRICS, ConfigError
+from cunet_lib.config import (
+    INSTRUMENTS,
+    PROTOCOL_METRICS,
+    SCORE_COLUMNS,
+    SCORE_METRICS,
+    ConfigError,
+)
 from cunet_lib.stems import ensure_ffmpeg
 
 
@@ -35,9 +41,15 @@ def test_table_has_a_row_for_everything(tones, oracle_scores):
     _, store = tones
     assert tuple(oracle_scores) == SCORE_COLUMNS
     tracks = len(store.split("test"))
-    assert len(oracle_scores) == 2 * tracks * len(INSTRUMENTS) * len(SCORE_METRICS) * 2
-    assert set(oracle_scores["protocol"]) == {"BSS Eval v4"}
-    assert (oracle_scores["frames"] == 4).all()
+    assert set(oracle_scores["protocol"]) == set(PROTOCOL_METRICS)
+    v4 = oracle_scores[oracle_scores["protocol"] == "BSS Eval v4"]
+    assert len(v4) == 2 * tracks * len(INSTRUMENTS) * len(SCORE_METRICS) * 2
+    assert (v4["frames"] == 4).all()
+    v3 = oracle_scores[oracle_scores["protocol"] == "BSS Eval v3"]
+    assert len(v3) == 2 * tracks * len(INSTRUMENTS) * 3
+    assert set(v3["aggregation"]) == {"whole track"} and set(v3["frames"]) == {1}
+    keys = list(SCORE_COLUMNS[:7])
+    assert not oracle_scores.duplicated(keys).any()
 
 
 def test_values_are_musevals(tones, oracle_scores):
@@ -133,11 +145,39 @@ def test_a_wholly_silent_signal_is_undefined_and_spares_the_others(tones, tmp_pa
     assert set(table["frames"]) == {2}
 
 
-def test_whole_sdr_by_its_definition():
-    reference = np.array([[1.0, -1.0, 1.0, -1.0], [0.0, 0.0, 0.0, 0.0]])
-    values = scoring.whole_sdr(reference, reference * 0.9)
-    assert values[0] == pytest.approx(20.0)
-    assert np.isnan(values[1])
+def test_a_track_without_one_of_its_files_is_scored_again(tones):
+    settings, store = tones
+    call = {"model": "again", "seed": 0, "workers": 1}
+    first = scoring.score_system(settings, store, system=Scaled(0.5), **call)
+    folder = settings.paths.museval / "again-seed0"
+    lost = folder / "further" / f"{store.split('test')[0].name}.json"
+    assert lost.is_file()
+    lost.unlink()
+    system = Scaled(0.5)
+    pd.testing.assert_frame_equal(
+        scoring.score_system(settings, store, system=system, **call), first
+    )
+    assert len(system.seen) == 1
+    lost.write_text("{")
+    with pytest.raises(ConfigError, match=r"further/.*\.json are damaged.*make reproduce"):
+        scoring.score_system(settings, store, system=system, **call)
+
+
+def test_the_mixture_holds_all_energy_where_the_target_is_silent(tmp_path, tones, rng):
+    settings, _ = tones
+    references = rng.normal(size=(4, 8192 * 2))
+    references[3, 8192:] = 0.0
+    mixture = references.sum(axis=0)
+    paths = tmp_path / "v4.json", tmp_path / "t.json"
+    audio = np.concatenate([mixture[None], references])
+    scoring._score(audio, np.stack([mixture] * 4), settings, "t", paths)
+    table = scoring.read_rows(paths[1], track="t", model="m", seed=0)
+    silence = table.query("metric == 'PES' and target == 'vocals'").iloc[0]
+    assert silence["value"] == pytest.approx(0.0)
+    assert (silence["frames"], silence["undefined_frames"]) == (2, 1)
+    # Four mixtures are three too many.
+    consistency = table.query("target == 'mixture'").iloc[0]
+    assert consistency["value"] == pytest.approx(-20 * np.log10(3))
 
 
 def test_real_excerpt_is_six_seconds_whose_stems_add_up():
