@@ -77,6 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     for name, command, text in (
         ("verify", _verify, "compare the results with the committed ones"),
         ("report", _report, "write the results as web pages"),
+        ("check", _check, "check the corpus of a profile; every problem by file"),
     ):
         sub = commands.add_parser(name, help=text)
         sub.add_argument("profile", nargs="?", default="demo", help="(default: %(default)s)")
@@ -131,6 +132,15 @@ def _report(options: argparse.Namespace) -> int:
     from cunet_lib.runner import shown
 
     print(shown(build_report(load_profile(options.profile))))
+    return 0
+
+
+def _check(options: argparse.Namespace) -> int:
+    from cunet_lib.layout import check_corpus
+    from cunet_lib.progress import progress
+
+    layout = check_corpus(load_profile(options.profile), progress=progress("tracks checked"))
+    print(f"The corpus is in order. {layout.summary()}")
     return 0
 
 
