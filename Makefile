@@ -20,7 +20,7 @@ SEEDS ?= 0
 
 # ---------------------------------------------------------------------------------------- checks
 
-NEEDS_PROFILE := reproduce stages check verify report clean
+NEEDS_PROFILE := reproduce stages check plan verify report clean
 PROFILES := $(patsubst notebooks/profiles/%.yaml,%,$(wildcard notebooks/profiles/*.yaml))
 ifneq ($(filter $(NEEDS_PROFILE),$(MAKECMDGOALS)),)
   ifeq ($(filter $(PROFILE),$(PROFILES)),)
@@ -212,6 +212,9 @@ lint: env  ## check the code's style
 check: env  ## check the corpus of PROFILE: every problem, by file
 	@"$(PYTHON)" -m cunet_lib.cli check $(PROFILE)
 
+plan: env  ## estimate hours, disk and memory of a run of PROFILE, before it starts
+	@"$(PYTHON)" -m cunet_lib.cli plan $(PROFILE) --seeds "$(SEEDS)"
+
 lab: env  ## explore the notebooks in Jupyter Lab
 	@"$(PYTHON)" -m jupyter lab notebooks
 
@@ -247,4 +250,4 @@ help:
 	@awk '/^## / { sub(/^## /, "  "); print }' Makefile
 
 FORCE:
-.PHONY: env reproduce stages check test lint lab verify report bench clean distclean lock help FORCE
+.PHONY: env reproduce stages check plan test lint lab verify report bench clean distclean lock help FORCE
