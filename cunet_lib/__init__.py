@@ -34,7 +34,7 @@ what its last column names; ``tests/test_imports.py`` reads this table and holds
 | `report` | the manifest, the comparison with committed results, the web page | `tensorflow`, `musdb` |
 | `runner` | one notebook run: parameters checked, lines streamed, failures told | `tensorflow`, `models` |
 | `bench` | parameter counts and throughput on this machine | `musdb`, `museval` |
-| `planning` | hours, disk and memory of a run, estimated before it starts | `papermill`, `museval` |
+| `planning` | hours, disk and memory of a run, estimated before it starts | `musdb`, `papermill` |
 | `cli` | the `cunet` command, thin | `tensorflow`, `papermill` |
 
 Importing the package loads nothing heavy. It only asks TensorFlow to start silently.

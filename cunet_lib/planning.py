@@ -15,17 +15,18 @@ import tempfile
 import textwrap
 import time
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from cunet_lib.config import INSTRUMENTS, UNETS, VARIANTS, Profile
 from cunet_lib.layout import CHANNELS, RATE, read_layout
 from cunet_lib.parallel import cores
 from cunet_lib.runner import duration
-from cunet_lib.stems import STEMS, SUBSETS, Source, corpus_root, decode, scan
+from cunet_lib.stems import STEMS, SUBSETS, Source, corpus_root, decode, ensure_ffmpeg, scan
 
 PUBLISHED = {"train": (100, 6.4 * 3600), "test": (50, 3.5 * 3600)}
 """Tracks and seconds of MUSDB18 as published, rounded; used until ``MUSDB`` says where it is."""
@@ -91,8 +92,10 @@ class Calibration:
     step, validation
         Seconds per training step and per validation batch, at the profile's batch size, with all
         cores or the GPU.
-    render, decode, score
+    render, decode
         Seconds per second of one track, in one process.
+    score_track, score
+        Seconds per track and, besides, per second of it, in one process.
     separate
         Seconds per second of one track, all four instruments.
     parameters
@@ -101,8 +104,8 @@ class Calibration:
         Peak bytes of this process after training steps.
     device_memory
         Peak bytes on the GPU; 0 without one.
-    score_memory
-        Bytes that scoring takes per second of track.
+    score_base, score_memory
+        Bytes that scoring takes whatever the track and, besides, per second of it.
     workers
         Processes that decode or score at the same time.
     """
@@ -112,10 +115,12 @@ class Calibration:
     render: float
     decode: float
     separate: float
+    score_track: float
     score: float
     parameters: dict[str, int]
     training_memory: float
     device_memory: float
+    score_base: float
     score_memory: float
     workers: int
 
@@ -318,12 +323,13 @@ def estimate(
         f"{tested} tracks x {scored} systems",
         (systems + 1) * NOTEBOOK_SECONDS
         + systems * unit.separate * music
-        + scored * unit.score * music / side_by_side(tested),
+        + scored * (unit.score_track * tested + unit.score * music) / side_by_side(tested),
         (systems + 1) * NOTEBOOK_BYTES
         + scored * frames * len(INSTRUMENTS) * FRAME_BYTES
         + (len(STEMS) + scored * len(INSTRUMENTS)) * flac,
         unit.training_memory
-        + side_by_side(tested) * (PROCESS_BYTES + unit.score_memory * extent.longest),
+        + side_by_side(tested)
+        * (PROCESS_BYTES + unit.score_base + unit.score_memory * extent.longest),
     )
     plot = Stage(
         "05_plot",
@@ -408,7 +414,7 @@ def calibrate(
     """
     rng = np.random.default_rng(0)
     report("calibrating: scoring")
-    score, score_memory = _scoring(settings, rng)
+    score_track, score, score_base, score_memory = _scoring(settings, rng)
     report("calibrating: reading audio")
     render = _rendering(settings) if settings.data.source == "rendered" else 0.0
     decoding = _decoding(settings, rng)
@@ -428,10 +434,12 @@ def calibrate(
         render=render,
         decode=decoding,
         separate=separate,
+        score_track=score_track,
         score=score,
         parameters={name: int(count) for name, count in parameters.items()},
         training_memory=_peak_memory(),
         device_memory=_device_memory(),
+        score_base=score_base,
         score_memory=score_memory,
         workers=cores(),
     )
@@ -446,34 +454,52 @@ def _timed(call: Callable[[], object], seconds: float = 0.0) -> float:
     return (time.perf_counter() - start) / count
 
 
-def _scoring(settings: Profile, rng: np.random.Generator) -> tuple[float, float]:
-    """Seconds and bytes per second of track."""
+def _scoring(settings: Profile, rng: np.random.Generator) -> tuple[float, float, float, float]:
+    """Seconds per track and per second of it, bytes whatever the track and per second of it.
+
+    Solving for museval's filters costs the same for every track, so two lengths are scored.
+    """
     from cunet_lib.scoring import score_track
 
+    ensure_ffmpeg()
+    import museval  # noqa: F401 - its import takes seconds that are not scoring
+
     rate = settings.signal.sample_rate
-    length = max(8.0, 2 * settings.evaluate.window_seconds)
-    references = rng.normal(size=(len(INSTRUMENTS), round(length * rate)))
-    with tempfile.TemporaryDirectory() as folder:
+    lengths = [factor * max(1.0, settings.evaluate.window_seconds) for factor in (4.0, 32.0)]
+    times, peaks = [], []
+    with tempfile.TemporaryDirectory() as folder, threadpool_limits(1):
+        for length in lengths:
+            references = rng.normal(size=(len(INSTRUMENTS), round(length * rate)))
+            estimates = references + 0.1 * rng.normal(size=references.shape)
+            tracemalloc.start()
+            try:
+                start = time.process_time()
+                score_track(
+                    references,
+                    estimates,
+                    track="calibration",
+                    sample_rate=rate,
+                    evaluate=settings.evaluate,
+                    path=Path(folder) / "calibration.json",
+                )
+                times.append(time.process_time() - start)
+                peaks.append(float(tracemalloc.get_traced_memory()[1]))
+            finally:
+                tracemalloc.stop()
+    return (*_line(lengths, times), *_line(lengths, peaks))
 
-        def score(audio: np.ndarray) -> None:
-            score_track(
-                audio,
-                audio + 0.1 * rng.normal(size=audio.shape),
-                track="calibration",
-                sample_rate=rate,
-                evaluate=settings.evaluate,
-                path=Path(folder) / "calibration.json",
-            )
 
-        score(references[:, : round(2 * settings.evaluate.window_seconds * rate)])
-        seconds = _timed(lambda: score(references))
-        tracemalloc.start()
-        try:
-            score(references)
-            memory = tracemalloc.get_traced_memory()[1]
-        finally:
-            tracemalloc.stop()
-    return seconds / length, memory / length
+def _line(lengths: Sequence[float], costs: Sequence[float]) -> tuple[float, float]:
+    """Cost at length zero and per unit of length; neither below zero, however noisy.
+
+    >>> _line([4.0, 32.0], [3.0, 10.0]), _line([4.0, 32.0], [3.0, 2.0])
+    ((2.0, 0.25), (2.0, 0.0625))
+    """
+    slope = (costs[1] - costs[0]) / (lengths[1] - lengths[0])
+    if slope <= 0:
+        # Noise: all of the longer one's cost by its length, and once more by the track.
+        return costs[1], costs[1] / lengths[1]
+    return max(0.0, costs[0] - slope * lengths[0]), slope
 
 
 def _rendering(settings: Profile) -> float:
