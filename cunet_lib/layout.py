@@ -47,12 +47,13 @@ EXCERPT_SECONDS = 2.0
 SHORTAGE_SECONDS = 0.1
 """A file whose end cannot be decoded by more than this is cut short; codecs pad less than that."""
 
-SUM_LIMITS = {True: (3e-3, 0.05), False: (0.1, 0.2)}
+SUM_LIMITS = {True: (3e-3, 0.05), False: (0.2, 0.5)}
 """Error of the stems' sum relative to the mixture (root of the ratio of energies, over a track's
 excerpts), by ``is_wav``: worth a remark, and a problem.
 
 Five 16-bit files differ by rounding, below 1e-3 for any but the faintest music. AAC at 256 kbit/s
-codes each stream by itself, which leaves 0.03 to 0.05 over whole tracks; excerpts vary more.
+codes each stream by itself, which leaves some hundredths over whole tracks; the recoded real
+excerpt inside ``stempeg`` has 0.17, so that much must pass.
 """
 
 INAUDIBLE = 1e-4
