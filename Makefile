@@ -20,7 +20,7 @@ SEEDS ?= 0
 
 # ---------------------------------------------------------------------------------------- checks
 
-NEEDS_PROFILE := reproduce stages verify report clean
+NEEDS_PROFILE := reproduce stages check plan verify report clean
 PROFILES := $(patsubst notebooks/profiles/%.yaml,%,$(wildcard notebooks/profiles/*.yaml))
 ifneq ($(filter $(NEEDS_PROFILE),$(MAKECMDGOALS)),)
   ifeq ($(filter $(PROFILE),$(PROFILES)),)
@@ -33,11 +33,12 @@ ifneq ($(filter $(NEEDS_PROFILE),$(MAKECMDGOALS)),)
     $(error SEEDS is empty; give at least one whole number, such as SEEDS=0)
   endif
 endif
+# Make's own functions would split a path at its spaces.
 ifneq ($(MUSDB),)
-  ifeq ($(wildcard $(MUSDB)/.),)
+  export CUNET_MUSDB := $(shell d="$(MUSDB)"; [ "$${d:0:2}" != "~/" ] || d="$$HOME/$${d:2}"; cd -- "$$d" 2>/dev/null && pwd)
+  ifeq ($(CUNET_MUSDB),)
     $(error MUSDB=$(MUSDB) is no folder; give the one that holds train and test)
   endif
-  export CUNET_MUSDB := $(abspath $(MUSDB))
 endif
 
 # ----------------------------------------------------------------------------------- environment
@@ -138,8 +139,8 @@ LOGS := $(RESULTS)/logs
 
 # The library modules that each notebook uses, directly or through others: a change to one of them
 # makes the stage again. tests/test_imports.py compares these lists with the imports.
-MODULES_00_corpus := config files progress parallel composer voice synth corpus stems spectral display
-MODULES_01_preprocess := config files progress parallel stems spectral display store
+MODULES_00_corpus := config files progress parallel composer voice synth corpus stems layout spectral display
+MODULES_01_preprocess := config files progress parallel stems layout spectral display store
 MODULES_02_train_unet := config files parallel stems spectral display store conditions batches film models training separation
 MODULES_03_train_cunet := config files parallel stems spectral display store conditions batches film models training separation
 MODULES_04_evaluate := config files progress parallel stems spectral display store conditions film models separation measures scoring ablation
@@ -211,6 +212,12 @@ lint: env  ## check the code's style
 	@"$(PYTHON)" -m ruff check .
 	@"$(PYTHON)" -m ruff format --check .
 
+check: env  ## check the corpus of PROFILE: every problem, by file
+	@"$(PYTHON)" -m cunet_lib.cli check $(PROFILE)
+
+plan: env  ## estimate hours, disk and memory of a run of PROFILE, before it starts
+	@"$(PYTHON)" -m cunet_lib.cli plan $(PROFILE) --seeds "$(SEEDS)"
+
 lab: env  ## explore the notebooks in Jupyter Lab
 	@"$(PYTHON)" -m jupyter lab notebooks
 
@@ -246,4 +253,4 @@ help:
 	@awk '/^## / { sub(/^## /, "  "); print }' Makefile
 
 FORCE:
-.PHONY: env reproduce stages test lint lab verify report bench clean distclean lock help FORCE
+.PHONY: env reproduce stages check plan test lint lab verify report bench clean distclean lock help FORCE

@@ -15,6 +15,7 @@ what its last column names; ``tests/test_imports.py`` reads this table and holds
 | `synth` | drums, bass and other instruments as sound | `tensorflow`, `models` |
 | `corpus` | the rendered corpus: stems and mixtures in MUSDB18-HQ layout | `tensorflow`, `models` |
 | `stems` | tracks of a corpus through `musdb`: splits, decoding, resampling | `tensorflow` |
+| `layout` | whether a corpus is complete and sound, every problem by file; its download | `tensorflow`, `models` |
 | `spectral` | STFT and inverse STFT conventions, patch cut and join, magnitude scale | `musdb` |
 | `display` | what notebooks show of audio: spectrograms and players | `tensorflow`, `musdb` |
 | `store` | the prepared corpus on disk: audio at the study rate, index, scales, settings hash | `tensorflow` |
@@ -38,6 +39,7 @@ what its last column names; ``tests/test_imports.py`` reads this table and holds
 | `report` | the manifest, the comparison with committed results, the web page | `tensorflow`, `musdb` |
 | `runner` | one notebook run: parameters checked, lines streamed, failures told | `tensorflow`, `models` |
 | `bench` | parameter counts and throughput on this machine | `musdb`, `museval` |
+| `planning` | hours, disk and memory of a run, estimated before it starts | `musdb`, `papermill` |
 | `cli` | the `cunet` command, thin | `tensorflow`, `papermill` |
 
 Importing the package loads nothing heavy. It only asks TensorFlow to start silently.

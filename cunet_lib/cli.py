@@ -77,10 +77,15 @@ def _parser() -> argparse.ArgumentParser:
     for name, command, text in (
         ("verify", _verify, "compare the results with the committed ones"),
         ("report", _report, "write the results as web pages"),
+        ("check", _check, "check the corpus of a profile; every problem by file"),
     ):
         sub = commands.add_parser(name, help=text)
         sub.add_argument("profile", nargs="?", default="demo", help="(default: %(default)s)")
         sub.set_defaults(command=command)
+    plan = commands.add_parser("plan", help="estimate hours, disk and memory of the whole study")
+    plan.add_argument("profile", nargs="?", default="demo", help="(default: %(default)s)")
+    plan.add_argument("--seeds", default="0", help="as in SEEDS of make (default: %(default)s)")
+    plan.set_defaults(command=_plan)
     kernel = commands.add_parser("kernel", help="register the Jupyter kernel of the notebooks")
     kernel.set_defaults(command=_kernel)
     return parser
@@ -131,6 +136,27 @@ def _report(options: argparse.Namespace) -> int:
     from cunet_lib.runner import shown
 
     print(shown(build_report(load_profile(options.profile))))
+    return 0
+
+
+def _check(options: argparse.Namespace) -> int:
+    from cunet_lib.layout import check_corpus
+    from cunet_lib.progress import progress
+
+    layout = check_corpus(load_profile(options.profile), progress=progress("tracks checked"))
+    print(f"The corpus is in order. {layout.summary()}")
+    return 0
+
+
+def _plan(options: argparse.Namespace) -> int:
+    from cunet_lib.planning import calibrate, estimate, extent_of
+
+    settings = load_profile(options.profile)
+    seeds = options.seeds.split()
+    if not seeds or not all(seed.isdecimal() for seed in seeds):
+        raise ConfigError("--seeds must be whole numbers with spaces between, such as '0 1 2'.")
+    extent = extent_of(settings)
+    print(estimate(settings, extent, calibrate(settings), seeds=len(set(seeds))).text())
     return 0
 
 

@@ -400,8 +400,9 @@ def _failure(stage: str, copy: Path, log: Path, error: Exception) -> str:
     name = getattr(error, "ename", None)
     if name:
         reason = f"{name}: {error.evalue.strip()}" if error.evalue.strip() else name
-        # A long message keeps its first lines here; all of it is in the copy.
-        reason = "\n  ".join(reason.splitlines()[:3])
+        # A long message keeps its first lines here; all of it is in the copy. Our own are written
+        # for the reader, line by line.
+        reason = "\n  ".join(reason.splitlines()[: None if name == "ConfigError" else 3])
     else:
         reason = "the kernel died; perhaps the machine ran out of memory"
     return (

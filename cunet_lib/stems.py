@@ -19,6 +19,11 @@ STEMS = ("mixture", *INSTRUMENTS)
 STEM_NUMBERS = {"mixture": 0, "drums": 1, "bass": 2, "other": 3, "vocals": 4}
 """Place of each stem in a MUSDB18 ``.stem.mp4`` file."""
 
+SUBSETS = ("train", "test")
+STEM_SUFFIX = ".stem.mp4"
+CODEC_FRAME = 1024
+"""Samples of an AAC frame: streams of one stem file may differ by the padding of the last one."""
+
 
 def ensure_ffmpeg() -> str:
     """Put ffmpeg and ffprobe on PATH if the system has none; return where ffmpeg is.
@@ -70,7 +75,7 @@ def corpus_root(settings: Profile) -> Path:
     ConfigError
         If a MUSDB18 profile is used without ``MUSDB=/path``.
     """
-    if settings.data.source == "rendered":
+    if settings.data.source in ("rendered", "musdb7s"):
         return settings.paths.corpus
     given = os.environ.get("CUNET_MUSDB")
     if not given:
@@ -93,17 +98,23 @@ def list_sources(settings: Profile) -> list[Source]:
         not exist.
     """
     root = corpus_root(settings)
-    found = {subset: _scan(root, subset) for subset in ("train", "test")}
+    found = {subset: scan(root, subset) for subset in SUBSETS}
     for subset, sources in found.items():
         if not sources:
             raise ConfigError(
                 f"No tracks in {root / subset}; run the corpus notebook, or point MUSDB at MUSDB18."
             )
-    held_out = _held_out([source.name for source in found["train"]], settings.data.validation)
+        for source in sources:
+            missing = [file.name for file in source.files if not file.is_file()]
+            if missing:
+                raise ConfigError(
+                    f"Track {root / subset / source.name} lacks {', '.join(missing)}."
+                )
+    names = held_out([source.name for source in found["train"]], settings.data.validation)
     return [
         Source(
             source.name,
-            "valid" if subset == "train" and source.name in held_out else subset,
+            "valid" if subset == "train" and source.name in names else subset,
             source.files,
             source.is_wav,
         )
@@ -112,7 +123,12 @@ def list_sources(settings: Profile) -> list[Source]:
     ]
 
 
-def _scan(root: Path, subset: str) -> list[Source]:
+def scan(root: Path, subset: str) -> list[Source]:
+    """Tracks of one folder, ``train`` or ``test``, as found; whether their files exist is not seen.
+
+    A folder is a track of five WAV files, a file ``*.stem.mp4`` a track of five streams; anything
+    else is no track.
+    """
     folder = root / subset
     sources = []
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
@@ -120,17 +136,21 @@ def _scan(root: Path, subset: str) -> list[Source]:
             continue
         if path.is_dir():
             files = tuple(path / f"{stem}.wav" for stem in STEMS)
-            missing = [file.name for file in files if not file.is_file()]
-            if missing:
-                raise ConfigError(f"Track {path} lacks {', '.join(missing)}.")
             sources.append(Source(path.name, subset, files, True))
-        elif path.name.endswith(".stem.mp4"):
-            name = path.name.removesuffix(".stem.mp4")
+        elif path.name.endswith(STEM_SUFFIX):
+            name = path.name.removesuffix(STEM_SUFFIX)
             sources.append(Source(name, subset, (path,), False))
     return sources
 
 
-def _held_out(names: Sequence[str], validation: int | Sequence[str]) -> set[str]:
+def held_out(names: Sequence[str], validation: int | Sequence[str]) -> set[str]:
+    """Names of the validation tracks among those of the train folder.
+
+    Raises
+    ------
+    ConfigError
+        If none would be left to train on, or a named track does not exist.
+    """
     if isinstance(validation, int):
         if validation >= len(names):
             raise ConfigError(
@@ -157,7 +177,8 @@ def decode(source: Source, sample_rate: int) -> np.ndarray:
     Raises
     ------
     ConfigError
-        If the stems differ in length or hold values that are not finite.
+        If the stems differ in length, hold values that are not finite, or cannot be read. Streams
+        of a stem file that differ by less than a frame of the codec are cut to the shortest.
     """
     read = _read_wavs(source) if source.is_wav else _read_stem_file(source)
     stems = []
@@ -188,7 +209,18 @@ def _read_stem_file(source: Source):
     ensure_ffmpeg()
     from musdb.audio_classes import Track
 
-    track = Track(path=str(source.files[0]), is_wav=False, stem_id=0, subset=source.split)
-    for stem in STEMS:
-        track.stem_id = STEM_NUMBERS[stem]
-        yield track.audio, track.rate
+    path = source.files[0]
+    streams = []
+    # stempeg raises Warning and RuntimeError, ffmpeg-python its own; all mean the same here.
+    try:
+        track = Track(path=str(path), is_wav=False, stem_id=0, subset=source.split)
+        for stem in STEMS:
+            track.stem_id = STEM_NUMBERS[stem]
+            streams.append(track.audio)
+    except Exception as error:
+        raise ConfigError(f"{path} cannot be decoded as a MUSDB18 stem file.") from error
+    lengths = [len(audio) for audio in streams]
+    if max(lengths) - min(lengths) < CODEC_FRAME:
+        streams = [audio[: min(lengths)] for audio in streams]
+    for audio in streams:
+        yield audio, track.rate

@@ -24,7 +24,7 @@ def test_papermill_command_names_a_notebook_and_parameters_that_exist():
 def test_every_notebook_and_profile_is_named():
     for name in notebook_names():
         assert f"`{name}`" in README
-    for name in ("smoke", "demo", "musdb18"):
+    for name in ("smoke", "demo", "musdb7s", "musdb18"):
         assert name in README
 
 
