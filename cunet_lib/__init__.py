@@ -25,10 +25,12 @@ what its last column names; ``tests/test_imports.py`` reads this table and holds
 | `training` | fit, callbacks, checkpoints, run record | `museval`, `report` |
 | `separation` | model, mixture and conditions to estimates; never sees a reference | `scoring` |
 | `scoring` | museval per track into one long table; oracles and baselines | `tensorflow`, `models` |
+| `control` | what conditions do in a trained model: levels, silence, pairs, embeddings | `museval`, `report` |
 | `analysis` | paired statistics on score tables | `tensorflow`, `librosa` |
 | `results` | reading runs and scores; the words and numbers of captions | `tensorflow`, `musdb` |
 | `tables` | tables with captions, `save_table` | `tensorflow`, `musdb` |
 | `figures` | figures with captions, `save_figure` | `tensorflow`, `musdb` |
+| `control_figures` | tables and figures of what conditions do | `tensorflow`, `musdb` |
 | `drawing` | drawings of the networks from their architecture records | `tensorflow`, `musdb` |
 | `report` | the manifest, the comparison with committed results, the web page | `tensorflow`, `musdb` |
 | `runner` | one notebook run: parameters checked, lines streamed, failures told | `tensorflow`, `models` |

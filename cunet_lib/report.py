@@ -216,14 +216,16 @@ TOLERANCES = (
     Tolerance("bound of an interval", r".*_ci_(low|high)_db", 1.5, unit="dB"),
     Tolerance("spread", r".*_std_db", 1.5, unit="dB"),
     Tolerance("score of one excerpt", r"sdr_whole_excerpt_db", 2.0, unit="dB"),
+    Tolerance("level near silence", r"silence_.*_db", 6.0, unit="dB"),
     Tolerance("score", r".*_db", 1.0, unit="dB"),
+    Tolerance("ratio of levels", r"ratio_.*", 0.15),
     Tolerance("frames", r"undefined_frames", 5.0),
     Tolerance("count or flag", r".*", 0.0),
 )
 """The first kind whose expression fits a column's name holds. Trained models differ a little from
 machine to machine (threads, instruction sets); counts, flags and words do not."""
 
-KEYS = ("model", "reference", "target", "metric", "protocol", "aggregation", "seed")
+KEYS = ("model", "reference", "target", "condition", "metric", "protocol", "aggregation", "seed")
 
 
 def tolerance_of(column: str) -> Tolerance:
@@ -417,7 +419,7 @@ SECTIONS = (
         "The unprocessed mixture is the lower bound and the ideal ratio mask the upper bound.",
         ("scores_overall", "scores_by_instrument", "scores_against_parameters", "differences_*"),
     ),
-    ("Conditions", "What the control networks learned.", ("film_parameters",)),
+    ("Conditions", "What the control networks learned.", ("film_parameters", "conditions_*")),
     ("One song", "Listen and look.", ("spectrograms",)),
     (
         "One real recording",

@@ -259,6 +259,18 @@ def test_duration(seconds, text):
             {"variant": "cnn_simple", "seed": 2},
         ),
         (
+            "03_train_cunet.cnn_simple-seed2-steady",
+            {},
+            "03_train_cunet.cnn_simple-seed2-steady",
+            {"variant": "cnn_simple", "seed": 2, "suffix": "steady"},
+        ),
+        (
+            "03_train_cunet",
+            {"variant": "cnn_simple", "suffix": "steady"},
+            "03_train_cunet.cnn_simple-seed0-steady",
+            {"variant": "cnn_simple", "suffix": "steady"},
+        ),
+        (
             "04_evaluate.oracles-seed0",
             {"profile": "demo"},
             "04_evaluate.oracles-seed0",
@@ -279,6 +291,8 @@ def test_stage_name_and_parameters_agree(name, given, stage, parameters):
         ("02_train_unet.bass", {}, ("02_train_unet.<instrument>-seed<number>",)),
         ("00_corpus.bass-seed0", {}, ("00_corpus",)),
         ("02_train_unet.bass-seed0", {"instrument": "drums"}, ("instrument", "drums", "disagree")),
+        ("02_train_unet.bass-seed0-steady", {}, ("02_train_unet", "'suffix'")),
+        ("03_train_cunet.a-seed0-steady", {"suffix": "other"}, ("suffix", "other", "disagree")),
     ],
 )
 def test_bad_stage_is_one_sentence(name, given, words):
