@@ -336,7 +336,7 @@ def embeddings(network: keras.Model, z: np.ndarray) -> np.ndarray:
         ``(conditions, units)`` float32.
     """
     control = network.get_layer("control")
-    hidden = keras.Model(control.inputs, control.get_layer("gammas").input)
+    hidden = keras.Model(control.inputs[0], control.get_layer("gammas").input)
     return keras.ops.convert_to_numpy(hidden(np.asarray(z, np.float32), training=False))
 
 

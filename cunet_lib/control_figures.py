@@ -130,7 +130,7 @@ def pairs_table(settings: Profile, runs: pd.DataFrame, pairs: pd.DataFrame) -> T
             "Pair": frame["condition"],
             "At once (dB)": frame["together_median_db"].map(number),
             "Sum of two (dB)": frame["summed_median_db"].map(number),
-            "Difference (dB)": _with_quartiles(frame, "difference", sign=True),
+            "Difference (dB)": _with_quartiles(frame, "difference", decimals=2, sign=True),
             "Better at once": frame["tracks_better"].astype(str)
             + " of "
             + frame["tracks"].astype(str),
@@ -170,18 +170,22 @@ def uncontrolled_table(settings: Profile, runs: pd.DataFrame, free: pd.DataFrame
     return Table("conditions_uncontrolled", frame, display, caption)
 
 
-def _with_quartiles(frame: pd.DataFrame, stem: str, *, sign: bool = False) -> list[str]:
+def _with_quartiles(
+    frame: pd.DataFrame, stem: str, *, decimals: int = 1, sign: bool = False
+) -> list[str]:
     columns = [f"{stem}_{part}_db" for part in ("median", "quartile_1", "quartile_3")]
     return [
-        f"{number(median, 1, sign=sign)} ({number(low, 1, sign=sign)} to "
-        f"{number(high, 1, sign=sign)})"
-        for median, low, high in frame[columns].to_numpy()
+        "{} ({} to {})".format(*(number(value, decimals, sign=sign) for value in row))
+        for row in frame[columns].to_numpy()
     ]
 
 
 # ------------------------------------------------------------------------------ figures
 
 GREY = "#7A7A7A"
+
+HIGHEST_RATIO = 2.0
+"""Where the axis of relative levels ends: one run far off must not hide the others."""
 
 
 def _looks(runs: pd.DataFrame) -> dict[str, dict]:
@@ -228,7 +232,9 @@ def level_figure(settings: Profile, runs: pd.DataFrame, faders: pd.DataFrame) ->
         ax.xaxis.set_major_locator(mpl.ticker.MultipleLocator(0.25))
         ax.xaxis.set_major_formatter(mpl.ticker.FormatStrFormatter("%g"))
     axes[0, 0].set_xlim(-0.03, 1.03)
-    axes[0, 0].set_ylim(bottom=-0.03)
+    beyond = table["ratio_quartile_3"].max() > HIGHEST_RATIO
+    axes[0, 0].set_ylim(-0.03, HIGHEST_RATIO if beyond else None)
+    outside = f" Levels above {HIGHEST_RATIO:g} lie outside the frame." if beyond else ""
     axes[0, 0].set_ylabel("Level relative to z = 1 (amplitude)")
     handles = [
         Line2D([], [], **look, lw=1.7, markersize=4.5, label=labels[name])
@@ -244,7 +250,7 @@ def level_figure(settings: Profile, runs: pd.DataFrame, faders: pd.DataFrame) ->
         "Level of the estimate (root mean square over a song) relative to its level at z = 1, "
         "while one instrument is faded from 0 to 1 and the others stay at 0. Line: median over "
         "tracks; band: quartiles; title: mean over instruments and levels of the distance between "
-        f"median and z. {note(settings, runs, faders)}"
+        f"median and z.{outside} {note(settings, runs, faders)}"
     )
     return Figure("conditions_level", fig, caption)
 
@@ -280,15 +286,17 @@ def extremes_figure(settings: Profile, runs: pd.DataFrame, extremes: pd.DataFram
     everything.set_title("z = 1, 1, 1, 1: is it the mixture?")
     everything.set_xlabel("SDR with the mixture as reference (dB; higher is better)")
     handles = [
-        Line2D([], [], color="#333333", ls="none", marker="D", label="all four at once"),
+        Line2D([], [], color="#333333", ls="none", marker="D", label="the estimate"),
         Line2D([], [], color="#333333", ls="none", marker="P", label="sum of four estimates"),
         Line2D([], [], color="#333333", ls="none", marker="|", label="test tracks"),
     ]
     fig.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)
-    best, full = medians["silence_db"].idxmin(), medians["everything_db"].idxmax()
+    left, full = (
+        listed([number(medians[column][name], 1) for name in looks])
+        for column in ("silence_db", "everything_db")
+    )
     fig.suptitle(
-        f"Quietest at z = 0: {number(medians['silence_db'][best], 1)} dB ({labels[best]}); "
-        f"nearest to the mixture: {number(medians['everything_db'][full], 1)} dB ({labels[full]})"
+        f"Level at z = 0: {left} dB; SDR at z = 1, 1, 1, 1: {full} dB (medians, top to bottom)"
     )
     caption = (
         "Left: level of the estimate at z = 0 relative to the mixture; silence is wanted (levels "
@@ -470,7 +478,7 @@ def uncontrolled_figure(settings: Profile, runs: pd.DataFrame, free: pd.DataFram
     handles.append(Line2D([], [], color="#333333", ls="none", marker="|", label="test tracks"))
     fig.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False)
     said = " and ".join(f"{worse} of {len(INSTRUMENTS)}" for worse in below)
-    fig.suptitle(f"Without control, SDR is lower for {said} instruments")
+    fig.suptitle(f"Without control, SDR is lower than with it for {said} instruments")
     caption = (
         "The generic network without control, every gamma 1 and every beta 0: SDR of its one "
         "estimate with each instrument and the mixture as reference, beside the estimate with the "
