@@ -20,7 +20,7 @@ SEEDS ?= 0
 
 # ---------------------------------------------------------------------------------------- checks
 
-NEEDS_PROFILE := reproduce stages check plan verify report clean
+NEEDS_PROFILE := reproduce stages conditions steering check plan verify report clean
 PROFILES := $(patsubst notebooks/profiles/%.yaml,%,$(wildcard notebooks/profiles/*.yaml))
 ifneq ($(filter $(NEEDS_PROFILE),$(MAKECMDGOALS)),)
   ifeq ($(filter $(PROFILE),$(PROFILES)),)
@@ -145,6 +145,7 @@ MODULES_02_train_unet := config files parallel stems spectral display store cond
 MODULES_03_train_cunet := config files parallel stems spectral display store conditions batches film models training separation
 MODULES_04_evaluate := config files progress parallel stems spectral display store conditions film models separation measures scoring ablation
 MODULES_05_plot := config files spectral film models analysis inference published results tables protocols figures drawing report
+MODULES_07_conditions := config files progress parallel stems spectral display store conditions film models separation measures control analysis inference published results tables figures control_figures
 
 INSTRUMENTS := bass drums other vocals
 VARIANTS := dense_simple dense_complex cnn_simple cnn_complex
@@ -183,6 +184,16 @@ $(eval $(call STAGE,05_plot,05_plot,$(TRAININGS) $(EVALUATIONS),$(RESULTS)/score
 # Its data, beside the code that it belongs to.
 $(EXECUTED)/05_plot.ipynb: $(wildcard cunet_lib/published_scores.csv)
 
+# Beside the study: what conditions do in one C-U-Net, and in the same trained without progressive
+# ones. Its run folder has a suffix, which keeps it apart from the study's models.
+STEERED := dense_complex-seed$(firstword $(SEEDS))
+STEADY := $(STEERED)-steady
+$(eval $(call STAGE,03_train_cunet.$(STEADY),03_train_cunet,01_preprocess,$(RESULTS)/runs/$(STEADY)/model.keras,$(SHARE),--overrides train.progressive=0))
+$(eval $(call STAGE,07_conditions.$(STEERED),07_conditions,$(STEERED:%=03_train_cunet.%) $(STEADY:%=03_train_cunet.%),$(RESULTS)/tables/conditions_uncontrolled.csv,$(CORES)))
+
+steering: $(EXECUTED)/07_conditions.$(STEERED).ipynb
+	@:
+
 stages: $(TRAININGS:%=$(EXECUTED)/%.ipynb) $(EVALUATIONS:%=$(EXECUTED)/%.ipynb) $(EXECUTED)/05_plot.ipynb
 	@:
 
@@ -202,6 +213,10 @@ reproduce: env  ## run the whole study; what is up to date stays
 	  done; \
 	  exit 1; \
 	fi
+
+conditions: env  ## show what conditions do; trains one more C-U-Net
+	+@$(MAKE) $(GIVEN_JOBS) steering
+	@echo "What conditions do, profile $(PROFILE): $(RESULTS)/figures/conditions_*.png"
 
 # ----------------------------------------------------------------------------------- other tasks
 
@@ -253,4 +268,4 @@ help:
 	@awk '/^## / { sub(/^## /, "  "); print }' Makefile
 
 FORCE:
-.PHONY: env reproduce stages check plan test lint lab verify report bench clean distclean lock help FORCE
+.PHONY: env reproduce stages conditions steering check plan test lint lab verify report bench clean distclean lock help FORCE

@@ -28,6 +28,7 @@ what its last column names; ``tests/test_imports.py`` reads this table and holds
 | `measures` | scores of one track by every protocol | `tensorflow`, `models` |
 | `scoring` | every test track's scores in one long table; oracles and baselines | `tensorflow`, `models` |
 | `ablation` | what the released code's evaluation does to scores | `tensorflow`, `models` |
+| `control` | what conditions do in a trained model: levels, silence, pairs, embeddings | `museval`, `report` |
 | `analysis` | paired statistics on score tables | `tensorflow`, `librosa` |
 | `inference` | intervals, tests, equivalence and power of paired scores | `tensorflow`, `librosa` |
 | `published` | published scores, and which of them may stand beside ours | `tensorflow`, `musdb` |
@@ -35,6 +36,7 @@ what its last column names; ``tests/test_imports.py`` reads this table and holds
 | `tables` | tables with captions, `save_table` | `tensorflow`, `musdb` |
 | `protocols` | tables of the protocols beside BSS Eval v4: whole tracks, silence, ablation | `tensorflow`, `musdb` |
 | `figures` | figures with captions, `save_figure` | `tensorflow`, `musdb` |
+| `control_figures` | tables and figures of what conditions do | `tensorflow`, `musdb` |
 | `drawing` | drawings of the networks from their architecture records | `tensorflow`, `musdb` |
 | `report` | the manifest, the comparison with committed results, the web page | `tensorflow`, `musdb` |
 | `runner` | one notebook run: parameters checked, lines streamed, failures told | `tensorflow`, `models` |

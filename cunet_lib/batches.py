@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from cunet_lib.conditions import all_one_hot, draw
 from cunet_lib.config import INSTRUMENTS, UNETS, ConfigError, Profile
 from cunet_lib.spectral import pad_centre
 from cunet_lib.store import Entry, Store
@@ -59,9 +60,11 @@ class TrainingBatches:
     store
         Prepared corpus; its ``train`` split is used.
     settings
-        Patch size, batch size and the probabilities of remixing and of progressive conditions.
+        Patch size, batch size, kinds of condition, and the probabilities of remixing and of
+        progressive conditions.
     model
-        A C-U-Net variant (each patch asks for a random instrument) or ``unet_<instrument>``.
+        A C-U-Net variant (each patch draws a condition; by default a random instrument) or
+        ``unet_<instrument>``.
     seed
         Of the run.
     """
@@ -86,30 +89,48 @@ class TrainingBatches:
         samples = self.settings.patch_samples
         mixture = np.empty((size, samples), np.float32)
         target = np.empty((size, samples), np.float32)
-        condition = np.zeros((size, len(INSTRUMENTS)), np.float32)
+        condition = np.empty((size, len(INSTRUMENTS)), np.float32)
         for row in range(size):
-            instrument = self.instrument
-            if instrument is None:
-                instrument = int(rng.integers(len(INSTRUMENTS)))
+            kind, levels = self._ask(rng)
             track, start = self._place(rng)
-            # Row 0 of a track is its mixture.
-            if rng.random() < train.remix:
-                source = track.cut(1 + instrument, start)
-                mix = source.copy()
-                for other in range(len(INSTRUMENTS)):
-                    if other != instrument:
-                        other_track, other_start = self._place(rng)
-                        mix += other_track.cut(1 + other, other_start)
-            else:
-                mix, source = track.cut([0, 1 + instrument], start)
-            level = np.float32(1.0)
-            # A dedicated U-Net sees no condition, so its target is never scaled.
-            if self.instrument is None and rng.random() < train.progressive:
-                level = np.float32(rng.random())
-            mixture[row] = mix
-            target[row] = source * level
-            condition[row, instrument] = level
+            wanted = np.flatnonzero(levels)
+            mixture[row], sources = self._mix(rng, track, start, wanted)
+            # The mixture stays as it is: z is a fader of the target alone.
+            if kind == "one_hot" and rng.random() < train.progressive:
+                levels *= np.float32(rng.random())
+            target[row] = (sources * levels[wanted, None]).sum(axis=0)
+            condition[row] = levels
         return Batch(mixture, target, condition)
+
+    def _ask(self, rng: np.random.Generator) -> tuple[str, np.ndarray]:
+        """Kind of the next condition, and its levels ``(instruments,)``."""
+        if self.instrument is not None:
+            # A dedicated U-Net sees no condition, so its target is never scaled.
+            return "fixed", all_one_hot()[self.instrument]
+        kinds = self.settings.train.conditions
+        # A single kind takes no random number.
+        kind = kinds[int(rng.integers(len(kinds)))] if len(kinds) > 1 else kinds[0]
+        return kind, draw(kind, rng)
+
+    def _mix(
+        self, rng: np.random.Generator, track: _Track, start: int, wanted: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Mixture ``(samples,)`` and wanted sources ``(wanted, samples)`` at a place.
+
+        With probability ``train.remix`` the instruments that are not wanted come from other
+        places; the wanted ones stay together.
+        """
+        # Row 0 of a track is its mixture.
+        if rng.random() >= self.settings.train.remix:
+            mix, *sources = track.cut([0, *(1 + wanted)], start)
+            return mix, np.reshape(sources, (len(wanted), len(mix)))
+        sources = track.cut(1 + wanted, start)
+        mix = sources.sum(axis=0)
+        for other in range(len(INSTRUMENTS)):
+            if other not in wanted:
+                other_track, other_start = self._place(rng)
+                mix += other_track.cut(1 + other, other_start)
+        return mix, sources
 
     def _place(self, rng: np.random.Generator) -> tuple[_Track, int]:
         place = int(np.searchsorted(self._draw, rng.random(), side="right"))
@@ -150,7 +171,8 @@ def validation_batches(
     """Fixed patches of the held-out training tracks, spread evenly over their time.
 
     Every patch is asked for each instrument (C-U-Net) or for the model's own (dedicated U-Net),
-    without augmentation. At most ``train.validation_patches`` patches per instrument.
+    without augmentation; whatever ``train.conditions`` is, so that losses stay comparable. At most
+    ``train.validation_patches`` patches per instrument.
     """
     size = batch_size or settings.train.batch_size
     samples, hop = settings.patch_samples, settings.signal.hop

@@ -7,11 +7,15 @@ between ask for it at that level.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import combinations
 
 import numpy as np
 
-from cunet_lib.config import INSTRUMENTS, ConfigError
+from cunet_lib.config import CONDITION_KINDS, INSTRUMENTS, ConfigError
+
+PAIRS = tuple(combinations(INSTRUMENTS, 2))
+"""The six pairs of instruments, in instrument order."""
 
 
 def one_hot(instrument: str) -> np.ndarray:
@@ -56,6 +60,69 @@ def vector(levels: Mapping[str, float]) -> np.ndarray:
 def all_one_hot() -> np.ndarray:
     """The four one-hot conditions, ``(instruments, instruments)`` float32, in instrument order."""
     return np.eye(len(INSTRUMENTS), dtype=np.float32)
+
+
+def faded(instrument: str, levels: Sequence[float]) -> np.ndarray:
+    """Conditions that ask for one instrument at several levels.
+
+    Returns
+    -------
+    numpy.ndarray
+        ``(levels, instruments)`` float32.
+
+    Raises
+    ------
+    ConfigError
+        As :func:`vector`.
+    """
+    return np.stack([vector({instrument: level}) for level in levels])
+
+
+def between(start: np.ndarray, end: np.ndarray, steps: int) -> np.ndarray:
+    """Conditions on the straight way from one to another, both included.
+
+    Returns
+    -------
+    numpy.ndarray
+        ``(steps, instruments)`` float32.
+    """
+    share = np.linspace(0.0, 1.0, steps)[:, None]
+    return ((1 - share) * np.asarray(start) + share * np.asarray(end)).astype(np.float32)
+
+
+def draw(kind: str, rng: np.random.Generator) -> np.ndarray:
+    """Random condition of a kind, as training asks for it (paper, section 4.1; released code).
+
+    Parameters
+    ----------
+    kind
+        ``one_hot``: one instrument; ``zero``: silence; ``all``: every instrument; ``pairs``: two
+        instruments; ``continuous``: every instrument at a level of its own, uniform in [0, 1).
+    rng
+        Source of the choice.
+
+    Returns
+    -------
+    numpy.ndarray
+        ``(instruments,)`` float32.
+
+    Raises
+    ------
+    ConfigError
+        If the kind is unknown.
+    """
+    size = len(INSTRUMENTS)
+    if kind == "one_hot":
+        return all_one_hot()[int(rng.integers(size))]
+    if kind == "zero":
+        return np.zeros(size, np.float32)
+    if kind == "all":
+        return np.ones(size, np.float32)
+    if kind == "pairs":
+        return vector(dict.fromkeys(PAIRS[int(rng.integers(len(PAIRS)))], 1.0))
+    if kind == "continuous":
+        return rng.random(size).astype(np.float32)
+    raise ConfigError(f"No kind of condition {kind!r}; there are: {', '.join(CONDITION_KINDS)}.")
 
 
 def label(z: np.ndarray) -> str:

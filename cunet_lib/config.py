@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -26,6 +27,9 @@ INSTRUMENTS = ("bass", "drums", "other", "vocals")
 UNETS = tuple(f"unet_{instrument}" for instrument in INSTRUMENTS)
 VARIANTS = ("dense_simple", "dense_complex", "cnn_simple", "cnn_complex")
 """The four C-U-Nets, named control network first, FiLM kind second."""
+
+CONDITION_KINDS = ("one_hot", "zero", "all", "pairs", "continuous")
+"""What training may ask for (:func:`cunet_lib.conditions.draw`); the paper's study: one_hot."""
 
 PAPER_NAMES = {
     "unet": "Fix-U-Net (x4)",
@@ -163,7 +167,14 @@ class Train(_Section):
     lr_factor: float = Field(0.5, gt=0, lt=1)
     min_learning_rate: float = Field(1e-5, gt=0)
     min_delta: float = Field(1e-5, ge=0)
-    progressive: Probability = Field(0.25, description="condition and target scaled by U(0, 1)")
+    conditions: tuple[Literal[CONDITION_KINDS], ...] = Field(
+        ("one_hot",),
+        min_length=1,
+        description="kinds of condition a patch draws from, evenly; listed twice, twice as often",
+    )
+    progressive: Probability = Field(
+        0.25, description="condition and target scaled by U(0, 1), of one_hot conditions"
+    )
     remix: Probability = Field(0.25, description="other stems drawn from other tracks")
     precision: Literal["auto", "float32", "mixed_bfloat16"] = "auto"
     jit: Literal["auto", "on", "off"] = "auto"
@@ -279,9 +290,20 @@ class Paths:
         self.logs = self.results / "logs"
         self.manifest = self.results / "manifest.json"
 
-    def run(self, model: str, seed: int) -> Path:
-        """Folder of one training run, such as ``runs/dense_simple-seed0``."""
-        return self.runs / f"{model}-seed{seed}"
+    def run(self, model: str, seed: int, suffix: str = "") -> Path:
+        """Folder of one training run, such as ``runs/dense_simple-seed0``.
+
+        A run beside the study's own, with other settings, has a suffix:
+        ``runs/dense_simple-seed0-steady``.
+
+        Raises
+        ------
+        ConfigError
+            If the suffix is more than letters, digits and ``_``.
+        """
+        if not re.fullmatch(r"[A-Za-z0-9_]*", suffix):
+            raise ConfigError(f"Suffix {suffix!r} of a run may hold letters, digits and _ only.")
+        return self.runs / (f"{model}-seed{seed}" + (f"-{suffix}" if suffix else ""))
 
 
 def _root(variable: str, default: str) -> Path:

@@ -218,7 +218,9 @@ TOLERANCES = (
     Tolerance("energy at silence", r".*_energy_db", 3.0, unit="dB"),
     Tolerance("spread", r".*_std_db", 1.5, unit="dB"),
     Tolerance("score of one excerpt", r"sdr_whole_excerpt_db", 2.0, unit="dB"),
+    Tolerance("level near silence", r"silence_.*_db", 6.0, unit="dB"),
     Tolerance("score", r".*_db", 1.0, unit="dB"),
+    Tolerance("ratio of levels", r"ratio_.*", 0.15),
     Tolerance("frames", r"(undefined|silent_\w+)_frames", 5.0),
     Tolerance("count or flag", r".*", 0.0),
 )
@@ -227,7 +229,7 @@ machine to machine (threads, instruction sets); counts, flags and words do not."
 
 KEYS = (
     *("ablation", "model", "system", "study", "reference"),
-    *("target", "metric", "protocol", "aggregation", "seed"),
+    *("target", "condition", "metric", "protocol", "aggregation", "seed"),
 )
 
 
@@ -435,7 +437,7 @@ SECTIONS = (
         "released code's evaluation does to scores.",
         ("further_scores", "silence", "ablation"),
     ),
-    ("Conditions", "What the control networks learned.", ("film_parameters",)),
+    ("Conditions", "What the control networks learned.", ("film_parameters", "conditions_*")),
     ("One song", "Listen and look.", ("spectrograms",)),
     (
         "One real recording",

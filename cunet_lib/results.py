@@ -179,11 +179,17 @@ def load_runs(
         If a required run is missing, or a record cannot be read.
     """
     paths = settings.paths
-    for model in require:
-        if not any(paths.runs.glob(f"{model}-seed*/run.json")):
-            raise missing(settings, paths.run(model, settings.seed) / "run.json")
     rows = []
-    for path in sorted(paths.runs.glob("*-seed*/run.json")):
+    # A folder with a suffix holds a run with other settings: none of the study's.
+    folders = [
+        path.parent
+        for path in sorted(paths.runs.glob("*-seed*/run.json"))
+        if re.fullmatch(r".*-seed\d+", path.parent.name)
+    ]
+    for model in require:
+        if not any(folder.name.startswith(f"{model}-seed") for folder in folders):
+            raise missing(settings, paths.run(model, settings.seed) / "run.json")
+    for path in (folder / "run.json" for folder in folders):
         record = read_json(settings, path)
         if record.get("model") in (*UNETS, *VARIANTS) and (
             seeds is None or record.get("seed") in seeds

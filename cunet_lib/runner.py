@@ -34,6 +34,7 @@ SUBJECTS = {
     "02_train_unet": "instrument",
     "03_train_cunet": "variant",
     "04_evaluate": "model",
+    "07_conditions": "model",
 }
 """Notebooks that run once per subject and seed, and the parameter that names the subject."""
 
@@ -97,6 +98,9 @@ def notebook_names() -> list[str]:
 def parse_stage(name: str, parameters: Mapping[str, Any] | None = None) -> Stage:
     """Read a stage's name, ``<notebook>`` or ``<notebook>.<subject>-seed<n>``.
 
+    The name of a run beside the study's own ends with its suffix:
+    ``03_train_cunet.dense_complex-seed0-steady``.
+
     Parameters
     ----------
     name
@@ -110,17 +114,20 @@ def parse_stage(name: str, parameters: Mapping[str, Any] | None = None) -> Stage
         If there is no such notebook, the name is malformed, or a parameter is unknown, of another
         type, or in contradiction to the name.
     """
-    notebook, _, suffix = name.partition(".")
+    notebook, _, run = name.partition(".")
     if notebook not in notebook_names():
         raise ConfigError(f"No notebook {notebook!r}; there are: {', '.join(notebook_names())}.")
     subject = SUBJECTS.get(notebook)
     chosen = dict(parameters or {})
-    if suffix:
-        match = re.fullmatch(r"(?P<subject>\w+)-seed(?P<seed>\d+)", suffix)
+    if run:
+        match = re.fullmatch(r"(?P<subject>\w+)-seed(?P<seed>\d+)(?:-(?P<suffix>\w+))?", run)
         if subject is None or match is None:
             form = f"{notebook}.<{subject}>-seed<number>" if subject else notebook
             raise ConfigError(f"Stage {name!r} must look like {form}.")
-        for key, value in ((subject, match["subject"]), ("seed", int(match["seed"]))):
+        given = {subject: match["subject"], "seed": int(match["seed"])}
+        if match["suffix"]:
+            given["suffix"] = match["suffix"]
+        for key, value in given.items():
             if str(chosen.setdefault(key, value)) != str(value):
                 raise ConfigError(f"Stage {name!r} and parameter {key} = {chosen[key]} disagree.")
     values = check_parameters(NOTEBOOKS / f"{notebook}.ipynb", chosen)
@@ -130,6 +137,8 @@ def parse_stage(name: str, parameters: Mapping[str, Any] | None = None) -> Stage
         if missing:
             raise ConfigError(f"Notebook {notebook} has no parameter {', '.join(sorted(missing))}.")
         name = f"{notebook}.{known[subject]}-seed{known['seed']}"
+        if known.get("suffix"):
+            name += f"-{known['suffix']}"
     return Stage(notebook, name, values)
 
 

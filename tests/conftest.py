@@ -59,9 +59,9 @@ class Tree:
             timeout=300,
         )
 
-    def planned(self, *arguments):
-        """Stages that ``make reproduce`` would run, in order."""
-        done = self.make("--dry-run", "reproduce", "PROFILE=tiny", "JOBS=1", *arguments)
+    def planned(self, *arguments, target="reproduce"):
+        """Stages that ``make reproduce``, or another target, would run, in order."""
+        done = self.make("--dry-run", target, "PROFILE=tiny", "JOBS=1", *arguments)
         assert done.returncode == 0, done.stderr
         words = [line.split() for line in done.stdout.splitlines() if "cunet_lib.cli run" in line]
         return [line[line.index("run") + 1] for line in words]
@@ -130,8 +130,8 @@ def tree(bare_tree):
         ),
         (
             "03_train_cunet",
-            '\nvariant = "dense_simple"\nseed = 0',
-            "paths.run(variant, seed) / 'model.keras'",
+            '\nvariant = "dense_simple"\nseed = 0\nsuffix = ""',
+            "paths.run(variant, seed, suffix) / 'model.keras'",
         ),
         (
             "04_evaluate",
@@ -139,6 +139,11 @@ def tree(bare_tree):
             'paths.scores / f\'{model.replace("oracles", "ideal_ratio_mask")}-seed{seed}.csv\'',
         ),
         ("05_plot", "", "paths.scores / 'scores.csv'"),
+        (
+            "07_conditions",
+            '\nmodel = "dense_simple"\nseed = 0',
+            "paths.tables / 'conditions_uncontrolled.csv'",
+        ),
     ):
         bare_tree.notebook(name, COMMON + extra, LOAD, f"result = {result}", WRITE)
     return bare_tree

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from numpy.lib.stride_tricks import sliding_window_view
 
-from cunet_lib.batches import TrainingBatches, validation_batches
-from cunet_lib.config import INSTRUMENTS
+from cunet_lib.batches import Batch, TrainingBatches, validation_batches
+from cunet_lib.conditions import PAIRS
+from cunet_lib.config import CONDITION_KINDS, INSTRUMENTS
 
 
 def with_train(settings, **changes):
@@ -166,3 +167,159 @@ def test_tracks_shorter_than_a_patch_are_padded(tones):
     assert batch.mixture.shape[1] == settings.patch_samples
     assert (batch.mixture[:, -1000:] == 0).all()
     assert validation_batches(store, settings, model="dense_simple")
+
+
+# ------------------------------------------------------------------------ kinds of condition
+
+
+class OneHotBatches(TrainingBatches):
+    """What training asked for before there were kinds: the order of random draws is the study's."""
+
+    def batch(self, step):
+        rng = np.random.Generator(np.random.Philox(key=[self.seed, step]))
+        train = self.settings.train
+        rows = []
+        for _ in range(train.batch_size):
+            instrument = self.instrument
+            if instrument is None:
+                instrument = int(rng.integers(len(INSTRUMENTS)))
+            track, start = self._place(rng)
+            if rng.random() < train.remix:
+                source = track.cut(1 + instrument, start)
+                mix = source.copy()
+                for other in range(len(INSTRUMENTS)):
+                    if other != instrument:
+                        other_track, other_start = self._place(rng)
+                        mix += other_track.cut(1 + other, other_start)
+            else:
+                mix, source = track.cut([0, 1 + instrument], start)
+            level = np.float32(1.0)
+            if self.instrument is None and rng.random() < train.progressive:
+                level = np.float32(rng.random())
+            rows.append((mix, source * level, level * np.eye(4, dtype=np.float32)[instrument]))
+        return Batch(*(np.stack(column) for column in zip(*rows, strict=True)))
+
+
+@pytest.mark.parametrize("model", ["dense_complex", "unet_other"])
+@pytest.mark.parametrize("remix", [0.0, 0.25, 1.0])
+def test_one_hot_conditions_keep_every_bit_of_the_batches(tones, model, remix):
+    settings, store = tones
+    settings = with_train(settings, remix=remix, batch_size=16)
+    assert settings.train.conditions == ("one_hot",)
+    new, old = (
+        kind(store, settings, model=model, seed=4) for kind in (TrainingBatches, OneHotBatches)
+    )
+    for step in range(4):
+        for name in ("mixture", "target", "condition"):
+            one, two = getattr(new.batch(step), name), getattr(old.batch(step), name)
+            assert one.dtype == two.dtype == np.float32
+            assert one.tobytes() == two.tobytes(), f"{name} of step {step}"
+
+
+@pytest.mark.parametrize("remix", [0.0, 1.0])
+@pytest.mark.parametrize("kind", CONDITION_KINDS)
+def test_target_is_the_sum_of_levels_times_sources(tones, kind, remix, monkeypatch):
+    """Sources are recorded as they are cut; without remixing the mixture stays the track's own."""
+    settings, store = tones
+    settings = with_train(settings, conditions=(kind,), remix=remix, progressive=0.5, batch_size=12)
+    batches = TrainingBatches(store, settings, model="dense_simple", seed=0)
+    recorded = []
+    mix = TrainingBatches._mix
+
+    def record(self, rng, track, start, wanted):
+        mixture, sources = mix(self, rng, track, start, wanted)
+        recorded.append((track.cut(slice(None), start), mixture.copy(), sources.copy(), wanted))
+        return mixture, sources
+
+    monkeypatch.setattr(TrainingBatches, "_mix", record)
+    batch = batches.batch(2)
+    assert len(recorded) == len(batch.mixture)
+    for row, (stems, mixture, sources, wanted) in enumerate(recorded):
+        levels = batch.condition[row]
+        assert not levels[np.setdiff1d(range(4), wanted)].any()
+        np.testing.assert_array_equal(sources, stems[1 + wanted])
+        expected = levels @ stems[1:]
+        np.testing.assert_allclose(batch.target[row], expected, atol=1e-6)
+        np.testing.assert_array_equal(batch.mixture[row], mixture)
+        own = stems[1:].sum(axis=0) if remix else stems[0]
+        if not remix or len(wanted) == 4:
+            np.testing.assert_allclose(mixture, own, atol=1e-6)
+        else:
+            # The wanted sources are in it, and something else than this place's other stems.
+            others = np.setdiff1d(range(4), wanted)
+            rest = mixture - sources.sum(axis=0)
+            assert np.abs(rest - stems[1 + others].sum(axis=0)).max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("kind", "allowed"),
+    [
+        ("one_hot", lambda z: sorted(z) == [0, 0, 0, 1]),
+        ("zero", lambda z: not z.any()),
+        ("all", lambda z: (z == 1).all()),
+        ("pairs", lambda z: sorted(z) == [0, 0, 1, 1]),
+        ("continuous", lambda z: ((z > 0) & (z < 1)).all() and len(set(z)) == 4),
+    ],
+)
+def test_each_kind_asks_for_what_it_says(tones, kind, allowed):
+    settings, store = tones
+    settings = with_train(settings, conditions=(kind,), progressive=0.0, batch_size=64)
+    batches = TrainingBatches(store, settings, model="cnn_simple", seed=0)
+    conditions = np.concatenate([batches.batch(step).condition for step in range(4)])
+    assert all(allowed(z) for z in conditions)
+    if kind == "pairs":
+        assert len({tuple(z) for z in conditions}) == len(PAIRS) == 6
+    if kind == "continuous":
+        np.testing.assert_allclose(conditions.mean(axis=0), 0.5, atol=0.08)
+
+
+def test_silence_is_the_target_of_zero(tones):
+    settings, store = tones
+    for remix in (0.0, 1.0):
+        changed = with_train(settings, conditions=("zero",), remix=remix)
+        batch = TrainingBatches(store, changed, model="dense_simple", seed=0).batch(0)
+        assert not batch.target.any() and np.abs(batch.mixture).max() > 0
+
+
+def test_kinds_are_drawn_evenly_and_twice_as_often_when_listed_twice(tones):
+    settings, store = tones
+    kinds = ("one_hot", "one_hot", "zero", "all")
+    settings = with_train(settings, conditions=kinds, progressive=0.0, batch_size=64)
+    batches = TrainingBatches(store, settings, model="dense_simple", seed=0)
+    active = np.concatenate([batches.batch(step).condition.sum(axis=1) for step in range(20)])
+    for number, share in ((1, 0.5), (0, 0.25), (4, 0.25)):
+        assert (active == number).mean() == pytest.approx(share, abs=0.05)
+
+
+def test_mixed_kinds_are_a_function_of_seed_and_step(tones):
+    settings, store = tones
+    settings = with_train(settings, conditions=CONDITION_KINDS, batch_size=16)
+    first, again, other = (
+        TrainingBatches(store, settings, model="dense_simple", seed=seed) for seed in (1, 1, 2)
+    )
+    again.batch(0)
+    for name in ("mixture", "target", "condition"):
+        one, two = getattr(first.batch(5), name), getattr(again.batch(5), name)
+        np.testing.assert_array_equal(one, two)
+    assert np.abs(first.batch(5).condition - other.batch(5).condition).max() > 0
+    (_, target) = next(iter(first.dataset(first_step=5)))
+    np.testing.assert_array_equal(target, first.batch(5).target)
+
+
+def test_progressive_leaves_the_other_kinds_alone(tones):
+    settings, store = tones
+    settings = with_train(settings, conditions=("all", "pairs"), progressive=1.0, batch_size=32)
+    batch = TrainingBatches(store, settings, model="dense_simple", seed=0).batch(0)
+    assert set(np.unique(batch.condition)) == {0.0, 1.0}
+
+
+def test_kinds_change_neither_a_dedicated_unet_nor_validation(tones):
+    settings, store = tones
+    changed = with_train(settings, conditions=("zero", "continuous"))
+    for build in (
+        lambda each: TrainingBatches(store, each, model="unet_bass", seed=0).batch(3),
+        lambda each: validation_batches(store, each, model="dense_simple")[0],
+    ):
+        one, two = build(settings), build(changed)
+        for name in ("mixture", "target", "condition"):
+            np.testing.assert_array_equal(getattr(one, name), getattr(two, name))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from cunet_lib import conditions
-from cunet_lib.config import INSTRUMENTS, ConfigError
+from cunet_lib.config import CONDITION_KINDS, INSTRUMENTS, ConfigError
 
 
 def test_order_is_bass_drums_other_vocals():
@@ -26,3 +26,28 @@ def test_unknown_instruments_and_levels_are_named():
     for level in (-0.1, 1.5, float("nan")):
         with pytest.raises(ConfigError, match="within 0 and 1"):
             conditions.vector({"bass": level})
+
+
+def test_faders_and_ways_between_conditions():
+    fader = conditions.faded("drums", [0, 0.25, 1])
+    np.testing.assert_array_equal(fader[:, 1], [0, 0.25, 1])
+    assert fader.shape == (3, 4) and fader.sum() == 1.25
+    way = conditions.between(conditions.one_hot("bass"), conditions.one_hot("vocals"), 3)
+    np.testing.assert_array_equal(way, [[1, 0, 0, 0], [0.5, 0, 0, 0.5], [0, 0, 0, 1]])
+    assert way.dtype == np.float32
+
+
+def test_there_are_six_pairs():
+    assert len(set(conditions.PAIRS)) == 6
+    assert all(first != second for first, second in conditions.PAIRS)
+
+
+def test_unknown_kind_is_named(rng):
+    with pytest.raises(ConfigError, match="'chord'; there are: one_hot"):
+        conditions.draw("chord", rng)
+
+
+def test_drawn_conditions_can_be_changed_without_changing_the_next(rng):
+    for kind in CONDITION_KINDS:
+        conditions.draw(kind, rng)[:] = 7
+        assert conditions.draw(kind, rng).max() <= 1

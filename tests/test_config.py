@@ -59,6 +59,20 @@ def test_overrides_as_string_and_as_sequence_agree():
     assert load_profile("smoke", " ".join(parts)) == load_profile("smoke", parts)
 
 
+def test_kinds_of_condition_can_be_listed_in_an_override():
+    settings = load_profile("smoke", "train.conditions=[one_hot,one_hot,zero]")
+    assert settings.train.conditions == ("one_hot", "one_hot", "zero")
+
+
+def test_run_beside_the_study_has_a_folder_of_its_own():
+    paths = load_profile("smoke").paths
+    assert paths.run("dense_simple", 3).name == "dense_simple-seed3"
+    assert paths.run("dense_simple", 3, "steady").name == "dense_simple-seed3-steady"
+    for suffix in ("../up", "a-b", "a b", "/"):
+        with pytest.raises(ConfigError, match="Suffix"):
+            paths.run("dense_simple", 3, suffix)
+
+
 def test_profile_can_be_a_file(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text((ROOT / "notebooks" / "profiles" / "smoke.yaml").read_text())
@@ -75,6 +89,9 @@ def test_profile_can_be_a_file(tmp_path):
         ("train.progressive=1.5", ("train.progressive", "1.5")),
         ("train.min_learning_rate=0.5", ("min_learning_rate",)),
         ("train.warmup_steps=1", ("train.warmup_steps = 1", "train.schedule = cosine")),
+        ("train.conditions=[one_hot,chords]", ("train.conditions", "chords", "pairs")),
+        ("train.conditions=[]", ("train.conditions",)),
+        ("train.conditions=zero", ("train.conditions", "zero")),
         ("model.filters=0", ("model.filters", "0")),
         ("model.filters=2.5", ("model.filters", "2.5")),
         ("model.patch_frames=100", ("model.patch_frames", "100", "model.blocks")),

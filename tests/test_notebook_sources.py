@@ -18,6 +18,7 @@ STAGES = (
     "03_train_cunet",
     "04_evaluate",
     "05_plot",
+    "07_conditions",
 )
 
 

@@ -911,6 +911,16 @@ def test_a_missing_input_is_named_with_its_make_target(fresh, lost, message, act
     assert "\n" not in str(error.value)
 
 
+def test_runs_beside_the_study_are_none_of_its_models(fresh):
+    runs = results.load_runs(fresh)
+    own = fresh.paths.run("dense_complex", 0)
+    shutil.copytree(own, fresh.paths.run("dense_complex", 0, "steady"))
+    assert list(results.load_runs(fresh)["folder"]) == list(runs["folder"])
+    shutil.rmtree(own)
+    with pytest.raises(config.ConfigError, match=r"dense_complex-seed0/run\.json is missing"):
+        results.load_runs(fresh)
+
+
 def test_damaged_inputs_are_named(fresh):
     runs = results.load_runs(fresh)
     folder = fresh.paths.run("dense_simple", 0)

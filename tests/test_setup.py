@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import nbformat
 import pytest
 import yaml
 from conftest import ROOT
@@ -290,6 +291,7 @@ def test_make_alone_lists_targets_and_variables(bare_tree):
     targets = [
         "env",
         "reproduce",
+        "conditions",
         "test",
         "lint",
         "lab",
@@ -452,6 +454,39 @@ def test_a_deleted_result_is_made_again(tree, deleted, expected):
     executed(tree)
     (tree.root / deleted).unlink()
     assert tree.planned() == expected
+
+
+STEADY = "03_train_cunet.dense_complex-seed0-steady"
+
+
+def test_conditions_train_one_more_model_and_run_beside_the_study(tree):
+    assert tree.planned(target="conditions") == [
+        "00_corpus",
+        "01_preprocess",
+        "03_train_cunet.dense_complex-seed0",
+        STEADY,
+        "07_conditions.dense_complex-seed0",
+    ]
+    executed(tree)
+    assert tree.planned(target="conditions") == [STEADY, "07_conditions.dense_complex-seed0"]
+    assert "07_conditions.dense_complex-seed3" in tree.planned("SEEDS=3", target="conditions")
+    assert tree.planned() == []
+
+
+def test_conditions_are_made_once_and_their_run_has_other_settings(tree):
+    done = tree.make("conditions", "PROFILE=tiny", "JOBS=1")
+    assert done.returncode == 0, done.stderr
+    results = tree.root / "results" / "tiny"
+    assert {path.name for path in (results / "runs").iterdir()} == {
+        "dense_complex-seed0",
+        "dense_complex-seed0-steady",
+    }
+    copy = nbformat.read(results / "notebooks" / f"{STEADY}.ipynb", as_version=4)
+    given = copy.metadata.papermill.parameters
+    assert (given.suffix, given.overrides) == ("steady", "train.progressive=0")
+    assert tree.planned(target="conditions") == []
+    (tree.root / "cunet_lib" / "control.py").touch()
+    assert tree.planned(target="conditions") == ["07_conditions.dense_complex-seed0"]
 
 
 def test_committed_results_alone_count_for_nothing(tree):

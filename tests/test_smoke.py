@@ -14,6 +14,7 @@ import pytest
 from conftest import COMMON, ROOT, clean_environment
 
 from cunet_lib.config import INSTRUMENTS, UNETS, VARIANTS, ConfigError, load_profile
+from cunet_lib.results import load_runs
 from cunet_lib.runner import (
     NotebookFailed,
     check_parameters,
@@ -111,6 +112,28 @@ def test_newer_plot_notebook_reruns_that_stage_alone(smoke):
     _, _, make = smoke
     done = make("--dry-run", "--what-if", "notebooks/05_plot.ipynb", "stages")
     assert re.findall(r"cunet_lib\.cli run (\S+)", done.stdout) == ["05_plot"]
+
+
+def test_conditions_pass_beside_the_study(smoke, monkeypatch):
+    results, _, make = smoke
+    done = make("conditions")
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr
+    assert done.stderr == ""
+    record = json.loads((results / "runs" / "dense_complex-seed0-steady" / "run.json").read_text())
+    assert record["settings"]["train"]["progressive"] == 0
+    shown = {"level", "extremes", "pairs", "uncontrolled"}
+    for folder, suffixes, names in (
+        ("tables", ("csv", "md", "tex"), shown),
+        ("figures", ("png", "svg", "txt"), shown | {"embeddings"}),
+    ):
+        for suffix in suffixes:
+            for name in names:
+                path = results / folder / f"conditions_{name}.{suffix}"
+                assert path.stat().st_size > 0, path
+    monkeypatch.setenv("CUNET_RESULTS", str(results.parent))
+    assert len(load_runs(load_profile("smoke"))) == len((*UNETS, *VARIANTS))
+    again = (make("conditions"), make("reproduce"))
+    assert all(each.returncode == 0 and " | started" not in each.stdout for each in again)
 
 
 # ------------------------------------------------------------------------------------- one notebook
@@ -259,6 +282,18 @@ def test_duration(seconds, text):
             {"variant": "cnn_simple", "seed": 2},
         ),
         (
+            "03_train_cunet.cnn_simple-seed2-steady",
+            {},
+            "03_train_cunet.cnn_simple-seed2-steady",
+            {"variant": "cnn_simple", "seed": 2, "suffix": "steady"},
+        ),
+        (
+            "03_train_cunet",
+            {"variant": "cnn_simple", "suffix": "steady"},
+            "03_train_cunet.cnn_simple-seed0-steady",
+            {"variant": "cnn_simple", "suffix": "steady"},
+        ),
+        (
             "04_evaluate.oracles-seed0",
             {"profile": "demo"},
             "04_evaluate.oracles-seed0",
@@ -279,6 +314,8 @@ def test_stage_name_and_parameters_agree(name, given, stage, parameters):
         ("02_train_unet.bass", {}, ("02_train_unet.<instrument>-seed<number>",)),
         ("00_corpus.bass-seed0", {}, ("00_corpus",)),
         ("02_train_unet.bass-seed0", {"instrument": "drums"}, ("instrument", "drums", "disagree")),
+        ("02_train_unet.bass-seed0-steady", {}, ("02_train_unet", "'suffix'")),
+        ("03_train_cunet.a-seed0-steady", {"suffix": "other"}, ("suffix", "other", "disagree")),
     ],
 )
 def test_bad_stage_is_one_sentence(name, given, words):

@@ -1,0 +1,318 @@
+"""What conditions do: measurements on systems whose answers are known, and on networks."""
+
+import json
+
+import keras
+import numpy as np
+import pandas as pd
+import pytest
+
+from cunet_lib import control, control_figures, models, report
+from cunet_lib.conditions import PAIRS, all_one_hot
+from cunet_lib.config import INSTRUMENTS, VARIANTS, ConfigError
+
+SMALL = {"shape": (64, 32, 1), "filters": 2, "blocks": 3}
+
+
+@pytest.fixture
+def audio(rng):
+    """A song ``(5, samples)``: mixture first, then four stems of different levels."""
+    stems = rng.normal(size=(4, 4000)) * np.array([[1.0], [0.5], [2.0], [1.5]])
+    return np.concatenate([stems.sum(axis=0, keepdims=True), stems]).astype(np.float32)
+
+
+class Known:
+    """A separator that gives each stem at a level that is a function of its z, plus a leak."""
+
+    def __init__(self, audio, curve=lambda z: z, leak=0.0):
+        self.audio, self.curve, self.leak = audio, curve, leak
+
+    def __call__(self, mixture, conditions):
+        np.testing.assert_array_equal(mixture, self.audio[0])
+        levels = self.curve(np.asarray(conditions, float))
+        return (levels @ self.audio[1:] + self.leak * mixture).astype(np.float32)
+
+
+# ------------------------------------------------------------------------------ measurements
+
+
+def test_a_perfect_fader_is_the_diagonal(audio):
+    table = control.fader(Known(audio), audio)
+    assert list(dict.fromkeys(table["target"])) == list(INSTRUMENTS)
+    assert tuple(table["z"][: len(control.LEVELS)]) == control.LEVELS
+    np.testing.assert_allclose(table["ratio"], table["z"], atol=1e-5)
+
+
+def test_a_switch_is_no_fader(audio):
+    table = control.fader(Known(audio, curve=lambda z: (z > 0.5).astype(float)), audio)
+    np.testing.assert_allclose(table["ratio"], table["z"] > 0.5, atol=1e-5)
+
+
+def test_an_estimate_that_is_always_silent_has_no_relative_level(audio):
+    assert control.fader(Known(audio, curve=lambda z: 0 * z), audio)["ratio"].isna().all()
+
+
+def test_nothing_and_everything(audio):
+    (row,) = control.extremes(Known(audio, leak=0.01), audio).to_dict("records")
+    assert row["silence_db"] == pytest.approx(-40, abs=0.1)
+    # One leak in the estimate of everything, four in the sum of four.
+    assert row["everything_db"] == pytest.approx(40, abs=0.1)
+    assert row["sum_db"] == pytest.approx(40 - 20 * np.log10(4), abs=0.1)
+    (row,) = control.extremes(Known(audio), audio).to_dict("records")
+    assert row["silence_db"] == control.FLOOR_DB
+
+
+def test_pairs_are_compared_with_the_true_sum(audio):
+    table = control.pairs(Known(audio, leak=0.1), audio)
+    assert list(table["condition"]) == [" + ".join(pair) for pair in PAIRS]
+    # The sum of two estimates leaks twice: 6 dB worse.
+    np.testing.assert_allclose(table["difference_db"], 20 * np.log10(2), atol=0.01)
+    first = audio[1] + audio[2]
+    expected = 10 * np.log10((first**2).sum() / ((0.1 * audio[0]) ** 2).sum())
+    assert table["together_db"][0] == pytest.approx(expected, abs=0.01)
+
+
+def test_uncontrolled_estimate_is_scored_against_every_reference(audio):
+    free = Known(audio, curve=lambda z: np.tile([1.0, 0, 0, 0], (len(z), 1)), leak=0.01)
+    table = control.without_control(free, Known(audio, leak=0.01), audio).set_index("target")
+    assert list(table.index) == [*INSTRUMENTS, "mixture"]
+    assert table["uncontrolled_db"].idxmax() == "bass"
+    assert table["uncontrolled_db"]["bass"] == pytest.approx(table["controlled_db"]["bass"])
+    assert table["level_db"]["bass"] == pytest.approx(0, abs=0.3)
+    assert table["level_db"]["drums"] == pytest.approx(6, abs=0.6)
+    assert (table["mixture_db"].drop("mixture") < table["controlled_db"].drop("mixture")).all()
+    assert np.isnan(table["mixture_db"]["mixture"])
+
+
+def test_levels_have_a_floor_and_silent_references_none(audio):
+    assert control.level_db(audio[0], audio[0]) == 0
+    assert control.level_db(0.1 * audio[0], audio[0]) == pytest.approx(-20, abs=1e-3)
+    assert control.level_db(0 * audio[0], audio[0]) == control.FLOOR_DB
+    assert np.isnan(control.level_db(audio[0], 0 * audio[0]))
+
+
+def test_every_run_is_measured_on_every_test_song_and_on_no_other(tones):
+    _, store = tones
+    heard = []
+
+    def measure(separator, other, audio):
+        heard.append((separator, other, audio.shape))
+        return pd.DataFrame({"value": [float(separator)]})
+
+    table = control.over_songs(measure, store, {"a": 1, "b": 2}, {"a": 3, "b": 4})
+    songs = [entry.name for entry in store.split("test")]
+    assert list(zip(table["model"], table["track"], strict=True)) == [
+        (name, song) for song in songs for name in "ab"
+    ]
+    assert [pair[:2] for pair in heard[:2]] == [(1, 3), (2, 4)]
+    assert all(shape[0] == 5 for *_, shape in heard)
+
+
+# ------------------------------------------------------------------------------ networks
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_uncontrolled_network_has_neutral_film_and_ignores_z(name, rng):
+    network = models.build(name, **SMALL, start="he", seed=2)
+    before = [np.array(weight) for weight in network.get_weights()]
+    free = control.uncontrolled(network)
+    table = models.film_parameters(free, rng.random((5, 4)))
+    assert (table["gamma"] == 1).all() and (table["beta"] == 0).all()
+    mixture = np.repeat(rng.random((1, *SMALL["shape"]), np.float32), 4, axis=0)
+    estimates = free.predict_on_batch([mixture, all_one_hot()])
+    np.testing.assert_array_equal(estimates[1:], estimates[:-1])
+    told_apart = network.predict_on_batch([mixture, all_one_hot()])
+    assert np.abs(told_apart[1:] - told_apart[:-1]).max() > 1e-4
+    for old, now in zip(before, network.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, now)
+    # Neutral FiLM hands on what normalisation gave it.
+    probe = keras.Model(
+        free.inputs,
+        [free.get_layer(f"encoder_2_{part}").output for part in ("normalization", "film")],
+    )
+    normalised, modulated = probe.predict_on_batch([mixture, all_one_hot()])
+    np.testing.assert_array_equal(normalised, modulated)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_gammas_are_linear_in_the_embedding(name, rng):
+    network = models.build(name, **SMALL, start="he", seed=1)
+    z = rng.random((6, 4)).astype(np.float32)
+    hidden = control.embeddings(network, z)
+    head = network.get_layer("control").get_layer("gammas")
+    kernel, bias = head.get_weights()
+    table = models.film_parameters(network, z)
+    gammas = table.pivot_table(index="condition", columns=["block", "feature"], values="gamma")
+    np.testing.assert_allclose(hidden @ kernel + bias, gammas, rtol=1e-4, atol=1e-5)
+
+
+def test_ways_lead_from_silence_and_between_all_instruments():
+    table = control.ways(5)
+    assert len(table) == 5 * (len(INSTRUMENTS) + len(PAIRS))
+    ends = table[table["share"] == 1]
+    assert (ends[list(INSTRUMENTS)].sum(axis=1) == 1).all()
+    middle = table[(table["share"] == 0.5) & (table["start"] != "silence")]
+    assert (middle[list(INSTRUMENTS)].max(axis=1) == 0.5).all()
+    silent = table[(table["start"] == "silence") & (table["share"] == 0)]
+    assert not silent[list(INSTRUMENTS)].to_numpy().any() and len(silent) == 4
+
+
+def test_principal_components_find_the_directions_of_a_plane(rng):
+    plane = np.linalg.qr(rng.normal(size=(7, 2)))[0].T
+    points = rng.normal(size=(50, 2)) * [3.0, 1.0] @ plane + 5.0
+    places, shares = control.principal_components(points)
+    assert places.shape == (50, 2)
+    assert shares.sum() == pytest.approx(1) and shares[0] > shares[1]
+
+    def distances(each):
+        return np.linalg.norm(each[:, None] - each[None], axis=-1)
+
+    np.testing.assert_allclose(distances(places), distances(points), atol=1e-9)
+    again, _ = control.principal_components(points[::-1])
+    np.testing.assert_allclose(again[::-1], places, atol=1e-9)
+    assert control.principal_components(np.ones((4, 3)))[1].sum() == 0
+
+
+# ------------------------------------------------------------------------------ runs
+
+
+@pytest.fixture
+def runs(tones, tmp_path, monkeypatch):
+    """Two untrained networks in run folders, read back; and how they were found."""
+    settings, _ = tones
+    monkeypatch.setenv("CUNET_RESULTS", str(tmp_path))
+    for suffix, progressive in (("", 0.25), ("steady", 0.0)):
+        folder = settings.paths.run("cnn_complex", 0, suffix)
+        folder.mkdir(parents=True)
+        network = models.build(
+            "cnn_complex", shape=settings.patch_shape, filters=2, blocks=4, start="he"
+        )
+        network.save(folder / "model.keras")
+        given = settings.model_dump(mode="json")
+        given["train"]["progressive"] = progressive
+        record = {"model": "cnn_complex", "seed": 0, "steps": 8, "best_val_loss": 0.1}
+        (folder / "run.json").write_text(json.dumps({**record, "settings": given}))
+    return settings, [
+        control.load_run(settings, "cnn_complex", seed=0, suffix=suffix)
+        for suffix in ("", "steady")
+    ]
+
+
+def test_runs_are_told_apart_by_name_and_training(runs):
+    settings, loaded = runs
+    table = control.run_table(loaded)
+    assert list(table["name"]) == ["cnn_complex", "cnn_complex-steady"]
+    assert list(table["training"]) == ["progressive conditions", "no progressive conditions"]
+    with pytest.raises(ConfigError, match=r"cnn_complex-seed7-steady.*make conditions PROFILE="):
+        control.load_run(settings, "cnn_complex", seed=7, suffix="steady")
+    with pytest.raises(ConfigError, match="No C-U-Net 'unet_bass'"):
+        control.load_run(settings, "unet_bass", seed=0)
+    signal = settings.signal.model_copy(update={"hop": 128})
+    with pytest.raises(ConfigError, match="signal settings"):
+        control.load_run(settings.model_copy(update={"signal": signal}), "cnn_complex", seed=0)
+
+
+def test_training_in_words():
+    words = control.describe_training
+    assert words({"conditions": ["one_hot"], "progressive": 0.25}) == "progressive conditions"
+    assert words({"conditions": ["one_hot"], "progressive": 0}) == "no progressive conditions"
+    assert words({"conditions": ["one_hot", "one_hot", "zero"], "progressive": 0.25}) == (
+        "progressive conditions, one_hot + zero"
+    )
+    assert words({"conditions": ["pairs"], "progressive": 1}) == "no progressive conditions, pairs"
+
+
+def test_embeddings_of_each_run_are_mapped_by_themselves(runs):
+    _, loaded = runs
+    table = control.map_embeddings(loaded, steps=3)
+    assert list(dict.fromkeys(table["model"])) == ["cnn_complex", "cnn_complex-steady"]
+    assert table[["x", "y"]].notna().all(axis=None)
+    assert ((table["x_share"] + table["y_share"]) <= 1 + 1e-9).all()
+    for _, group in table.groupby("model"):
+        silent = group[(group["start"] == "silence") & (group["share"] == 0)]
+        assert len(silent[["x", "y"]].round(4).drop_duplicates()) == 1
+
+
+# ------------------------------------------------------------------------------ tables, figures
+
+
+@pytest.fixture
+def measured(runs, rng):
+    """Everything that tables and figures describe, from separators with known answers."""
+    settings, loaded = runs
+    names = [run.name for run in loaded]
+    frames = {"level": [], "extremes": [], "pairs": [], "uncontrolled": []}
+    for track in ("One & only", "Two"):
+        stems = rng.normal(size=(4, 2000))
+        song = np.concatenate([stems.sum(axis=0, keepdims=True), stems]).astype(np.float32)
+        for name, curve in zip(names, (lambda z: z, np.sqrt), strict=True):
+            system = Known(song, curve=curve, leak=0.02)
+            free = Known(song, curve=lambda z: 0 * z + 0.5, leak=0.02)
+            for key, frame in (
+                ("level", control.fader(system, song)),
+                ("extremes", control.extremes(system, song)),
+                ("pairs", control.pairs(system, song)),
+                ("uncontrolled", control.without_control(free, system, song)),
+            ):
+                frames[key].append(frame.assign(model=name, track=track))
+    about = control.run_table(loaded)
+    joined = {key: pd.concat(parts, ignore_index=True) for key, parts in frames.items()}
+    return settings, about, {**joined, "embedding": control.map_embeddings(loaded, steps=9)}
+
+
+@pytest.mark.parametrize("name", ["level", "extremes", "pairs", "uncontrolled"])
+def test_tables_name_what_stands_behind_them(measured, name, tmp_path):
+    settings, about, frames = measured
+    table = getattr(control_figures, f"{name}_table")(settings, about, frames[name])
+    table.save(tmp_path)
+    assert table.name == f"conditions_{name}"
+    for words in ("8192 Hz mono", "2 test tracks", "seed 0", "C-U-Net CNN, complex", "rendered"):
+        assert words in table.caption
+    assert {"progressive conditions", "no progressive conditions"} == set(
+        table.display["Trained with"]
+    )
+    # `make verify` finds each row by these columns.
+    keys = [column for column in report.KEYS if column in table.frame]
+    assert not table.frame.duplicated(keys).any()
+    again = pd.read_csv(tmp_path / f"{table.name}.csv")
+    problems, notes = report.compare(again, again)
+    assert problems == notes == []
+
+
+def test_level_table_holds_the_faders_medians(measured):
+    settings, about, frames = measured
+    table = control_figures.level_table(settings, about, frames["level"]).frame
+    row = table[(table["condition"] == "0.4 drums") & (table["model"] == "cnn_complex")]
+    values = frames["level"].query("target == 'drums' and z == 0.4 and model == 'cnn_complex'")
+    assert row["ratio_median"].item() == pytest.approx(values["ratio"].median())
+    assert row["tracks"].item() == 2
+
+
+@pytest.mark.parametrize("name", ["level", "extremes", "pairs", "uncontrolled", "embedding"])
+def test_figures_are_equal_bytes_for_equal_data(measured, name, tmp_path):
+    settings, about, frames = measured
+    files = []
+    for folder in ("a", "b"):
+        figure = getattr(control_figures, f"{name}_figure")(settings, about, frames[name])
+        figure.save(tmp_path / folder)
+        assert figure.canvas.get_suptitle()
+        assert "8192 Hz mono" in figure.caption and "seed 0" in figure.caption
+        files.append({path.name: path.read_bytes() for path in (tmp_path / folder).iterdir()})
+    assert len(files[0]) == 3 and files[0] == files[1]
+
+
+def test_a_level_far_off_does_not_hide_the_others(measured):
+    settings, about, frames = measured
+    far = frames["level"].assign(ratio=5 * frames["level"]["ratio"])
+    figure = control_figures.level_figure(settings, about, far)
+    assert figure.canvas.axes[0].get_ylim()[1] == control_figures.HIGHEST_RATIO
+    assert "outside the frame" in figure.caption
+    near = control_figures.level_figure(settings, about, frames["level"])
+    assert "outside the frame" not in near.caption
+
+
+def test_runs_with_equal_training_are_told_apart_by_name(measured):
+    settings, about, frames = measured
+    same = about.assign(training="progressive conditions")
+    display = control_figures.extremes_table(settings, same, frames["extremes"]).display
+    assert len(set(display["Trained with"])) == 2
