@@ -258,7 +258,8 @@ def score_each(
 ) -> None:
     """Score each test track whose files are not in a folder yet.
 
-    Separation runs here, one track after another, while a pool of processes scores.
+    Separation runs here, one track after another, while a pool of processes scores. Signals are
+    scored as 16-bit files would hold them (:func:`cunet_lib.measures.as_pcm`).
 
     Parameters
     ----------
@@ -287,9 +288,8 @@ def score_each(
         for entry in progress(missing, len(missing)) if progress else missing:
             audio = np.array(store.audio(entry))
             paths = files(folder, entry.name)
-            pending.append(
-                processes.submit(score, audio, estimate(audio), settings, entry.name, paths)
-            )
+            signals = (measures.as_pcm(each) for each in (audio, estimate(audio)))
+            pending.append(processes.submit(score, *signals, settings, entry.name, paths))
             for future in [future for future in pending if future.done()]:
                 future.result()
         for future in pending:

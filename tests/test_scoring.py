@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cunet_lib import scoring
+from cunet_lib import measures, scoring
 from cunet_lib.config import (
     INSTRUMENTS,
     PROTOCOL_METRICS,
@@ -58,7 +58,7 @@ def test_values_are_musevals(tones, oracle_scores):
     import museval
 
     entry = store.split("test")[0]
-    audio = np.array(store.audio(entry))
+    audio = measures.as_pcm(store.audio(entry))
     references, estimates = audio[1:, :, None], np.repeat(audio[:1, :, None], 4, axis=0)
     sdr, *_ = museval.evaluate(references, estimates, win=8192, hop=8192, mode="v4")
     ours = oracle_scores.query(
