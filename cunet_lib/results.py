@@ -110,7 +110,8 @@ def score_note(
     return (
         f"{data_note(settings)} {ratios} in dB by {PROTOCOL} (museval), "
         f"{settings.evaluate.window_seconds:g} s frames, {analysis.AGGREGATION} in each track; "
-        f"{rate_note(settings)}; {count(chosen['track'].nunique(), 'test track')}; {runs}."
+        f"signals rounded to 16 bits, {rate_note(settings)}; "
+        f"{count(chosen['track'].nunique(), 'test track')}; {runs}."
         f" {left_out}{bounds}"
     )
 
