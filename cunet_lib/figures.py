@@ -293,10 +293,12 @@ def paired_differences(settings: Profile, scores: pd.DataFrame) -> Figure:
     names = sorted(set(pairs["track"]))
     offsets = dict(zip(names, _offsets(len(names), 0.22), strict=True))
     targets = (*INSTRUMENTS, ALL)
+    margin = settings.statistics.margin_db
     fig, axes = subplots(
         1, len(targets), size=(12, 0.52 * len(models) + 1.6), sharex=True, sharey=True
     )
     for ax, target in zip(axes[0], targets, strict=True):
+        ax.axvspan(-margin, margin, color="#E4E4E4", linewidth=0, zorder=0)
         ax.axvline(0, color="#444444", linewidth=1.0, zorder=1)
         for row, model in enumerate(models):
             values = pairs[(pairs["target"] == target) & (pairs["model"] == model)]
@@ -329,21 +331,17 @@ def paired_differences(settings: Profile, scores: pd.DataFrame) -> Figure:
         ax.set_ylim(len(models) - 0.45, -0.55)
         ax.grid(visible=False, axis="y")
     fig.supxlabel("Difference of SDR v4 (dB): C-U-Net minus dedicated U-Net", fontsize=9)
-    single = table[table.index.get_level_values("target") != ALL]
-    worse, better = int((single["ci_high"] < 0).sum()), int((single["ci_low"] > 0).sum())
-    known = int(single["ci_low"].notna().sum())
-    title = (
-        f"Against the dedicated U-Nets: worse in {worse}, better in {better}, undecided in "
-        f"{known - worse - better} of {known} pairs of model and instrument"
-        if known
-        else "Too few tracks for intervals of the differences"
-    )
-    fig.suptitle(title)
+    single = table.loc[table.index.get_level_values("target") != ALL, "verdict"]
+    # The first word: "equivalent (worse by less than the margin)" is equivalent.
+    counts = single.str.split(" ").str[0].value_counts()
+    words = dict.fromkeys(verdict.split(" ")[0] for verdict in inference.VERDICTS)
+    found = [f"{counts[word]} {word}" for word in words if word in counts]
+    fig.suptitle(f"Against the dedicated U-Nets: {', '.join(found)} of {len(single)} comparisons")
     caption = (
         "Paired differences per test track, C-U-Net minus dedicated U-Net. Points: tracks; below "
         f"them mean with {1 - settings.statistics.alpha:.0%} bootstrap interval (over tracks and, "
-        "with several seeds, training runs); the title counts intervals that lie below, above and "
-        "around zero, without correction for their number. "
+        f"with several seeds, training runs); grey: the margin of ±{margin:g} dB. The title counts "
+        "the verdicts of the table of differences, by instrument. "
         f"{score_note(settings, scores)}"
     )
     return Figure("paired_differences", fig, caption)

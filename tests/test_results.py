@@ -1,0 +1,28 @@
+"""The committed results of the demo hold what the study promises of them."""
+
+from conftest import ROOT
+
+from cunet_lib.config import load_profile
+
+DEMO = ROOT / "results" / "demo"
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def markdown_rows(path):
+    lines = path.read_text(encoding="utf-8").splitlines()
+    rows = [line.strip("|").split("|") for line in lines if line.startswith("|")]
+    return [[cell.strip() for cell in row] for row in rows if not row[0].startswith(":-")]
+
+
+def test_score_table_of_the_readme_is_the_committed_one():
+    header, *rows = markdown_rows(DEMO / "tables" / "scores_overall.md")
+    chosen = [header.index(name) for name in ("Model", "SDR v4, dB", "SDR v3, dB")]
+    assert len(rows) == 7
+    for row in (header, *rows):
+        assert f"| {' | '.join(row[place] for place in chosen)} |" in README
+
+
+def test_shipped_model_is_small():
+    models = list((DEMO / "models").glob("*.keras"))
+    assert [path.stem for path in models] == [load_profile("demo").shipped]
+    assert models[0].stat().st_size <= 6_000_000
