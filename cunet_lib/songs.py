@@ -51,6 +51,9 @@ FADE = 0.9
 """Share of the study's band above which masks fade to their extension; soxr's filter is flat up to
 0.91 of it."""
 
+MINIMUM_OVERLAP = 0.5
+"""Share of a patch that the next one repeats, at least, whatever the model's profile says."""
+
 CHUNK_VALUES = 1 << 21
 """About how many samples of windows are in memory at a time, over all channels."""
 
@@ -123,7 +126,10 @@ class SongSeparator:
         self.model = model.name
         self.highs = highs
         self.signal = found.signal
-        self._separator = Separator(model, found.signal, found.separate)
+        # Laid end to end, as the paper's evaluation has them, patches can be heard to change.
+        overlap = max(found.separate.overlap, MINIMUM_OVERLAP)
+        joined = found.separate.model_copy(update={"overlap": overlap})
+        self._separator = Separator(model, found.signal, joined)
 
     def requests(self, texts: Sequence[str] | None = None) -> dict[str, np.ndarray | None]:
         """Conditions by name, from texts such as ``"vocals=0.5+drums"``; see :func:`requests`."""

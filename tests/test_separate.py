@@ -51,7 +51,11 @@ def separator(results):
 @pytest.fixture
 def fast(separator, monkeypatch):
     """The command without loading a model each time."""
-    monkeypatch.setattr(songs, "SongSeparator", lambda found, *, highs: separator)
+
+    def ready(self, found, *, highs="extend"):
+        self.__dict__.update(separator.__dict__)
+
+    monkeypatch.setattr(songs.SongSeparator, "__init__", ready)
     return separator
 
 
@@ -460,8 +464,9 @@ def test_shipped_models_come_first_and_smoke_last(tmp_path, monkeypatch):
         catalog.find()
     for place in (
         "smoke/models/cnn_complex.keras",
-        "musdb18/models/cnn_complex.keras",
+        "musdb18/runs/cnn_complex-seed0/model.keras",
         "demo/runs/cnn_complex-seed0/model.keras",
+        "musdb18/models/cnn_complex.keras",
         "demo/models/cnn_complex.keras",
     ):
         (tmp_path / place).parent.mkdir(parents=True)
@@ -478,6 +483,13 @@ def test_model_of_unknown_settings_is_refused(tmp_path, monkeypatch):
     models.build("dense_simple", **size).save(tmp_path / "small.keras")
     with pytest.raises(ConfigError, match=r"run\.json"):
         songs.SongSeparator(catalog.find(str(tmp_path / "small.keras")))
+
+
+def test_patches_overlap_even_if_the_study_lays_them_end_to_end(tmp_path):
+    settings = SETTINGS.model_dump(mode="json") | {"separate": {"overlap": 0.0}}
+    path = trained(tmp_path / "run", "dense_simple")
+    (path.parent / "run.json").write_text(json.dumps({"settings": settings}))
+    assert songs.SongSeparator(catalog.find(str(path)))._separator.separate.overlap == 0.5
 
 
 def test_half_precision_model_is_run_in_single(tmp_path):
