@@ -215,10 +215,10 @@ def table(models: Sequence[Found]) -> str:
         cells = (found.scores.get(instrument) for instrument in INSTRUMENTS)
         numbers = "".join(f"{cell[0]:9.1f}" if cell else f"{'-':>9}" for cell in cells)
         lines.append(f"{found.name:<{width}}{numbers}  {found.trained_on}")
-    lines.append(
-        f"Median over test tracks of SDR in dB ({PROTOCOL}, median over frames), each on test "
-        "songs of its own kind."
-    )
+    lines += [
+        f"Median over test tracks of SDR in dB ({PROTOCOL}, median over frames), each on test",
+        "songs of its own kind: compare models of one profile only.",
+    ]
     return "\n".join(lines)
 
 
