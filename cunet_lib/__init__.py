@@ -16,6 +16,7 @@ what its last column names; ``tests/test_imports.py`` reads this table and holds
 | `corpus` | the rendered corpus: stems and mixtures in MUSDB18-HQ layout | `tensorflow`, `models` |
 | `stems` | tracks of a corpus through `musdb`: splits, decoding, resampling | `tensorflow` |
 | `layout` | whether a corpus is complete and sound, every problem by file; its download | `tensorflow`, `models` |
+| `audio` | audio files of any kind, read and written in blocks | `tensorflow`, `models` |
 | `spectral` | STFT and inverse STFT conventions, patch cut and join, magnitude scale | `musdb` |
 | `display` | what notebooks show of audio: spectrograms and players | `tensorflow`, `musdb` |
 | `store` | the prepared corpus on disk: audio at the study rate, index, scales, settings hash | `tensorflow` |
@@ -23,6 +24,7 @@ what its last column names; ``tests/test_imports.py`` reads this table and holds
 | `batches` | seeded `tf.data`: patches, conditions, augmentation | `musdb`, `models` |
 | `film` | FiLM layers and the control networks | `corpus`, `stems`, `store`, `batches` |
 | `models` | U-Net and C-U-Net builders, the registry of variants | `corpus`, `stems`, `store`, `batches` |
+| `cards` | the model card beside every trained model | `tensorflow`, `musdb` |
 | `training` | fit, callbacks, checkpoints, run record | `museval`, `report` |
 | `separation` | model, mixture and conditions to estimates; never sees a reference | `scoring` |
 | `measures` | scores of one track by every protocol | `tensorflow`, `models` |
@@ -33,6 +35,7 @@ what its last column names; ``tests/test_imports.py`` reads this table and holds
 | `inference` | intervals, tests, equivalence and power of paired scores | `tensorflow`, `librosa` |
 | `published` | published scores, and which of them may stand beside ours | `tensorflow`, `musdb` |
 | `results` | reading runs and scores; the words and numbers of captions | `tensorflow`, `musdb` |
+| `catalog` | trained models on disk: where they are, what they were trained on, their scores | `tensorflow`, `musdb` |
 | `tables` | tables with captions, `save_table` | `tensorflow`, `musdb` |
 | `protocols` | tables of the protocols beside BSS Eval v4: whole tracks, silence, ablation | `tensorflow`, `musdb` |
 | `figures` | figures with captions, `save_figure` | `tensorflow`, `musdb` |
@@ -42,9 +45,12 @@ what its last column names; ``tests/test_imports.py`` reads this table and holds
 | `runner` | one notebook run: parameters checked, lines streamed, failures told | `tensorflow`, `models` |
 | `bench` | parameter counts and throughput on this machine | `musdb`, `museval` |
 | `planning` | hours, disk and memory of a run, estimated before it starts | `musdb`, `papermill` |
+| `songs` | songs of any rate, channels and length, separated in a stream | `scoring`, `store` |
+| `doctor` | whether this machine can do what the study needs, and remedies | `tensorflow`, `papermill` |
 | `cli` | the `cunet` command, thin | `tensorflow`, `papermill` |
 
-Importing the package loads nothing heavy. It only asks TensorFlow to start silently.
+Importing the package loads nothing heavy. It only asks TensorFlow to start silently. The one
+function here, :func:`separate`, loads what it needs when it is called.
 """  # noqa: E501
 
 from cunet_lib.quiet import share_cores as _share_cores
@@ -52,3 +58,16 @@ from cunet_lib.quiet import silence as _silence
 
 _silence()
 _share_cores()
+
+
+def separate(song, rate=None, **options):
+    """Separate music with a trained model: an array into arrays, or a file into files.
+
+    >>> stems = cunet_lib.separate(samples, 44100, instruments=["vocals", "drums+bass"])
+    >>> files = cunet_lib.separate("song.mp3", instruments=["vocals"], out="stems")
+
+    Parameters, what is returned, and errors are those of :func:`cunet_lib.songs.separate`.
+    """
+    from cunet_lib.songs import separate as run
+
+    return run(song, rate, **options)

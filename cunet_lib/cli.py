@@ -86,9 +86,46 @@ def _parser() -> argparse.ArgumentParser:
     plan.add_argument("profile", nargs="?", default="demo", help="(default: %(default)s)")
     plan.add_argument("--seeds", default="0", help="as in SEEDS of make (default: %(default)s)")
     plan.set_defaults(command=_plan)
+    _add_separate(commands)
+    for name, command, text in (
+        ("models", _models, "list trained models and their scores"),
+        ("doctor", _doctor, "check this machine, with a remedy for what is missing"),
+    ):
+        commands.add_parser(name, help=text).set_defaults(command=command)
     kernel = commands.add_parser("kernel", help="register the Jupyter kernel of the notebooks")
     kernel.set_defaults(command=_kernel)
     return parser
+
+
+def _add_separate(commands: argparse._SubParsersAction) -> None:
+    text = "separate songs with a trained model"
+    sub = commands.add_parser(
+        "separate",
+        help=text,
+        description="Separate songs: any format, rate, channels and length. A name that begins "
+        "with a dash is given as ./-name.",
+    )
+    sub.add_argument("songs", nargs="*", metavar="SONG", help="audio files")
+    sub.add_argument(
+        "--instruments",
+        nargs="+",
+        metavar="WHAT",
+        help="such as: vocals, vocals=0.5 (at half level), vocals+drums (their sum in one file); "
+        "by default each instrument",
+    )
+    sub.add_argument("--model", help="a name that `cunet models` lists, or a path")
+    sub.add_argument("--out", default="separated", help="folder (default: %(default)s)")
+    sub.add_argument("--format", default="wav", help="wav, flac, aiff, ogg, mp3 (default: wav)")
+    sub.add_argument("--residual", action="store_true", help="also write what is left over")
+    sub.add_argument(
+        "--highs",
+        choices=("extend", "cut"),
+        default="extend",
+        help="frequencies above those the model hears: with the mask of its top octave, or not "
+        "at all (default: %(default)s)",
+    )
+    sub.add_argument("--force", action="store_true", help="replace existing files")
+    sub.set_defaults(command=_separate)
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -158,6 +195,45 @@ def _plan(options: argparse.Namespace) -> int:
     extent = extent_of(settings)
     print(estimate(settings, extent, calibrate(settings), seeds=len(set(seeds))).text())
     return 0
+
+
+def _separate(options: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    from cunet_lib import audio, catalog, songs
+
+    if not options.songs:
+        raise ConfigError("No song given; name them before --instruments.")
+    if options.format not in audio.FORMATS:
+        raise ConfigError(f"No format {options.format!r}; there are: {', '.join(audio.FORMATS)}.")
+    found = catalog.find(options.model)
+    songs.requests(options.instruments, found.model)
+    print(f"Model {found.name}, trained on: {found.trained_on}.", flush=True)
+    failed = songs.separate_files(
+        [Path(song) for song in options.songs],
+        found,
+        highs=options.highs,
+        complain=_complain,
+        instruments=options.instruments,
+        residual=options.residual,
+        out=Path(options.out),
+        format=options.format,
+        force=options.force,
+    )
+    return 1 if failed else 0
+
+
+def _models(options: argparse.Namespace) -> int:
+    from cunet_lib import catalog
+
+    print(catalog.table(catalog.available()))
+    return 0
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from cunet_lib.doctor import examine
+
+    return 0 if examine() else 1
 
 
 def _kernel(options: argparse.Namespace) -> int:

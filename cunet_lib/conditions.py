@@ -125,6 +125,32 @@ def draw(kind: str, rng: np.random.Generator) -> np.ndarray:
     raise ConfigError(f"No kind of condition {kind!r}; there are: {', '.join(CONDITION_KINDS)}.")
 
 
+def parse(text: str) -> dict[str, float]:
+    """Levels by instrument, read from what a person types.
+
+    >>> parse("vocals=0.5+drums")
+    {'vocals': 0.5, 'drums': 1.0}
+
+    Raises
+    ------
+    ConfigError
+        If an instrument is unknown or named twice, or a level is not within 0 and 1.
+    """
+    levels = {}
+    for part in text.split("+"):
+        instrument, equals, level = part.strip().partition("=")
+        if instrument in levels:
+            raise ConfigError(f"{text!r} names {instrument} twice.")
+        try:
+            levels[instrument] = float(level) if equals else 1.0
+        except ValueError as error:
+            raise ConfigError(
+                f"Level {level!r} of {instrument} must be a number, as in vocals=0.5."
+            ) from error
+    vector(levels)
+    return levels
+
+
 def label(z: np.ndarray) -> str:
     """Name of a condition, such as ``"drums + 0.5 vocals"`` or ``"silence"``."""
     parts = [

@@ -20,6 +20,7 @@ from pathlib import Path
 import jinja2
 import pandas as pd
 
+from cunet_lib.catalog import write_cards
 from cunet_lib.config import INSTRUMENTS, ROOT, SCORE_COLUMNS, ConfigError, Profile
 from cunet_lib.figures import save_figure
 from cunet_lib.files import write_atomically
@@ -81,6 +82,8 @@ def save_scores(settings: Profile, scores: pd.DataFrame) -> Path:
 def write_manifest(settings: Profile, *, runs: pd.DataFrame | None = None) -> Path:
     """Write ``manifest.json``: what is needed to explain a difference between two machines.
 
+    The models' cards are written anew too, now that their scores are known.
+
     Versions, platform, CPU, cores, the profile with its hash, the store's hashes, a summary of
     each run, and hashes of the tables and scores. No paths, no host or user names.
 
@@ -116,6 +119,7 @@ def write_manifest(settings: Profile, *, runs: pd.DataFrame | None = None) -> Pa
         "tables": _digests(paths.tables.glob("*.csv")),
         "scores": _digests(paths.scores.glob("*.csv")),
     }
+    write_cards(settings)
     return write_atomically(paths.manifest, json_text(manifest))
 
 

@@ -29,6 +29,13 @@ class Separator:
         A C-U-Net, or a dedicated U-Net.
     signal, separate
         Spectrogram settings that the model was trained with, and how patches are joined.
+
+    Attributes
+    ----------
+    conditioned
+        Whether conditions are needed.
+    frames
+        Frames of a patch.
     """
 
     def __init__(self, model: keras.Model, signal: Signal, separate: Separate | None = None):
@@ -36,7 +43,7 @@ class Separator:
         self.signal = signal
         self.separate = separate or Separate()
         self._mask = mask_model(model)
-        self._frames = model.inputs[0].shape[2]
+        self.frames = model.inputs[0].shape[2]
 
     def masks(self, mixture: np.ndarray, conditions: np.ndarray | None = None) -> np.ndarray:
         """Masks of the mixture's spectrogram.
@@ -79,22 +86,39 @@ class Separator:
         total = magnitude.shape[1]
         peak = float(magnitude.max(initial=0.0)) or 1.0
         patches, starts = cut_patches(
-            magnitude[: self.signal.bins] / peak, self._frames, self.separate.overlap
+            magnitude[: self.signal.bins] / peak, self.frames, self.separate.overlap
         )
-        wanted = np.zeros((1, 0)) if conditions is None else np.asarray(conditions, np.float32)
-        size = self.separate.batch_size
+        wanted = [None] if conditions is None else np.asarray(conditions, np.float32)
         masks = []
         for z in wanted:
-            parts = []
-            for first in range(0, len(patches), size):
-                part = patches[first : first + size, ..., None]
-                # One batch shape, so that the graph is traced once.
-                filled = np.pad(part, ((0, size - len(part)), (0, 0), (0, 0), (0, 0)))
-                inputs = [filled, np.repeat(z[None], size, axis=0)] if self.conditioned else filled
-                parts.append(self._mask.predict_on_batch(inputs)[: len(part), ..., 0])
-            mask = join_patches(np.concatenate(parts), starts, total)
+            mask = join_patches(self.mask_patches(patches, z), starts, total)
             masks.append(np.concatenate([mask, mask[-1:]]))
         return np.stack(masks)
+
+    def mask_patches(self, patches: np.ndarray, z: np.ndarray | None = None) -> np.ndarray:
+        """Masks of magnitude patches, which are divided by the song's largest magnitude.
+
+        Parameters
+        ----------
+        patches
+            ``(patches, n_fft // 2, frames)`` float32, the Nyquist bin dropped.
+        z
+            Condition ``(instruments,)`` for a C-U-Net, None for a dedicated U-Net.
+
+        Returns
+        -------
+        numpy.ndarray
+            ``(patches, n_fft // 2, frames)`` float32 in [0, 1].
+        """
+        size = self.separate.batch_size
+        parts = []
+        for first in range(0, len(patches), size):
+            part = patches[first : first + size, ..., None]
+            # One batch shape, so that the graph is traced once.
+            filled = np.pad(part, ((0, size - len(part)), (0, 0), (0, 0), (0, 0)))
+            inputs = [filled, np.repeat(z[None], size, axis=0)] if self.conditioned else filled
+            parts.append(self._mask.predict_on_batch(inputs)[: len(part), ..., 0])
+        return np.concatenate(parts)
 
 
 def separate_instruments(

@@ -2,7 +2,7 @@
 
 A run folder holds all that rebuilds and explains the model: ``model.keras`` (the epoch with the
 lowest validation loss), ``history.csv``, ``architecture.json``, ``film.csv`` (C-U-Nets),
-TensorBoard ``logs`` and, written last, ``run.json``.
+``model_card.md``, TensorBoard ``logs`` and, written last, ``run.json``.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from keras import ops
 
 from cunet_lib import models
 from cunet_lib.batches import Batch, TrainingBatches, validation_batches
+from cunet_lib.cards import write_card
 from cunet_lib.conditions import all_one_hot
 from cunet_lib.config import INSTRUMENTS, ROOT, ConfigError, Profile, Signal
 from cunet_lib.files import replacing, write_atomically, write_json
@@ -206,6 +207,7 @@ def train(
         "commit": _commit(),
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
+    write_card(folder, record)
     write_json(folder / "run.json", record)
     return record
 

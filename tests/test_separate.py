@@ -1,0 +1,568 @@
+"""Songs of any kind through the command and the function: exact, seamless, never half-written."""
+
+import json
+import subprocess
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from conftest import ROOT
+
+import cunet_lib
+from cunet_lib import audio, cards, catalog, cli, doctor, models, songs
+from cunet_lib.conditions import vector
+from cunet_lib.config import INSTRUMENTS, ConfigError, load_profile
+from cunet_lib.stems import ensure_ffmpeg
+
+SETTINGS = load_profile("smoke")
+SHAPE = {"shape": SETTINGS.patch_shape, "filters": 2, "blocks": 4}
+STUDY_RATE = SETTINGS.signal.sample_rate
+
+
+def trained(folder, model, *, seed=0, file="model.keras", title="tones of a test"):
+    """Save an untrained model with the record of a run."""
+    folder.mkdir(parents=True)
+    models.build(model, **SHAPE, start="he").save(folder / file)
+    settings = SETTINGS.model_dump(mode="json") | {"title": title}
+    record = {"model": model, "seed": seed, "profile": "smoke", "settings": settings}
+    (folder / "run.json").write_text(json.dumps(record))
+    return folder / file
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    """A results folder with one C-U-Net and one dedicated U-Net."""
+    root = tmp_path_factory.mktemp("results").resolve()
+    trained(root / "demo" / "runs" / "dense_simple-seed0", "dense_simple")
+    trained(root / "demo" / "runs" / "unet_vocals-seed0", "unet_vocals")
+    patch = pytest.MonkeyPatch()
+    patch.setenv("CUNET_RESULTS", str(root))
+    yield root
+    patch.undo()
+
+
+@pytest.fixture(scope="module")
+def separator(results):
+    return songs.SongSeparator(catalog.find("dense_simple"))
+
+
+@pytest.fixture
+def fast(separator, monkeypatch):
+    """The command without loading a model each time."""
+
+    def ready(self, found, *, highs="extend"):
+        self.__dict__.update(separator.__dict__)
+
+    monkeypatch.setattr(songs.SongSeparator, "__init__", ready)
+    return separator
+
+
+def opened(separator, **changes):
+    """The same, its network let everything through."""
+    other = songs.SongSeparator.__new__(songs.SongSeparator)
+    other.__dict__.update(separator.__dict__, **changes)
+    other._separator = Open(separator._separator)
+    return other
+
+
+class Open:
+    def __init__(self, inner):
+        self.frames, self.separate = inner.frames, inner.separate
+
+    def mask_patches(self, patches, z=None):
+        return np.ones_like(patches)
+
+
+def music(rng, seconds, rate, channels):
+    """Noise and tones, different in each channel."""
+    time = np.arange(max(1, round(seconds * rate)))[:, None] / rate
+    pitch = 200 * (1 + np.arange(channels))
+    noise = rng.normal(size=(len(time), channels))
+    return (0.2 * np.sin(2 * np.pi * pitch * time) + 0.05 * noise).astype(np.float32)
+
+
+def ffmpeg(*arguments):
+    subprocess.run([ensure_ffmpeg(), "-nostdin", "-v", "error", "-y", *arguments], check=True)
+
+
+# ----------------------------------------------------------------------------------------- sound
+
+
+def test_at_the_studys_rate_it_is_the_studys_separation(separator, rng):
+    song = music(rng, 7.3, STUDY_RATE, 1)[:, 0]
+    parts = cunet_lib.separate(song, STUDY_RATE, model=separator)
+    z = np.stack([vector({name: 1.0}) for name in INSTRUMENTS])
+    expected = separator._separator(song, z)
+    assert list(parts) == list(INSTRUMENTS)
+    np.testing.assert_allclose(np.stack(list(parts.values())), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "rate", "channels"),
+    [(0, 192000, 6), (0.01, 44100, 2), (3.1, 44100, 2), (1.5, 8000, 1), (1.2, 192000, 6)],
+)
+def test_open_masks_give_the_song_back(separator, rng, seconds, rate, channels):
+    song = music(rng, seconds, rate, channels)
+    parts = songs.separate(song, rate, instruments=["vocals"], model=opened(separator))
+    assert parts["vocals"].shape == song.shape and parts["vocals"].dtype == np.float32
+    np.testing.assert_allclose(parts["vocals"], song, atol=1e-5)
+
+
+@pytest.mark.parametrize("rate", [11025, 44100])
+def test_parts_and_residual_add_up_to_the_song(separator, rng, rate):
+    song = music(rng, 4, rate, 2)
+    parts = songs.separate(song, rate, model=separator, residual=True)
+    assert list(parts) == [*INSTRUMENTS, "residual"]
+    np.testing.assert_allclose(sum(parts.values()), song, atol=1e-5)
+    assert all(np.abs(part).max() > 1e-3 for part in parts.values())
+
+
+def test_all_channels_get_the_same_mask(separator, rng):
+    left = music(rng, 3, 22050, 1)
+    song = np.concatenate([left, 0.25 * left], axis=1)
+    part = songs.separate(song, 22050, instruments=["drums"], model=separator)["drums"]
+    np.testing.assert_allclose(part[:, 1], 0.25 * part[:, 0], atol=1e-6)
+
+
+def test_level_of_the_song_does_not_change_the_masks(separator, rng):
+    song = music(rng, 3, 22050, 2)
+    loud, quiet = (
+        songs.separate(gain * song, 22050, instruments=["bass"], model=separator)["bass"]
+        for gain in (np.float32(1), np.float32(1e-3))
+    )
+    np.testing.assert_allclose(quiet, 1e-3 * loud, atol=1e-8)
+
+
+@pytest.mark.parametrize("kind", ["tone", "noise"])
+def test_blocks_leave_no_seams(separator, rng, monkeypatch, kind):
+    rate, seconds = 16000, 20
+    time = np.arange(rate * seconds) / rate
+    song = (
+        0.3 * np.sin(2 * np.pi * 440 * time) if kind == "tone" else 0.1 * rng.normal(size=time.size)
+    )
+    song = song.astype(np.float32)
+    whole = songs.separate(song, rate, instruments=["vocals"], model=separator)["vocals"]
+    monkeypatch.setattr(songs, "CHUNK_VALUES", 20000)
+    monkeypatch.setattr(audio, "BLOCK", 4001)
+    pieces = songs.separate(song, rate, instruments=["vocals"], model=separator)["vocals"]
+    np.testing.assert_allclose(pieces, whole, atol=1e-5)
+    # A seam would be a jump: nowhere does the slope change faster than inside blocks.
+    grid = songs._Grid.of(SETTINGS.signal, rate, len(song), 1)
+    assert grid.chunks > 20
+    change = np.abs(np.diff(pieces, 2))
+    seams = np.arange(1, grid.chunks) * grid.step * grid.hop - grid.size // 2 - 1
+    near = np.concatenate([change[place - 2 : place + 3] for place in seams])
+    inside = np.delete(change, np.concatenate([np.arange(p - 2, p + 3) for p in seams]))
+    assert near.max() <= inside.max()
+
+
+def test_highs_take_the_mean_mask_of_the_top_octave_or_are_cut(separator, rng):
+    rate = 32000
+    song = music(rng, 4, rate, 1)[:, 0]
+    edge = STUDY_RATE / 2
+    frequencies = np.fft.rfftfreq(len(song), 1 / rate)
+
+    def power(part):
+        return (np.abs(np.fft.rfft(part))[frequencies > 1.1 * edge] ** 2).sum()
+
+    extended = songs.separate(song, rate, instruments=["vocals"], model=separator)["vocals"]
+    assert 0.001 < power(extended) / power(song) < 1
+    closed = opened(separator, highs="cut")
+    cut = songs.separate(song, rate, instruments=["vocals"], model=closed)["vocals"]
+    assert power(cut) < 1e-6 * power(song)
+
+
+def test_extension_is_weighted_by_magnitude():
+    mask = np.zeros((1, 512, 3), np.float32)
+    mask[0, 300] = 1
+    magnitude = np.ones((512, 3), np.float32)
+    magnitude[300, 0] = 1e6
+    magnitude[:, 2] = 0
+    loud, even, silent = songs._top_octave(mask, magnitude)[0]
+    assert loud == pytest.approx(1, abs=1e-3)
+    assert even == silent == pytest.approx(1 / 204)
+
+
+def test_silence_stays_silence(separator):
+    parts = songs.separate(np.zeros((30000, 2), np.float32), 44100, model=separator, residual=True)
+    assert not any(part.any() for part in parts.values())
+
+
+def test_memory_does_not_grow_with_the_song(separator):
+    class Long:
+        rate, channels, path = 16000, 1, "long"
+
+        def __init__(self, blocks):
+            self.count = blocks
+
+        def blocks(self):
+            rng = np.random.default_rng(0)
+            for _ in range(self.count):
+                yield rng.normal(size=(16000, 1)).astype(np.float32)
+
+    peaks = []
+    for seconds in (60, 60, 300):  # the first fills caches
+        tracemalloc.start()
+        _, _, stream = opened(separator).stream(Long(seconds), [vector({"vocals": 1.0})])
+        assert sum(len(mixture) for mixture, _ in stream) == seconds * 16000
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[2] < 1.2 * peaks[1]
+
+
+# -------------------------------------------------------------------------------------- requests
+
+
+def test_conditions_combine_and_fade(separator, rng):
+    song = music(rng, 3, STUDY_RATE, 1)[:, 0]
+    parts = songs.separate(
+        song, STUDY_RATE, instruments=["vocals+drums", "vocals=0.5"], model=separator
+    )
+    z = [vector({"vocals": 1.0, "drums": 1.0}), vector({"vocals": 0.5})]
+    assert list(parts) == ["vocals+drums", "vocals=0.5"]
+    np.testing.assert_allclose(
+        np.stack(list(parts.values())), separator._separator(song, np.stack(z)), atol=1e-5
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("singer", "Unknown instrument 'singer'"),
+        ("vocals=loud", "must be a number"),
+        ("vocals=2", "within 0 and 1"),
+        ("vocals+vocals", "twice"),
+        ("", "Unknown instrument"),
+    ],
+)
+def test_wrong_requests_are_told(text, complaint):
+    with pytest.raises(ConfigError, match=complaint):
+        songs.requests([text])
+
+
+def test_dedicated_unet_gives_its_instrument_only(results, rng):
+    song = music(rng, 1, 16000, 1)[:, 0]
+    assert list(cunet_lib.separate(song, 16000, model="unet_vocals")) == ["vocals"]
+    with pytest.raises(ConfigError, match="vocals alone"):
+        cunet_lib.separate(song, 16000, model="unet_vocals", instruments=["bass"])
+
+
+@pytest.mark.parametrize(
+    ("array", "rate"),
+    [
+        (np.zeros(10, np.float32), None),
+        (np.zeros(10, np.float32), 10),
+        (np.zeros(10, int), 8000),
+        (np.zeros((2, 2, 2)), 8000),
+        (np.zeros(0), 8000),
+        (np.full(9000, np.nan), 8000),
+    ],
+)
+def test_wrong_arrays_are_refused(separator, array, rate):
+    with pytest.raises(ConfigError):
+        songs.separate(array, rate, model=separator)
+
+
+# ----------------------------------------------------------------------------------------- files
+
+
+@pytest.mark.parametrize("name", ["plain.wav", "two words 🎵 é.wav", "-dash.wav", ".hidden.wav"])
+def test_files_keep_rate_channels_length_and_sum(fast, tmp_path, monkeypatch, rng, capsys, name):
+    monkeypatch.chdir(tmp_path)
+    song = music(rng, 2.345, 22050, 2)
+    soundfile.write(f"./{name}", song, 22050, subtype="FLOAT")
+    status = cli.main(["separate", "--residual", "--out", "parts", "--", name])
+    told = capsys.readouterr()
+    assert status == 0, told.err
+    assert "tones of a test" in told.out and "times real time" in told.out
+    (folder,) = Path("parts").iterdir()
+    files = sorted(folder.iterdir())
+    assert [file.name for file in files] == sorted(f"{n}.wav" for n in [*INSTRUMENTS, "residual"])
+    read = [soundfile.read(file) for file in files]
+    assert {rate for _, rate in read} == {22050}
+    np.testing.assert_allclose(sum(part for part, _ in read), song, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "arguments"),
+    [("mp3", []), ("m4a", ["-c:a", "aac"]), ("flac", []), ("mp4", ["-c:a", "aac"])],
+)
+def test_any_format_is_read(fast, tmp_path, rng, suffix, arguments):
+    soundfile.write(tmp_path / "a.wav", music(rng, 3, 48000, 2), 48000, subtype="FLOAT")
+    ffmpeg("-i", str(tmp_path / "a.wav"), *arguments, str(tmp_path / f"b.{suffix}"))
+    files = songs.separate(
+        tmp_path / f"b.{suffix}", instruments=["vocals"], model=fast, out=tmp_path / "out"
+    )
+    info = soundfile.info(files["vocals"])
+    assert (info.samplerate, info.channels) == (48000, 2)
+    assert info.duration == pytest.approx(3, abs=0.06)  # codecs pad
+
+
+@pytest.mark.parametrize("format", audio.FORMATS)
+def test_every_format_is_written(fast, tmp_path, rng, format):
+    song = music(rng, 2, 44100, 2)
+    soundfile.write(tmp_path / "a.wav", song, 44100)
+    files = songs.separate(
+        tmp_path / "a.wav", instruments=["bass"], model=fast, out=tmp_path, format=format
+    )
+    info = soundfile.info(files["bass"])
+    assert (info.samplerate, info.channels) == (44100, 2)
+    assert format in ("mp3", "ogg") or info.frames == len(song)
+
+
+def test_eight_bits_and_many_channels(fast, tmp_path, rng):
+    soundfile.write(tmp_path / "eight.wav", music(rng, 1, 11025, 1), 11025, subtype="PCM_U8")
+    soundfile.write(tmp_path / "six.flac", music(rng, 0.5, 192000, 6), 192000, subtype="PCM_24")
+    for name, shape in (("eight.wav", (11025, 11025, 1)), ("six.flac", (96000, 192000, 6))):
+        files = songs.separate(tmp_path / name, model=fast, out=tmp_path, format="flac")
+        info = soundfile.info(files["other"])
+        assert (info.frames, info.samplerate, info.channels) == shape
+
+
+def bad(kind, folder):
+    """A file that cannot be separated."""
+    path = folder / f"{kind}.wav"
+    if kind == "text":
+        path = path.with_suffix(".mp3")
+        path.write_text("La la la\n" * 1000)
+    elif kind == "empty":
+        path.touch()
+    elif kind == "no samples":
+        soundfile.write(path, np.zeros((0, 2)), 44100)
+    elif kind == "not finite":
+        soundfile.write(path, np.full((20000, 1), np.inf), 44100, subtype="FLOAT")
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "slow":
+        soundfile.write(path, np.zeros(100), 8)
+    elif kind == "truncated":
+        path = path.with_suffix(".flac")
+        soundfile.write(path, np.random.default_rng(0).normal(size=90000) * 0.1, 44100)
+        path.write_bytes(path.read_bytes()[:50000])
+    elif kind == "playlist":
+        path = path.with_suffix(".m3u8")
+        path.write_text("#EXTM3U\n#EXTINF:1,\nhttp://127.0.0.1:9/a.mp3\n#EXT-X-ENDLIST\n")
+    return path
+
+
+BAD = ["text", "empty", "no samples", "not finite", "folder", "slow", "truncated", "missing"]
+BAD += ["playlist"]
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_a_bad_file_is_told_in_a_sentence_and_stops_no_other(fast, tmp_path, rng, capfd, kind):
+    good = tmp_path / "good.wav"
+    soundfile.write(good, music(rng, 1, 16000, 1), 16000)
+    path, out = bad(kind, tmp_path), tmp_path / "out"
+    status = cli.main(["separate", str(path), str(good), "--out", str(out)])
+    told = capfd.readouterr()
+    assert status == 1
+    (line,) = told.err.splitlines()
+    assert path.name in line and ";" in line and line.endswith(".")
+    assert [folder.name for folder in out.iterdir()] == ["good"]
+
+
+def test_nothing_is_left_where_every_song_fails(fast, tmp_path, capsys):
+    path = bad("not finite", tmp_path)
+    assert cli.main(["separate", str(path), "--out", str(tmp_path / "out")]) == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_existing_files_stay_unless_forced(fast, tmp_path, rng, capsys):
+    path = tmp_path / "a.wav"
+    soundfile.write(path, music(rng, 1, 16000, 1), 16000)
+    (tmp_path / "out" / "a").mkdir(parents=True)
+    kept = tmp_path / "out" / "a" / "bass.wav"
+    kept.write_text("mine")
+    command = ["separate", str(path), "--out", str(tmp_path / "out")]
+    assert cli.main(command) == 1
+    assert "--force" in capsys.readouterr().err
+    assert kept.read_text() == "mine" and len(list(kept.parent.iterdir())) == 1
+    assert cli.main([*command, "--force"]) == 0
+    assert soundfile.info(kept).frames == 16000
+
+
+def test_a_failure_halfway_leaves_the_old_files(fast, tmp_path, rng, monkeypatch, capsys):
+    path = tmp_path / "a.wav"
+    soundfile.write(path, music(rng, 3, 16000, 1), 16000)
+    command = ["separate", str(path), "--out", str(tmp_path / "out")]
+    assert cli.main(command) == 0
+    before = {file: file.read_bytes() for file in (tmp_path / "out" / "a").iterdir()}
+    real = audio.AudioFile.blocks
+    passes = []
+
+    def shorter(self):
+        passes.append(self)
+        blocks = real(self)
+        return blocks if len(passes) == 1 else iter([next(blocks)[:9000]])
+
+    monkeypatch.setattr(audio.AudioFile, "blocks", shorter)
+    assert cli.main([*command, "--force"]) == 1
+    assert "changed while it was read" in capsys.readouterr().err
+    assert {file: file.read_bytes() for file in (tmp_path / "out" / "a").iterdir()} == before
+    assert [folder.name for folder in (tmp_path / "out").iterdir()] == ["a"]
+
+
+def test_two_songs_of_one_name_do_not_meet(fast, tmp_path, rng, capsys):
+    for name in ("a.wav", "a.flac"):
+        soundfile.write(tmp_path / name, music(rng, 1, 16000, 1), 16000)
+    out = str(tmp_path / "out")
+    both = [str(tmp_path / "a.wav"), str(tmp_path / "a.flac")]
+    assert cli.main(["separate", *both, "--out", out]) == 1
+    assert "a.flac would be written to the folder of" in capsys.readouterr().err
+
+
+def test_clipping_is_told(fast, tmp_path, rng, capsys):
+    song = 20 * music(rng, 1, 16000, 1)
+    soundfile.write(tmp_path / "a.wav", song, 16000, subtype="FLOAT")
+    command = ["separate", str(tmp_path / "a.wav"), "--out", str(tmp_path / "out"), "--residual"]
+    assert cli.main([*command, "--format", "flac"]) == 0
+    assert "clipped" in capsys.readouterr().out
+    assert cli.main(command) == 0
+    assert "clipped" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["separate"],
+        ["separate", "--instruments", "vocals", "a.wav"],
+        ["separate", "a.wav", "--instruments", "singer"],
+        ["separate", "a.wav", "--format", "tape"],
+        ["separate", "a.wav", "--model", "nothing"],
+    ],
+)
+def test_wrong_usage_is_told_in_a_sentence(results, arguments, capsys):
+    assert cli.main(arguments) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_a_format_that_cannot_hold_the_song_is_refused(fast, tmp_path, rng, capsys):
+    soundfile.write(tmp_path / "a.wav", music(rng, 0.1, 192000, 6), 192000)
+    command = ["separate", str(tmp_path / "a.wav"), "--format", "mp3"]
+    assert cli.main([*command, "--out", str(tmp_path / "out")]) == 1
+    assert "--format wav" in capsys.readouterr().err
+
+
+# ----------------------------------------------------------------------------- models and cards
+
+
+def test_models_are_found_by_name_and_path(results):
+    path = results / "demo" / "runs" / "dense_simple-seed0" / "model.keras"
+    for name in ("dense_simple", "demo/dense_simple-seed0", str(path), str(path.parent)):
+        assert catalog.find(name).path == path
+    assert catalog.find().path == path
+    with pytest.raises(ConfigError, match="cunet models"):
+        catalog.find("cnn_simple")
+
+
+def test_shipped_models_come_first_and_smoke_last(tmp_path, monkeypatch):
+    monkeypatch.setenv("CUNET_RESULTS", str(tmp_path))
+    with pytest.raises(ConfigError, match="no trained model"):
+        catalog.find()
+    for place in (
+        "smoke/models/cnn_complex.keras",
+        "musdb18/runs/cnn_complex-seed0/model.keras",
+        "demo/runs/cnn_complex-seed0/model.keras",
+        "musdb18/models/cnn_complex.keras",
+        "demo/models/cnn_complex.keras",
+    ):
+        (tmp_path / place).parent.mkdir(parents=True)
+        (tmp_path / place).touch()
+        found = catalog.find("cnn_complex")
+        assert found.path == tmp_path / place
+    assert catalog.find().name == "demo/cnn_complex"
+    assert "no real music" in catalog.find().trained_on
+    assert catalog.find("musdb18/cnn_complex").signal.sample_rate == 8192
+
+
+def test_model_of_unknown_settings_is_refused(tmp_path, monkeypatch):
+    size = {**SHAPE, "shape": (256, 64, 1)}
+    models.build("dense_simple", **size).save(tmp_path / "small.keras")
+    with pytest.raises(ConfigError, match=r"run\.json"):
+        songs.SongSeparator(catalog.find(str(tmp_path / "small.keras")))
+
+
+def test_patches_overlap_even_if_the_study_lays_them_end_to_end(tmp_path):
+    settings = SETTINGS.model_dump(mode="json") | {"separate": {"overlap": 0.0}}
+    path = trained(tmp_path / "run", "dense_simple")
+    (path.parent / "run.json").write_text(json.dumps({"settings": settings}))
+    assert songs.SongSeparator(catalog.find(str(path)))._separator.separate.overlap == 0.5
+
+
+def test_half_precision_model_is_run_in_single(tmp_path):
+    models.save_half(models.build("cnn_complex", **SHAPE, start="he"), tmp_path / "half.keras")
+    separator = songs.SongSeparator(catalog.find(str(tmp_path / "half.keras")))
+    assert separator._separator._mask.output.dtype == "float32"
+
+
+def test_card_says_what_one_must_know(tmp_path):
+    record = {
+        "model": "cnn_complex",
+        "seed": 3,
+        "settings": load_profile("demo").model_dump(mode="json"),
+        "commit": "abc",
+    }
+    text = cards.write_card(tmp_path, record, scores={"vocals": (5.123, 14)}).read_text()
+    for part in ("rendered from scratch", "5.12", "BSS Eval v4", "not comparable", "no real music"):
+        assert part in text
+    assert "## Licence" in text and "| seed | 3 |" in text
+    assert str(ROOT) not in text
+    assert cards.read(tmp_path / cards.NAME)["settings"]["signal"]["hop"] == 256
+    assert "Not known yet" in cards.card(record)
+
+
+def test_cards_get_their_scores_and_stand_beside_the_shipped_model(tmp_path, monkeypatch):
+    monkeypatch.setenv("CUNET_RESULTS", str(tmp_path))
+    paths = SETTINGS.paths
+    shipped = SETTINGS.shipped
+    trained(paths.run(shipped, 0), shipped)
+    trained(paths.run(shipped, 0, "steady"), shipped)
+    paths.models.mkdir()
+    (paths.models / f"{shipped}.keras").touch()
+    paths.scores.mkdir()
+    rows = ["model,seed,track,target,metric,protocol,aggregation,value"]
+    rows += [f"{shipped},0,{n},bass,SDR,BSS Eval v4,median over frames,{n}" for n in (1, 2, 6)]
+    rows += [f"{shipped},0,1,bass,SDR,BSS Eval v3,whole track,99"]
+    (paths.scores / "scores.csv").write_text("\n".join(rows) + "\n")
+    catalog.write_cards(SETTINGS)
+    assert "| bass | 2.00 | 3 |" in (paths.models / cards.NAME).read_text()
+    assert "| bass | 2.00 | 3 |" in (paths.run(shipped, 0) / cards.NAME).read_text()
+    assert "Not known yet" in (paths.run(shipped, 0, "steady") / cards.NAME).read_text()
+    found = catalog.find(f"smoke/{shipped}")
+    assert found.scores == {"bass": (2.0, 3)} and found.seed == 0
+    listed = catalog.table(catalog.available()).splitlines()
+    assert listed[1].split()[:3] == [f"smoke/{shipped}", "2.0", "-"]
+
+
+# ---------------------------------------------------------------------------------------- doctor
+
+
+def test_help_fits_a_screen(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit):
+        cli.main(["--help"])
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) <= 24 and max(map(len, lines)) <= 80
+
+
+def test_doctor_prints_a_remedy_and_fails(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(
+        doctor, "_ask_tensorflow", lambda: {"tensorflow": "1", "keras": "2", "gpus": 0}
+    )
+    monkeypatch.delenv("CUNET_MUSDB", raising=False)
+    monkeypatch.delenv("MUSDB", raising=False)
+    assert cli.main(["doctor"]) == 0
+    assert "MUSDB18" in capsys.readouterr().out
+    monkeypatch.setenv("CUNET_MUSDB", str(tmp_path))
+    monkeypatch.setattr(doctor, "_ask_tensorflow", lambda: {"error": "cannot be imported"})
+    assert cli.main(["doctor"]) == 1
+    told = capsys.readouterr().out
+    assert told.count("MISSING ") == 2 and told.count("->") >= 2
+
+
+def test_doctor_asks_a_real_tensorflow():
+    facts = doctor._ask_tensorflow()
+    assert "error" not in facts and facts["sum"] == 4.0
