@@ -200,7 +200,7 @@ stages: $(TRAININGS:%=$(EXECUTED)/%.ipynb) $(EVALUATIONS:%=$(EXECUTED)/%.ipynb) 
 # The report: the study's story as web pages. Notebooks that stand beside the study make it again,
 # but it does not make them.
 PAGE := $(RESULTS)/report/index.html
-PAGE_MODULES := config files parallel analysis inference results webpage
+PAGE_MODULES := config files parallel analysis inference results story webpage
 BESIDE_IT := $(shell [ ! -e "$(PAGE)" ] || find "$(EXECUTED)" -name '*.ipynb' -newer "$(PAGE)" 2>/dev/null)
 $(PAGE): $(EXECUTED)/05_plot.ipynb $(PAGE_MODULES:%=cunet_lib/%.py) $(wildcard cunet_lib/templates/*) \
   $(wildcard docs/fidelity.md) $(if $(BESIDE_IT),FORCE)

@@ -39,7 +39,8 @@ what its last column names; ``tests/test_imports.py`` reads this table and holds
 | `control_figures` | tables and figures of what conditions do | `tensorflow`, `musdb` |
 | `drawing` | drawings of the networks from their architecture records | `tensorflow`, `musdb` |
 | `report` | the manifest, the comparison with committed results | `tensorflow`, `musdb` |
-| `webpage` | the report: the study's story as web pages that work offline | `tensorflow`, `musdb` |
+| `story` | what the report says: its answer, sentences and tables | `tensorflow`, `musdb` |
+| `webpage` | the report as web pages that work offline | `tensorflow`, `musdb` |
 | `runner` | one notebook run: parameters checked, lines streamed, failures told | `tensorflow`, `models` |
 | `bench` | parameter counts and throughput on this machine | `musdb`, `museval` |
 | `planning` | hours, disk and memory of a run, estimated before it starts | `musdb`, `papermill` |

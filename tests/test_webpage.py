@@ -18,7 +18,7 @@ import soundfile
 from conftest import ROOT
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from cunet_lib import config, webpage
+from cunet_lib import config, story, webpage
 from cunet_lib.figures import Canvas, save_figure
 from cunet_lib.files import write_json
 from cunet_lib.tables import save_table
@@ -280,12 +280,12 @@ def test_table_headings_are_buttons_that_say_how_they_sort(built):
     ],
 )
 def test_cells_sort_by_the_number_they_begin_with(text, key):
-    assert webpage.sort_key(text) == key
+    assert story.sort_key(text) == key
 
 
 @pytest.mark.parametrize("text", ["n/a", "-", ""])
 def test_cells_without_a_number_have_none(text):
-    assert math.isnan(webpage.sort_key(text))
+    assert math.isnan(story.sort_key(text))
 
 
 def colours(text):
@@ -317,9 +317,9 @@ def test_colours_have_enough_contrast_in_light_and_dark():
 
 def test_story_takes_its_numbers_from_the_tables(fresh):
     text = Page(webpage.build_report(fresh).read_text()).text
-    assert "C-U-Net dense, complex separates as well as four dedicated U-Nets" in text
+    assert "C-U-Net (dense, complex) separates as well as four dedicated U-Nets" in text
     assert "the four dedicated U-Nets reach 8.25 dB" in text
-    assert "the C-U-Nets between 4.00 dB and 8.12 dB (best: C-U-Net dense, complex)" in text
+    assert "the C-U-Nets 4.00 to 8.12 dB (the highest: dense, complex)" in text
     assert "the ideal ratio mask, which knows the answer, inf dB" in text
     assert "mean over 12 test songs" in text
     assert "20 of 20 medians are high enough." in text
@@ -348,31 +348,31 @@ SAME, WORSE = ["equivalent", "equivalent (better by less than the margin)"], ["e
 
 def test_headline_claims_equivalence_only_of_all_rows():
     differences, outcome = frames({"dense_simple": WORSE, "cnn_complex": SAME})
-    assert webpage.headline_of(differences, outcome).startswith("C-U-Net CNN, complex separates ")
+    assert story.headline_of(differences, outcome).startswith("C-U-Net (CNN, complex) separates ")
     differences, outcome = frames({"dense_simple": SAME, "cnn_complex": SAME})
-    both = "C-U-Net dense, simple and C-U-Net CNN, complex separate as well"
-    assert webpage.headline_of(differences, outcome).startswith(both)
+    both = "C-U-Net (dense, simple) and C-U-Net (CNN, complex) separate as well"
+    assert story.headline_of(differences, outcome).startswith(both)
     differences, outcome = frames({"dense_simple": WORSE, "cnn_complex": WORSE})
-    assert webpage.headline_of(differences, outcome).startswith("For no C-U-Net was it shown")
+    assert story.headline_of(differences, outcome).startswith("For no C-U-Net was it shown")
 
 
 def test_headline_counts_no_model_that_learned_nothing():
     differences, outcome = frames({"cnn_complex": SAME}, passed=False)
-    assert "means nothing" in webpage.headline_of(differences, outcome)
+    assert "means nothing" in story.headline_of(differences, outcome)
     outcome["passed"] = outcome["model"] != "cnn_complex"
-    assert webpage.headline_of(differences, outcome).startswith("For no C-U-Net was it shown")
+    assert story.headline_of(differences, outcome).startswith("For no C-U-Net was it shown")
     outcome["passed"] = outcome["model"] != "unet"
-    assert webpage.headline_of(differences, outcome).startswith("For no C-U-Net was it shown")
+    assert story.headline_of(differences, outcome).startswith("For no C-U-Net was it shown")
 
 
 def test_settings_that_differ_are_read_from_the_profiles(fresh, built):
     _, _, page = built
     assert "model.filters 8 16 half the width" in page.text  # the reason is fidelity.md's
     assert "tests/test_" not in page.text
-    smoke = webpage._deviations(config.load_profile("smoke"))
+    smoke = story.deviations(config.load_profile("smoke"))
     rows = {row[0].text: [cell.text for cell in row[1:]] for row in smoke.rows}
     assert rows["model.filters"] == ["2", "16"] and "Why" not in [c.label for c in smoke.columns]
-    assert webpage._deviations(config.load_profile("musdb18")) is None
+    assert story.deviations(config.load_profile("musdb18")) is None
 
 
 def test_notebooks_and_record_are_there_to_read(built):
