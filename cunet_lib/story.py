@@ -17,7 +17,7 @@ from markupsafe import Markup, escape
 from cunet_lib.analysis import AGGREGATION, ALL
 from cunet_lib.config import PROTOCOL, ROOT, VARIANTS, Profile, load_profile
 from cunet_lib.inference import EQUIVALENT
-from cunet_lib.results import LABELS, count, listed, number, rate_note, read_csv
+from cunet_lib.results import LABELS, RATIOS, count, listed, number, rate_note, read_csv
 
 FIDELITY = ROOT / "docs" / "fidelity.md"
 """What is as in the paper and what is not."""
@@ -235,7 +235,7 @@ def _score_sentence(settings: Profile, scores: pd.DataFrame) -> str:
         return ""
     songs = count(int(scores["tracks"].max()), "test song")
     return (
-        f"Signal-to-distortion ratio by {PROTOCOL} ({rate_note(settings)}, {AGGREGATION} in each "
+        f"{RATIOS['SDR'].capitalize()} by {PROTOCOL} ({rate_note(settings)}, {AGGREGATION} in each "
         f"song), mean over {songs} and all instruments: {'; '.join(parts)}."
     )
 
@@ -297,7 +297,7 @@ def _answer_table(
         title="The answer in one table",
         lead="Mean over test songs and all instruments, beside the paired comparison.",
         rest=(
-            f"SDR v4: signal-to-distortion ratio by {PROTOCOL}, {AGGREGATION} in each song. In "
+            f"SDR v4: {RATIOS['SDR']} by {PROTOCOL}, {AGGREGATION} in each song. In "
             "parentheses: the interval of the mean difference. Equivalent in: of the comparisons "
             "over all instruments and for each. All definitions and tests stand under Results."
         ),

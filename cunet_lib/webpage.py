@@ -10,6 +10,7 @@ The words and the layout are in ``templates``.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
@@ -43,7 +44,7 @@ TEMPLATES = Path(__file__).parent / "templates"
 NOTEBOOK_TEMPLATE = "notebook.html.j2"
 
 CHAPTERS = {
-    "models": ("models", "architecture_*"),
+    "models": ("models", "architecture_unet", "architecture_*"),
     "training": ("training", "training_curves"),
     "results": (
         "scores_overall",
@@ -335,7 +336,8 @@ def _notebooks(settings: Profile, folder: _Folder) -> list[dict]:
         if not target.is_file() or target.stat().st_mtime_ns < max(code, source.stat().st_mtime_ns)
     ]
     if stale:
-        with pool(len(stale)) as executor:
+        # Starting a process costs as much as two conversions.
+        with pool(len(stale), workers=None if len(stale) > 4 else 1) as executor:
             list(executor.map(_convert, *zip(*stale, strict=True)))
     return [
         {"address": _address(f"notebooks/{source.stem}.html"), **_about_notebook(source)}
@@ -345,17 +347,23 @@ def _notebooks(settings: Profile, folder: _Folder) -> list[dict]:
 
 def _convert(source: Path, target: Path) -> None:
     """Write one executed notebook as a page that loads nothing from elsewhere."""
-    from nbconvert import HTMLExporter
     from nbformat import ValidationError
 
-    exporter = HTMLExporter(raw_template=(TEMPLATES / NOTEBOOK_TEMPLATE).read_text("utf-8"))
     try:
-        page, _ = exporter.from_filename(str(source))
+        page, _ = _exporter().from_filename(str(source))
     except (ValueError, ValidationError) as error:
         raise ConfigError(
             f"notebooks/{source.name} cannot be read; delete it and run `make reproduce`."
         ) from error
     write_atomically(target, page)
+
+
+@functools.cache
+def _exporter():
+    """The exporter of nbconvert, made once in each process."""
+    from nbconvert import HTMLExporter
+
+    return HTMLExporter(raw_template=(TEMPLATES / NOTEBOOK_TEMPLATE).read_text("utf-8"))
 
 
 def _about_notebook(source: Path) -> dict[str, str]:

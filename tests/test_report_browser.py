@@ -8,7 +8,7 @@ import subprocess
 import time
 
 import pytest
-from test_webpage import write_results
+from test_webpage import write_notebook, write_results
 
 from cunet_lib import config, webpage
 
@@ -140,6 +140,7 @@ def report(tmp_path_factory):
         patch.setenv("CUNET_RESULTS", str(tmp_path_factory.mktemp("results")))
         settings = config.load_profile("demo")
         write_results(settings)
+        write_notebook(settings, "05_plot", "# 05 · Tables", "printed")
         yield webpage.build_report(settings)
 
 

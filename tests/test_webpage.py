@@ -110,8 +110,6 @@ def write_results(settings, songs=(EVIL, ODD)):
     write_json(settings.paths.manifest, manifest)
     for song in songs:
         write_song(settings, song)
-    write_notebook(settings, "05_plot", "# 05 · Tables", EVIL_TEXT)
-    write_notebook(settings, "00_corpus", "# 00 · The corpus", "rendered")
 
 
 def write_differences(settings, verdicts=None):
@@ -156,6 +154,7 @@ def built(tmp_path_factory):
         patch.setenv("CUNET_RESULTS", str(tmp_path_factory.mktemp("results")))
         settings = config.load_profile("demo")
         write_results(settings)
+        write_notebook(settings, "05_plot", "# 05 · Tables", EVIL_TEXT)
         index = webpage.build_report(settings)
         yield settings, index, Page(index.read_text("utf-8"))
 
@@ -433,7 +432,7 @@ def test_names_that_are_no_text_are_shown_all_the_same(fresh):
     ("lost", "said"),
     [
         ("examples", "No audio examples here. make reproduce PROFILE=demo adds it here."),
-        ("notebooks", "No executed notebooks here."),
+        ("nothing", "No executed notebooks here."),
         ("manifest.json", "No manifest yet."),
         ("figures", "No record of the training yet."),
         ("tables/scores_overall", "No scores yet."),
@@ -475,12 +474,15 @@ def test_report_needs_tables(fresh):
     ],
 )
 def test_damaged_results_are_named(fresh, damaged):
+    (fresh.paths.results / damaged).parent.mkdir(exist_ok=True)
     (fresh.paths.results / damaged).write_text("{")
     with pytest.raises(config.ConfigError, match=re.escape(damaged)):
         webpage.build_report(fresh)
 
 
 def test_only_what_changed_is_written_and_what_is_gone_goes(fresh):
+    for name in ("00_corpus", "05_plot"):
+        write_notebook(fresh, name, "# A title", "x")
     index = webpage.build_report(fresh)
     files = {path: path.stat().st_mtime_ns for path in index.parent.rglob("*") if path.is_file()}
     shutil.rmtree(fresh.paths.examples / "A song")
