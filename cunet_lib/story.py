@@ -63,17 +63,20 @@ class Table:
     kind: str = "table"
 
 
-def table_of(name: str, header: Sequence[str], rows: Sequence[Sequence], **about) -> Table:
-    """A table of texts; columns whose cells all begin with a number sort as numbers."""
-    marks = about.pop("numeric", None)
+def table_of(
+    name: str, header: Sequence[str], rows: Sequence[Sequence], *, numeric: bool = True, **about
+) -> Table:
+    """A table of texts; columns whose cells all begin with a number sort as numbers.
+
+    They stand right, too, unless ``numeric`` is False: names beside values of every kind do not.
+    """
     keys = [[sort_key(str(cell)) for cell in column] for column in zip(*rows, strict=True)]
     columns = []
     for place, label in enumerate(header):
         known = [key for key in keys[place] if key is not None] if keys else []
         as_number = bool(known) and len(known) == len(rows)
         as_number &= not all(math.isnan(key) for key in known)
-        numeric = marks[place] if marks else as_number
-        columns.append(Column(label, numeric, as_number))
+        columns.append(Column(label, numeric and as_number, as_number))
     cells = [
         [
             Cell(text, _key_text(keys[place][row]) if columns[place].sorts_as_number else "")
@@ -327,7 +330,8 @@ def excerpt_sentence(settings: Profile) -> str | None:
     means = table.groupby("model", sort=False)["sdr_whole_excerpt_db"].mean()
     means = means.dropna().sort_values(ascending=False)
     parts = [f"{_spoken(model)} {number(value)} dB" for model, value in means.items()]
-    return f"Mean over the instruments: {listed(parts)}." if parts else None
+    ratio = f"{RATIOS['SDR'].capitalize()} over the whole excerpt, without filters"
+    return f"{ratio}, mean over the instruments: {listed(parts)}." if parts else None
 
 
 # ------------------------------------------------------------------------------ data and paper
@@ -372,8 +376,7 @@ def deviations(settings: Profile) -> Table | None:
         rows,
         title="Settings of this run",
         lead=f"Settings in which the profile {settings.name} differs from the paper's.",
-        rest="",
-        numeric=[False] * len(header),
+        numeric=False,
     )
 
 
@@ -401,7 +404,7 @@ def document() -> list[dict]:
         shown = [[_inline(cell) for cell in row] for row in rows]
         name = re.sub(r"\W+", "-", title.lower()).strip("-")
         labels = [label[:1].upper() + label[1:] for label in header]
-        table = table_of(name, labels, shown, numeric=[False, False], title=title)
+        table = table_of(name, labels, shown, numeric=False, title=title)
         parts.append({"title": title, "lines": rows, "table": table})
     return parts
 

@@ -227,7 +227,7 @@ def _table_item(path: Path) -> Table:
     rows = [cells_of(line) for line in body.strip().splitlines()]
     if len(rows) < 2 or any(len(row) != len(rows[0]) for row in rows):
         raise ConfigError(f"tables/{path.name} holds no table; delete it and run `make reproduce`.")
-    header, rule, *lines = rows
+    header, _, *lines = rows
     lead, rest = split_caption(caption)
     return table_of(
         path.stem,
@@ -236,7 +236,6 @@ def _table_item(path: Path) -> Table:
         title=_heading(path.stem),
         lead=lead,
         rest=rest,
-        numeric=[mark.endswith(":") for mark in rule],
     )
 
 
@@ -400,8 +399,7 @@ def _record(manifest: dict | None) -> list[Table]:
             header, lines = ["Name", "Value"], [list(pair) for pair in _flat(part)]
         if lines:
             title = name.replace("_", " ").capitalize()
-            marks = [False] * len(header)
-            tables.append(table_of(f"record-{name}", header, lines, title=title, numeric=marks))
+            tables.append(table_of(f"record-{name}", header, lines, title=title, numeric=False))
     return tables
 
 

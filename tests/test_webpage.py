@@ -324,7 +324,7 @@ def test_story_takes_its_numbers_from_the_tables(fresh):
     assert "20 of 20 medians are high enough." in text
     assert "26% to 31% of the parameters" in text
     assert "5 equivalent (worse by less than the margin), 10 undecided and 5 worse" in text
-    assert "Mean over the instruments: Dedicated U-Nets 1.50 dB and Mixture -2.50 dB." in text
+    assert "mean over the instruments: Dedicated U-Nets 1.50 dB and Mixture -2.50 dB." in text
     assert "40 for training, 8 for validation and 12 for tests" in text
 
     frame = pd.read_csv(fresh.paths.tables / "scores_overall.csv")
@@ -447,7 +447,7 @@ def test_a_missing_part_is_a_sentence(fresh, lost, said):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     page = Page(webpage.build_report(fresh).read_text())
     assert said in page.text
-    assert "make conditions PROFILE=demo" in page.text
+    assert "make conditions report PROFILE=demo" in page.text
 
 
 def test_conditions_are_shown_once_they_are_measured(fresh):
