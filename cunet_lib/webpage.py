@@ -94,6 +94,13 @@ TITLES = {
     "architecture_unet": "Dedicated U-Net",
 }
 """Headings; a name that is not here is its own."""
+RECORD_TITLES = {
+    "runs": "Training runs",
+    "tables": "Hashes of the tables",
+    "scores": "Hashes of the scores",
+}
+"""Headings of the manifest's parts, where their name does not say enough."""
+
 
 # ------------------------------------------------------------------------------ the page
 
@@ -398,7 +405,7 @@ def _record(manifest: dict | None) -> list[Table]:
         else:
             header, lines = ["Name", "Value"], [list(pair) for pair in _flat(part)]
         if lines:
-            title = name.replace("_", " ").capitalize()
+            title = RECORD_TITLES.get(name, _heading(name))
             tables.append(table_of(f"record-{name}", header, lines, title=title, numeric=False))
     return tables
 

@@ -380,7 +380,8 @@ def test_notebooks_and_record_are_there_to_read(built):
     assert "train.batch_size 16" in page.text and "cpu.flags avx, fma" in page.text
     assert json.loads((index.parent / "manifest.json").read_text())["profile"] == "demo"
     notebook = (index.parent / "notebooks" / "05_plot.html").read_text()
-    assert '<html lang="en">' in notebook and "&lt;script&gt;alert(1)&lt;/script&gt;" in notebook
+    assert '<html lang="en">' in notebook and 'href="../index.html"' in notebook
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in notebook
 
 
 # ------------------------------------------------------------------------------ names from outside
@@ -402,6 +403,13 @@ def test_names_and_captions_are_escaped(fresh):
     assert "rest" in page.ids  # what no chapter names has one of its own
     addresses = {address for _, address in page.addresses}
     assert "notebooks/%3Cb%3E%26%27%22%23%201.html" in addresses
+
+
+def test_players_in_notebooks_escape_titles():
+    from cunet_lib.display import players
+
+    shown = players({EVIL_TEXT: np.ones(100)}, 8192).data
+    assert "&lt;script&gt;" in shown and "<script>" not in shown
 
 
 def test_audio_addresses_are_percent_encoded(built):
