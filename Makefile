@@ -20,7 +20,7 @@ SEEDS ?= 0
 
 # ---------------------------------------------------------------------------------------- checks
 
-NEEDS_PROFILE := reproduce stages conditions steering check plan verify report clean
+NEEDS_PROFILE := reproduce stages page conditions steering check plan verify report clean
 PROFILES := $(patsubst notebooks/profiles/%.yaml,%,$(wildcard notebooks/profiles/*.yaml))
 ifneq ($(filter $(NEEDS_PROFILE),$(MAKECMDGOALS)),)
   ifeq ($(filter $(PROFILE),$(PROFILES)),)
@@ -197,16 +197,29 @@ steering: $(EXECUTED)/07_conditions.$(STEERED).ipynb
 stages: $(TRAININGS:%=$(EXECUTED)/%.ipynb) $(EVALUATIONS:%=$(EXECUTED)/%.ipynb) $(EXECUTED)/05_plot.ipynb
 	@:
 
+# The report: the study's story as web pages. Notebooks that stand beside the study make it again,
+# but it does not make them.
+PAGE := $(RESULTS)/report/index.html
+PAGE_MODULES := config files parallel analysis inference results story webpage
+BESIDE_IT := $(shell [ ! -e "$(PAGE)" ] || find "$(EXECUTED)" -name '*.ipynb' -newer "$(PAGE)" 2>/dev/null)
+$(PAGE): $(EXECUTED)/05_plot.ipynb $(PAGE_MODULES:%=cunet_lib/%.py) $(wildcard cunet_lib/templates/*) \
+  $(wildcard docs/fidelity.md) $(if $(BESIDE_IT),FORCE)
+	@echo "report | web pages from the results"
+	@"$(PYTHON)" -m cunet_lib.cli report $(PROFILE) > /dev/null
+
+page: $(PAGE)
+	@:
+
 # Under `make -j` the jobs are already given; else JOBS gives them.
 GIVEN_JOBS = $(if $(findstring jobserver,$(MAKEFLAGS)),,-j$(JOBS))
 
 reproduce: env  ## run the whole study; what is up to date stays
-	+@if $(MAKE) $(GIVEN_JOBS) stages; then \
+	+@if $(MAKE) $(GIVEN_JOBS) stages page; then \
 	  echo "The study, profile $(PROFILE):"; \
 	  echo "  tables              $(RESULTS)/tables"; \
 	  echo "  figures             $(RESULTS)/figures"; \
 	  echo "  executed notebooks  $(EXECUTED)"; \
-	  echo "  as web pages        make report$(if $(filter-out demo,$(PROFILE)), PROFILE=$(PROFILE))"; \
+	  echo "  the report          $(PAGE)"; \
 	else \
 	  for copy in $(LOGS)/*.failed.ipynb; do \
 	    if [ -e "$$copy" ]; then echo "Failed, and kept to look at: $$copy" >&2; fi; \
@@ -239,7 +252,7 @@ lab: env  ## explore the notebooks in Jupyter Lab
 verify: env  ## compare the results with the committed ones, table by table
 	@"$(PYTHON)" -m cunet_lib.cli verify $(PROFILE)
 
-report: env  ## write tables, figures and executed notebooks as web pages
+report: env  ## write the study's story as web pages, from the results there are
 	@"$(PYTHON)" -m cunet_lib.cli report $(PROFILE)
 
 bench: env  ## print the models' sizes and their speed on this machine
@@ -268,4 +281,4 @@ help:
 	@awk '/^## / { sub(/^## /, "  "); print }' Makefile
 
 FORCE:
-.PHONY: env reproduce stages conditions steering check plan test lint lab verify report bench clean distclean lock help FORCE
+.PHONY: env reproduce stages page conditions steering check plan test lint lab verify report bench clean distclean lock help FORCE

@@ -41,7 +41,9 @@ what its last column names; ``tests/test_imports.py`` reads this table and holds
 | `figures` | figures with captions, `save_figure` | `tensorflow`, `musdb` |
 | `control_figures` | tables and figures of what conditions do | `tensorflow`, `musdb` |
 | `drawing` | drawings of the networks from their architecture records | `tensorflow`, `musdb` |
-| `report` | the manifest, the comparison with committed results, the web page | `tensorflow`, `musdb` |
+| `report` | the manifest, the comparison with committed results | `tensorflow`, `musdb` |
+| `story` | what the report says: its answer, sentences and tables | `tensorflow`, `musdb` |
+| `webpage` | the report as web pages that work offline | `tensorflow`, `musdb` |
 | `runner` | one notebook run: parameters checked, lines streamed, failures told | `tensorflow`, `models` |
 | `bench` | parameter counts and throughput on this machine | `musdb`, `museval` |
 | `planning` | hours, disk and memory of a run, estimated before it starts | `musdb`, `papermill` |

@@ -76,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
 
     for name, command, text in (
         ("verify", _verify, "compare the results with the committed ones"),
-        ("report", _report, "write the results as web pages"),
+        ("report", _report, "write the study's story as web pages"),
         ("check", _check, "check the corpus of a profile; every problem by file"),
     ):
         sub = commands.add_parser(name, help=text)
@@ -169,8 +169,8 @@ def _verify(options: argparse.Namespace) -> int:
 
 
 def _report(options: argparse.Namespace) -> int:
-    from cunet_lib.report import build_report
     from cunet_lib.runner import shown
+    from cunet_lib.webpage import build_report
 
     print(shown(build_report(load_profile(options.profile))))
     return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Mapping
 
 import librosa
@@ -89,5 +90,6 @@ def players(audios: Mapping[str, np.ndarray], rate: int, *, play_rate: int = 160
         if play_rate < rate:
             audio = soxr.resample(audio, rate, play_rate)
         player = Audio(np.clip(audio, -1, 1), rate=play_rate, normalize=False)._repr_html_()
-        rows.append(f"<tr><th style='text-align:left'>{title}</th><td>{player}</td></tr>")
+        label = html.escape(title)
+        rows.append(f"<tr><th style='text-align:left'>{label}</th><td>{player}</td></tr>")
     return HTML(f"<table>{''.join(rows)}</table>")

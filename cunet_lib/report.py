@@ -1,4 +1,4 @@
-"""The study's record: manifest, comparison with the committed results, and the web page.
+"""The study's record: the manifest, and the comparison with the committed results.
 
 Tables and figures are made by :mod:`cunet_lib.tables` and :mod:`cunet_lib.figures`; what notebooks
 need to save is at hand here too.
@@ -17,20 +17,16 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-import jinja2
 import pandas as pd
 
 from cunet_lib.catalog import write_cards
-from cunet_lib.config import INSTRUMENTS, ROOT, SCORE_COLUMNS, ConfigError, Profile
+from cunet_lib.config import ROOT, SCORE_COLUMNS, ConfigError, Profile
 from cunet_lib.figures import save_figure
 from cunet_lib.files import write_atomically
 from cunet_lib.results import (
-    LABELS,
     count,
-    data_note,
     json_text,
     load_runs,
-    missing,
     number,
     read_json,
 )
@@ -38,7 +34,6 @@ from cunet_lib.tables import save_table
 
 __all__ = [
     "TOLERANCES",
-    "build_report",
     "save_figure",
     "save_scores",
     "save_table",
@@ -397,279 +392,3 @@ def _difference(
 
 def _place(key) -> str:
     return ", ".join(str(part) for part in (key if isinstance(key, tuple) else (key,)))
-
-
-# ------------------------------------------------------------------------------ the web page
-
-SECTIONS = (
-    (
-        "The question",
-        "Does a single U-Net, controlled by a condition vector through FiLM layers, separate "
-        "bass, drums, other and vocals as well as four dedicated U-Nets do? Eight models are "
-        "trained on the same music: one U-Net per instrument, and four Conditioned U-Nets that "
-        "differ in their control network (dense or CNN) and in their FiLM layers (one value per "
-        "block, or one per feature map).",
-        ("outcome", "differences", "paired_differences", "power"),
-    ),
-    (
-        "The models",
-        "All models share one U-Net. A Conditioned U-Net adds a control network that turns the "
-        "condition into scales and shifts of the encoder's feature maps.",
-        ("models", "architecture_*"),
-    ),
-    (
-        "Training",
-        "Budgets are counted in steps, so that they do not depend on the machine; validation "
-        "tracks are never trained on.",
-        ("training", "training_curves"),
-    ),
-    (
-        "Scores",
-        "The unprocessed mixture is the lower bound and the ideal ratio mask the upper bound.",
-        (
-            "scores_overall",
-            "scores_by_instrument",
-            "scores_against_parameters",
-            "differences_*",
-            "published",
-        ),
-    ),
-    (
-        "Other measures",
-        "What the two protocols do not say: scores without filters, what is left when an "
-        "instrument is taken out, what is heard where an instrument is silent, and what the "
-        "released code's evaluation does to scores.",
-        ("further_scores", "silence", "ablation"),
-    ),
-    ("Conditions", "What the control networks learned.", ("film_parameters", "conditions_*")),
-    ("One song", "Listen and look.", ("spectrograms",)),
-    (
-        "One real recording",
-        "Apart from the test set, the one real excerpt that is at hand offline.",
-        ("excerpt",),
-    ),
-    ("More", "", ("*",)),
-)
-
-_PAGE = """\
-<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Conditioned U-Net: {{ title }}</title>
-<style>
-:root { color-scheme: light; }
-body { font: 16px/1.55 system-ui, sans-serif; color: #1d2329; background: #fff; margin: 0 auto;
-  max-width: 68rem; padding: 0 1rem 4rem; }
-h1 { line-height: 1.2; margin: 2rem 0 .5rem; }
-h2 { margin: 3rem 0 .5rem; border-top: 1px solid #d6dbe0; padding-top: 1.2rem; }
-nav ul { display: flex; flex-wrap: wrap; gap: .3rem 1.2rem; padding: 0; list-style: none; }
-a { color: #00558a; }
-p { max-width: 46rem; }
-figure { margin: 1.5rem 0 2rem; }
-figure img { max-width: 100%; height: auto; }
-figcaption, caption { font-size: .87rem; color: #4a525b; text-align: left; padding: .4rem 0; }
-.scroll { overflow-x: auto; margin: 1.2rem 0 2rem; }
-table { border-collapse: collapse; font-size: .92rem; font-variant-numeric: tabular-nums; }
-th, td { padding: .3rem .75rem; border-bottom: 1px solid #e3e7ea; text-align: left; }
-th { border-bottom: 2px solid #98a2ab; white-space: nowrap; }
-.number { text-align: right; white-space: nowrap; }
-audio { width: 15rem; height: 2.2rem; }
-.note { background: #fff6e0; border-left: 4px solid #c98a00; padding: .6rem 1rem; }
-</style>
-</head>
-<body>
-<header>
-<h1>One conditioned U-Net against four dedicated ones</h1>
-<p>A reproduction of Meseguer-Brocal and Peeters, <em>Conditioned-U-Net: Introducing a Control
-Mechanism in the U-Net for Multiple Source Separations</em> (ISMIR 2019), profile
-<code>{{ profile }}</code>.</p>
-<p class="note">{{ note }}</p>
-<nav aria-label="Sections"><ul>
-{% for section in sections %}<li><a href="#s{{ loop.index }}">{{ section.title }}</a></li>
-{% endfor %}{% if notebooks %}<li><a href="#notebooks">Notebooks</a></li>{% endif %}
-</ul></nav>
-</header>
-<main>
-{% for section in sections %}
-<section aria-labelledby="s{{ loop.index }}">
-<h2 id="s{{ loop.index }}">{{ section.title }}</h2>
-{% if section.text %}<p>{{ section.text }}</p>{% endif %}
-{% for item in section.content %}
-{% if item.kind == "table" %}
-<div class="scroll" tabindex="0" role="region" aria-label="Table {{ item.name }}">
-<table>
-<caption>{{ item.caption }}</caption>
-<thead><tr>{% for cell in item.header %}<th scope="col"
-{%- if item.numeric[loop.index0] %} class="number"{% endif %}>{{ cell }}</th>{% endfor %}</tr>
-</thead>
-<tbody>
-{% for row in item.rows %}<tr>{% for cell in row %}<td
-{%- if item.numeric[loop.index0] %} class="number"{% endif %}>{{ cell }}</td>{% endfor %}</tr>
-{% endfor %}</tbody>
-</table>
-<p><a href="../tables/{{ item.name }}.csv">{{ item.name }}.csv</a></p>
-</div>
-{% else %}
-<figure>
-<a href="../figures/{{ item.name }}.svg"><img src="../figures/{{ item.name }}.png"
- alt="{{ item.caption }}" loading="lazy"></a>
-<figcaption>{{ item.caption }}</figcaption>
-</figure>
-{% endif %}
-{% endfor %}
-{% if section.title == "One song" %}{% for song in songs %}
-<h3>{{ song.name }}</h3>
-<p>Mixture: <audio controls preload="none" aria-label="{{ song.name }}, mixture"
- src="{{ song.mixture }}"></audio></p>
-<div class="scroll" tabindex="0" role="region" aria-label="Players for {{ song.name }}">
-<table>
-<thead><tr><th scope="col">System</th>{% for name in instruments %}<th scope="col">{{ name }}</th>
-{%- endfor %}</tr></thead>
-<tbody>{% for row in song.rows %}
-<tr><th scope="row">{{ row.label }}</th>{% for player in row.players %}<td>{% if player %}
-<audio controls preload="none" aria-label="{{ song.name }}, {{ row.label }}, {{ player.name }}"
- src="{{ player.source }}"></audio>{% endif %}</td>{% endfor %}</tr>{% endfor %}
-</tbody></table></div>
-{% endfor %}{% endif %}
-</section>
-{% endfor %}
-{% if notebooks %}
-<section aria-labelledby="notebooks">
-<h2 id="notebooks">Executed notebooks</h2>
-<ul>{% for name in notebooks %}
-<li><a href="notebooks/{{ name | urlencode }}.html">{{ name }}</a></li>{% endfor %}
-</ul>
-</section>
-{% endif %}
-</main>
-{% if manifest %}<footer><p>Versions, machine, settings and hashes:
-<a href="../manifest.json">manifest.json</a></p></footer>{% endif %}
-</body>
-</html>
-"""
-
-
-def build_report(settings: Profile) -> Path:
-    """Write the results as a web page that works offline, ``report/index.html``.
-
-    Tables, figures with their captions as alternative text, audio players and the executed
-    notebooks; everything from outside is escaped.
-
-    Returns
-    -------
-    pathlib.Path
-        The page.
-
-    Raises
-    ------
-    ConfigError
-        If there are no tables or figures yet.
-    """
-    paths = settings.paths
-    folder = paths.results / "report"
-    items = {path.stem: _table_item(path) for path in sorted(paths.tables.glob("*.md"))}
-    if not items:
-        raise missing(settings, paths.tables / "outcome.md")
-    figures = {path.stem: _figure_item(path) for path in sorted(paths.figures.glob("*.png"))}
-    if not figures:
-        raise missing(settings, paths.figures / "scores_by_instrument.png")
-    songs = _songs(settings)
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
-    )
-    page = environment.from_string(_PAGE).render(
-        title=settings.title,
-        profile=settings.name,
-        note=data_note(settings),
-        sections=_sections(items, figures, songs),
-        songs=songs,
-        instruments=INSTRUMENTS,
-        notebooks=_notebooks(settings, folder / "notebooks"),
-        manifest=paths.manifest.is_file(),
-    )
-    return write_atomically(folder / "index.html", page)
-
-
-def _sections(tables: dict, figures: dict, songs: list) -> list[dict]:
-    """Sections of the page; each table and figure once, in the first one that names it."""
-    left = [*tables.values(), *figures.values()]
-    sections = []
-    for title, text, patterns in SECTIONS:
-        chosen = []
-        for pattern in patterns:
-            fits = re.compile(re.escape(pattern).replace(r"\*", ".*"))
-            chosen += [item for item in left if fits.fullmatch(item["name"])]
-            left = [item for item in left if item not in chosen]
-        if chosen or (title == "One song" and songs):
-            sections.append({"title": title, "text": text, "content": chosen})
-    return sections
-
-
-def _table_item(path: Path) -> dict:
-    """A table from its Markdown file: caption, empty line, header, rule, rows."""
-    caption, _, body = path.read_text("utf-8").partition("\n\n")
-    rows = [
-        [cell.strip().replace(r"\|", "|") for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
-        for line in body.strip().splitlines()
-    ]
-    if len(rows) < 2:
-        raise ConfigError(f"tables/{path.name} holds no table; delete it and run `make reproduce`.")
-    header, rule, *cells = rows
-    return {
-        "kind": "table",
-        "name": path.stem,
-        "caption": caption.strip(),
-        "header": header,
-        "numeric": [mark.endswith(":") for mark in rule],
-        "rows": cells,
-    }
-
-
-def _figure_item(path: Path) -> dict:
-    caption = path.with_suffix(".txt")
-    text = caption.read_text("utf-8").strip() if caption.is_file() else path.stem
-    return {"kind": "figure", "name": path.stem, "caption": text}
-
-
-def _songs(settings: Profile) -> list[dict]:
-    """Audio examples: sources of the players, relative to the page."""
-    songs = []
-    for mixture in sorted(settings.paths.examples.glob("*/mixture.flac")):
-        folder = mixture.parent
-        systems = [name for name in LABELS if (folder / name).is_dir()]
-        rows = []
-        for label, place in (("Target", folder), *((LABELS[n], folder / n) for n in systems)):
-            files = [place / f"{name}.flac" for name in INSTRUMENTS]
-            players = [
-                {"name": file.stem, "source": _link(settings, file)} if file.is_file() else None
-                for file in files
-            ]
-            rows.append({"label": label, "players": players})
-        songs.append({"name": folder.name, "mixture": _link(settings, mixture), "rows": rows})
-    return songs
-
-
-def _link(settings: Profile, path: Path) -> str:
-    from urllib.parse import quote
-
-    return quote(f"../{path.relative_to(settings.paths.results).as_posix()}")
-
-
-def _notebooks(settings: Profile, folder: Path) -> list[str]:
-    """Convert the executed notebooks to web pages; returns their names."""
-    sources = sorted(settings.paths.notebooks.glob("*.ipynb"))
-    if not sources:
-        return []
-    from nbconvert import HTMLExporter
-
-    exporter = HTMLExporter()
-    # The pages work offline: no scripts from elsewhere.
-    for option in ("mathjax_url", "require_js_url", "jquery_url", "mermaid_js_url"):
-        if exporter.has_trait(option):
-            setattr(exporter, option, "")
-    for source in sources:
-        page, _ = exporter.from_filename(str(source))
-        write_atomically(folder / f"{source.stem}.html", page)
-    return [source.stem for source in sources]

@@ -41,6 +41,11 @@ def stage_modules():
     return {notebook: names.split() for notebook, names in lists}
 
 
+def page_modules():
+    """Modules of the library that the report depends on, as the Makefile lists them."""
+    return re.search(r"^PAGE_MODULES := (.*)$", (ROOT / "Makefile").read_text(), re.M)[1].split()
+
+
 class Tree:
     """A copy of the project with small notebooks in place of the study's, and its ``make``."""
 
@@ -107,7 +112,7 @@ def bare_tree(tmp_path):
     (root / "cunet_lib").mkdir()
     for name in ("__init__", "quiet", "config", "runner", "cli"):
         shutil.copy(ROOT / "cunet_lib" / f"{name}.py", root / "cunet_lib")
-    for names in stage_modules().values():
+    for names in (*stage_modules().values(), page_modules()):
         for name in names:
             (root / "cunet_lib" / f"{name}.py").touch()
     (root / "notebooks" / "profiles").mkdir(parents=True)

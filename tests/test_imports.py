@@ -7,7 +7,7 @@ import sys
 
 import nbformat
 import pytest
-from conftest import ROOT, clean_environment, stage_modules
+from conftest import ROOT, clean_environment, page_modules, stage_modules
 
 import cunet_lib
 
@@ -190,3 +190,8 @@ def test_makefile_lists_the_modules_that_a_notebook_uses(notebook):
             names |= names_imported(ast.parse(cell.source))
     used = reached(names)
     assert stage_modules()[notebook] == [module for module in MODULES if module in used]
+
+
+def test_makefile_lists_the_modules_that_the_report_uses():
+    used = reached({"cunet_lib.webpage"})
+    assert page_modules() == [module for module in MODULES if module in used]

@@ -396,7 +396,7 @@ def executed(tree, stages=PLAN):
         elif notebook == "04_evaluate":
             scored = subject.replace("oracles", "ideal_ratio_mask")
             paths.append(results / "scores" / f"{scored}.csv")
-    paths.append(results / "scores" / "scores.csv")
+    paths += [results / "scores" / "scores.csv", results / "report" / "index.html"]
     for path in paths:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
@@ -418,6 +418,41 @@ def test_nothing_runs_when_everything_is_up_to_date(tree):
     assert done.returncode == 0
     assert "results/tiny/tables" in done.stdout
     assert "started" not in done.stdout and done.stderr == ""
+    assert not pages(tree)
+
+
+def pages(tree, *arguments):
+    """Whether ``make reproduce`` would write the report."""
+    done = tree.make("--dry-run", "reproduce", "PROFILE=tiny", *arguments)
+    assert done.returncode == 0, done.stderr
+    return "cunet_lib.cli report tiny" in done.stdout
+
+
+def test_reproduce_ends_with_the_address_of_the_report(tree):
+    executed(tree)
+    told = tree.make("reproduce", "PROFILE=tiny").stdout.splitlines()
+    assert told[-1].split()[-1] == "results/tiny/report/index.html"
+
+
+@pytest.mark.parametrize(
+    "touched",
+    [
+        "cunet_lib/webpage.py",
+        "notebooks/05_plot.ipynb",
+        "results/tiny/notebooks/07_conditions.dense_complex-seed0.ipynb",
+    ],
+)
+def test_report_is_made_again_when_what_it_shows_is_newer(tree, touched):
+    executed(tree)
+    (tree.root / touched).touch()
+    assert pages(tree)
+    assert tree.planned() == (["05_plot"] if "05" in touched else [])
+
+
+def test_missing_report_is_made_again_alone(tree):
+    executed(tree)
+    (tree.root / "results" / "tiny" / "report" / "index.html").unlink()
+    assert pages(tree) and tree.planned() == []
 
 
 @pytest.mark.parametrize(

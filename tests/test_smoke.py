@@ -75,6 +75,8 @@ def test_smoke_profile_passes_through_every_stage(smoke):
     assert not list((results / "logs").glob("*.partial.ipynb"))
     assert re.search(r"^05_plot \| done in ", done.stdout, re.MULTILINE)
     assert str(results / "tables") in done.stdout
+    page = results / "report" / "index.html"
+    assert page.is_file() and done.stdout.splitlines()[-1].endswith(str(page))
 
 
 def test_smoke_run_is_quiet(smoke):
