@@ -295,6 +295,8 @@ def test_make_alone_lists_targets_and_variables(bare_tree):
         "test",
         "lint",
         "lab",
+        "check",
+        "plan",
         "verify",
         "report",
         "bench",
