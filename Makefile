@@ -139,13 +139,13 @@ LOGS := $(RESULTS)/logs
 
 # The library modules that each notebook uses, directly or through others: a change to one of them
 # makes the stage again. tests/test_imports.py compares these lists with the imports.
-MODULES_00_corpus := config files progress parallel composer voice synth corpus stems layout spectral display
-MODULES_01_preprocess := config files progress parallel stems layout spectral display store
-MODULES_02_train_unet := config files parallel stems spectral display store conditions batches film models training separation
-MODULES_03_train_cunet := config files parallel stems spectral display store conditions batches film models training separation
-MODULES_04_evaluate := config files progress parallel stems spectral display store conditions film models separation measures scoring ablation
-MODULES_05_plot := config files spectral film models analysis inference published results tables protocols figures drawing report
-MODULES_07_conditions := config files progress parallel stems spectral display store conditions film models separation measures control analysis inference published results tables figures control_figures
+MODULES_00_corpus := config parameters files progress parallel composer voice synth corpus stems layout spectral display
+MODULES_01_preprocess := config parameters files progress parallel stems layout spectral display store
+MODULES_02_train_unet := config parameters files parallel stems spectral display store conditions batches film models training separation
+MODULES_03_train_cunet := config parameters files parallel stems spectral display store conditions batches film models training separation
+MODULES_04_evaluate := config parameters files progress parallel stems spectral display store conditions film models separation measures scoring ablation
+MODULES_05_plot := config parameters files spectral film models analysis inference published results tables protocols figures drawing report
+MODULES_07_conditions := config parameters files progress parallel stems spectral display store conditions film models separation measures control analysis inference published results tables figures control_figures
 
 INSTRUMENTS := bass drums other vocals
 VARIANTS := dense_simple dense_complex cnn_simple cnn_complex
