@@ -86,6 +86,13 @@ def _parser() -> argparse.ArgumentParser:
     plan.add_argument("profile", nargs="?", default="demo", help="(default: %(default)s)")
     plan.add_argument("--seeds", default="0", help="as in SEEDS of make (default: %(default)s)")
     plan.set_defaults(command=_plan)
+    sweep = commands.add_parser("sweep", help="run a training notebook over a grid of settings")
+    sweep.add_argument("stage", help="02_train_unet or 03_train_cunet")
+    sweep.add_argument("--grid", required=True, help="'variant=a,b train.learning_rate=1e-3,3e-4'")
+    sweep.add_argument("--profile", default="demo", help="settings (default: %(default)s)")
+    sweep.add_argument("--name", default="", help="folder of the results (default: by the axes)")
+    sweep.add_argument("--dry-run", action="store_true", help="check the grid and list its runs")
+    sweep.set_defaults(command=_sweep)
     kernel = commands.add_parser("kernel", help="register the Jupyter kernel of the notebooks")
     kernel.set_defaults(command=_kernel)
     return parser
@@ -158,6 +165,16 @@ def _plan(options: argparse.Namespace) -> int:
     extent = extent_of(settings)
     print(estimate(settings, extent, calibrate(settings), seeds=len(set(seeds))).text())
     return 0
+
+
+def _sweep(options: argparse.Namespace) -> int:
+    from cunet_lib import sweep
+
+    planned = sweep.plan(options.profile, options.stage, options.grid, name=options.name)
+    if options.dry_run:
+        print(planned.text())
+        return 0
+    return 1 if sweep.run(planned) else 0
 
 
 def _kernel(options: argparse.Namespace) -> int:
