@@ -632,6 +632,8 @@ class Explorer:
         try:
             self._audio = self._songs[self.song.value]()
         except ConfigError as error:  # such as a store that was deleted meanwhile
+            if not hasattr(self, "steered"):
+                raise
             self._say(str(error))
             return
         samples = self._audio.shape[1]

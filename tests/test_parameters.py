@@ -63,8 +63,6 @@ def test_command_knows_the_same_choices():
     ("given", "words"),
     [
         (("sede", "1"), ("no parameter 'sede'", "valid: profile, overrides")),
-        (("overrides", "7"), ("Parameter overrides must be a string",)),
-        (("profile", "nope"), ("No profile 'nope'", "smoke")),
         (("overrides", "model.filter=2"), ("unknown setting 'model.filter'", "filters")),
     ],
 )
@@ -80,7 +78,7 @@ def test_papermill_itself_fails_in_the_first_cell(tmp_path, given, words):
         ),
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=280,
     )
     assert done.returncode != 0
     assert all(word in done.stderr for word in words), done.stderr[-2000:]
