@@ -28,6 +28,7 @@ import soxr
 from IPython.display import Image
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure as Canvas
+from matplotlib.image import imsave
 from matplotlib.ticker import MaxNLocator
 
 from cunet_lib.conditions import label, vector
@@ -43,8 +44,11 @@ from cunet_lib.store import open_store
 EXCERPT = "a real excerpt (6 s of a MUSDB18 test track)"
 """The song that is there without any data."""
 
-CURVE = (0.0, 0.25, 0.5, 0.75, 1.0)
+CURVE = (0.0, 0.5, 1.0)
 """Where the faders' curves are computed; the present z is one more point."""
+
+FINE = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+"""The same for the slider that is being moved, whose curve stays meanwhile."""
 
 LOWEST_DB = -80.0
 """Black in the spectrograms: dB below the mixture's loudest point."""
@@ -159,7 +163,7 @@ def wav(audio: np.ndarray, rate: int) -> bytes:
 
 @dataclass(frozen=True)
 class Steered:
-    """What one z gives.
+    """What one z gives; levels are root mean squares of spectrograms.
 
     Attributes
     ----------
@@ -172,7 +176,7 @@ class Steered:
     gammas, betas
         ``(values,)`` of all blocks.
     level
-        Root mean square of the estimate's spectrogram over that of the mixture's; 0 for silence.
+        Of the masked mixture over that of the mixture; 0 for silence.
     """
 
     z: np.ndarray
@@ -279,7 +283,7 @@ class Steering:
 
 
 class _Picture:
-    """One figure whose artists are moved, never added, and then drawn as PNG."""
+    """One figure, drawn as PNG; only what moves is drawn anew, text and axes stay as they are."""
 
     def __init__(self, steering: Steering, *, dpi: int = 84):
         self.steering = steering
@@ -290,6 +294,17 @@ class _Picture:
             self._spectrograms()
             self._film()
             self._faders()
+        self._moving = [
+            *self.images.values(),
+            self.titles["estimate"],
+            self.nothing,
+            *self.points.values(),
+            *self.curves.values(),
+            *self.markers.values(),
+        ]
+        for artist in self._moving:
+            artist.set_animated(True)  # left out of the background
+        self._background = None
 
     def _spectrograms(self) -> None:
         grid = self.canvas.add_gridspec(
@@ -392,6 +407,7 @@ class _Picture:
         for image in self.images.values():
             image.set_extent((0, seconds, 0, steering.signal.sample_rate / 2000))
         self.images["mixture"].set_data(self._db(steering.magnitude))
+        self._background = None
 
     def update(
         self,
@@ -414,13 +430,28 @@ class _Picture:
             low, high = self.film_axes[name].get_ylim()
             if values.min() < low or values.max() > high:
                 self.film_axes[name].set_ylim(min(low, values.min()), max(high, values.max()))
+                self._background = None
         for place, name in enumerate(INSTRUMENTS):
             self.curves[name].set_data(*curves[name])
             self.markers[name].set_data([steered.z[place]], [steered.level])
+        return self._drawn()
+
+    def _drawn(self) -> bytes:
+        agg = self.canvas.canvas
+        if self._background is None:
+            agg.draw()
+            self._background = agg.copy_from_bbox(self.canvas.bbox)
+        agg.restore_region(self._background)
+        for artist in self._moving:
+            artist.axes.draw_artist(artist)
         buffer = io.BytesIO()
         # Speed before size: the picture travels no further than the browser beside it.
-        self.canvas.canvas.print_png(
-            buffer, metadata={"Software": None}, pil_kwargs={"compress_level": 1}
+        imsave(
+            buffer,
+            np.asarray(agg.buffer_rgba())[..., :3],
+            format="png",
+            metadata={"Software": None},
+            pil_kwargs={"compress_level": 1},
         )
         return buffer.getvalue()
 
@@ -484,6 +515,7 @@ class Explorer:
         self._picture = _Picture(self.steering)
         self._songs = dict(songs)
         self._held = False
+        self._touched = ""
         self._build()
         self._take_song()
 
@@ -597,6 +629,7 @@ class Explorer:
 
     def _moved(self, change) -> None:
         if not self._held:
+            self._touched = change["owner"].description
             self._refresh()
 
     def _preset(self, levels: Mapping[str, float], button) -> None:
@@ -653,7 +686,7 @@ class Explorer:
         self._stretch = np.array(self._audio[:, first : first + length], np.float32)
         self.steering.load(self._stretch[0])
         self._picture.load()
-        self._curves: dict[str, tuple[tuple, np.ndarray]] = {}
+        self._curves: dict[str, tuple[tuple, np.ndarray, np.ndarray]] = {}
         self._gain = 1.0 / (float(np.abs(self._stretch[0]).max(initial=0.0)) or 1.0)
         self.audio["mixture"].value = self._played(self._stretch[0])
         self._players["reference"].layout.display = "none" if len(self._stretch) == 1 else None
@@ -668,24 +701,30 @@ class Explorer:
         self.audio["rest"].value = self._played(self.steering.mixture - self.steered.estimate)
         if reference is not None:
             self.audio["reference"].value = self._played(reference)
-        curves = {name: self._curve(name, z) for name in INSTRUMENTS}
+        curves = {
+            name: self._curve(name, z, FINE if name == self._touched else CURVE)
+            for name in INSTRUMENTS
+        }
         self.picture.value = self._picture.update(self.steered, reference, curves)
         self._describe(reference)
         self.seconds_taken = time.perf_counter() - began
 
-    def _curve(self, instrument: str, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _curve(
+        self, instrument: str, z: np.ndarray, points: tuple[float, ...] = CURVE
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Levels while one instrument's z goes from 0 to 1, the present point among them."""
         place = INSTRUMENTS.index(instrument)
         others = tuple(np.delete(z, place).tolist())
         # Moving one slider leaves its own curve as it is.
-        known, levels = self._curves.get(instrument, (None, None))
-        if known != others:
-            conditions = np.repeat(z[None], len(CURVE), axis=0)
-            conditions[:, place] = CURVE
+        known, grid, levels = self._curves.get(instrument, (None, (), None))
+        if known != others or len(grid) < len(points):
+            grid = np.array(points)
+            conditions = np.repeat(z[None], len(grid), axis=0)
+            conditions[:, place] = grid
             levels = self.steering.levels(conditions)
-            self._curves[instrument] = (others, levels)
-        apart = np.abs(np.array(CURVE) - z[place]) > 1e-6
-        x = np.append(np.array(CURVE)[apart], z[place])
+            self._curves[instrument] = (others, grid, levels)
+        apart = np.abs(grid - z[place]) > 1e-6
+        x = np.append(grid[apart], z[place])
         y = np.append(levels[apart], self.steered.level)
         order = np.argsort(x)
         return x[order], y[order]
