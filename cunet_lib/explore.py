@@ -345,7 +345,7 @@ class _Picture:
             [block + (np.arange(film.size) + 0.5) / film.size for block, film in enumerate(films)]
         )
         grid = self.canvas.add_gridspec(
-            1, 3, left=0.045, right=0.985, bottom=0.085, top=0.43, wspace=0.16
+            1, 3, left=0.045, right=0.985, bottom=0.085, top=0.43, wspace=0.21
         )
         self.points, self.film_axes = {}, {}
         for column, (name, means, values) in enumerate(

@@ -32,7 +32,7 @@ NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"
 BROWSER = next(filter(None, map(shutil.which, NAMES)), None)
 pytestmark = [
     pytest.mark.skipif(BROWSER is None, reason="needs Chromium or Chrome: apt install chromium"),
-    pytest.mark.timeout(400),
+    pytest.mark.timeout(900),
 ]
 
 QUIET = [
@@ -125,15 +125,17 @@ def page(lab):
     with playwright.sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=BROWSER, args=arguments)
         page = browser.new_page(viewport={"width": 1440, "height": 1250})
-        page.set_default_timeout(90_000)
+        page.set_default_timeout(240_000)  # machines may be busy
         page.goto(f"{address}/lab/tree/{NOTEBOOK}?token={token}")
         page.locator(".jp-Notebook .jp-CodeCell").first.wait_for()
-        # Run once the kernel is there.
-        page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").first.wait_for()
+        # Lab asks which one to take if cells are run before it is connected.
+        page.get_by_text("Conditioned U-Net | Idle").first.wait_for()
         page.locator(".lm-MenuBar-item", has_text=re.compile("^Run$")).click()
         page.locator(".lm-Menu-item[data-command='runmenu:run-all']").click()
-        page.locator(".widget-image, .jupyter-widgets.widget-image").first.wait_for()
-        page.get_by_text("asked for vocals: level").first.wait_for()
+        try:
+            page.locator("img.widget-image").first.wait_for()
+        finally:
+            keep(page, "lab")
         yield page
         browser.close()
 
@@ -170,7 +172,7 @@ def test_lab_asks_for_its_token(lab):
 
 
 def test_notebook_runs_with_the_study_s_kernel(page):
-    assert page.locator(".jp-Toolbar-kernelName", has_text="Conditioned U-Net").count() == 1
+    assert page.get_by_text(re.compile(r"^Conditioned U-Net \| ")).count()
     assert page.locator(".jp-OutputArea-output[data-mime-type*='error']").count() == 0
     sliders = page.locator(".widget-slider .widget-label").all_inner_texts()
     assert {"bass", "drums", "other", "vocals"} <= set(sliders)
