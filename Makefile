@@ -17,10 +17,16 @@ JOBS ?= $(CORES)
 ## JOBS      notebooks that run at the same time (default: the number of cores; 1 on a single GPU)
 SEEDS ?= 0
 ## SEEDS     the models are trained once for each (default 0)
+## STAGE     notebook that `make sweep` runs, 02_train_unet or 03_train_cunet
+## GRID      its parameters and settings: "variant=a,b train.learning_rate=1e-3,3e-4"
+# Kept as text, never expanded, and handed to the program through the environment, not the shell.
+# (Below, STAGE is the name of a rule.)
+SWEPT := $(value STAGE)
+unexport STAGE GRID
 
 # ---------------------------------------------------------------------------------------- checks
 
-NEEDS_PROFILE := reproduce stages page conditions steering check plan verify report clean
+NEEDS_PROFILE := reproduce stages page conditions steering sweep check plan verify report clean
 PROFILES := $(patsubst notebooks/profiles/%.yaml,%,$(wildcard notebooks/profiles/*.yaml))
 ifneq ($(filter $(NEEDS_PROFILE),$(MAKECMDGOALS)),)
   ifeq ($(filter $(PROFILE),$(PROFILES)),)
@@ -139,13 +145,13 @@ LOGS := $(RESULTS)/logs
 
 # The library modules that each notebook uses, directly or through others: a change to one of them
 # makes the stage again. tests/test_imports.py compares these lists with the imports.
-MODULES_00_corpus := config files progress parallel composer voice synth corpus stems layout spectral display
-MODULES_01_preprocess := config files progress parallel stems layout spectral display store
-MODULES_02_train_unet := config files parallel stems spectral display store conditions batches film models cards training separation
-MODULES_03_train_cunet := config files parallel stems spectral display store conditions batches film models cards training separation
-MODULES_04_evaluate := config files progress parallel stems spectral display store conditions film models separation measures scoring ablation
-MODULES_05_plot := config files spectral film models cards analysis inference published results catalog tables protocols figures drawing report
-MODULES_07_conditions := config files progress parallel stems spectral display store conditions film models separation measures control analysis inference published results tables figures control_figures
+MODULES_00_corpus := config parameters files progress parallel composer voice synth corpus stems layout spectral display
+MODULES_01_preprocess := config parameters files progress parallel stems layout spectral display store
+MODULES_02_train_unet := config parameters files parallel stems spectral display store conditions batches film models cards training separation
+MODULES_03_train_cunet := config parameters files parallel stems spectral display store conditions batches film models cards training separation
+MODULES_04_evaluate := config parameters files progress parallel stems spectral display store conditions film models separation measures scoring ablation
+MODULES_05_plot := config parameters files spectral film models cards analysis inference published results catalog tables protocols figures drawing report
+MODULES_07_conditions := config parameters files progress parallel stems spectral display store conditions film models separation measures control analysis inference published results tables figures control_figures
 
 INSTRUMENTS := bass drums other vocals
 VARIANTS := dense_simple dense_complex cnn_simple cnn_complex
@@ -165,7 +171,7 @@ SHARE := $(shell n=$$(( $(CORES) / $(BESIDE) )); echo $$(( n > 0 ? n : 1 )))
 # $(1) stage, $(2) its notebook, $(3) stages before it, $(4) its main result, $(5) threads,
 # $(6) further arguments.
 # A missing main result, deleted for instance, makes the stage again.
-define STAGE
+override define STAGE
 $(EXECUTED)/$(1).ipynb: notebooks/$(2).ipynb notebooks/profiles/$(PROFILE).yaml \
   $(MODULES_$(2):%=cunet_lib/%.py) $(3:%=$(EXECUTED)/%.ipynb) $(if $(wildcard $(4)),,FORCE)
 	@CUNET_THREADS=$(5) "$(PYTHON)" -m cunet_lib.cli run $(1) --profile $(PROFILE) $(6)
@@ -231,6 +237,14 @@ conditions: env  ## show what conditions do; trains one more C-U-Net
 	+@$(MAKE) $(GIVEN_JOBS) steering
 	@echo "What conditions do, profile $(PROFILE): $(RESULTS)/figures/conditions_*.png"
 
+sweep: export CUNET_SWEEP_STAGE = $(SWEPT)
+sweep: export CUNET_SWEEP_GRID = $(value GRID)
+SWEEP = "$(PYTHON)" -m cunet_lib.cli sweep --profile $(PROFILE) --grid "$$CUNET_SWEEP_GRID" $(1) -- "$$CUNET_SWEEP_STAGE"
+sweep: env  ## train over the grid GRID of the notebook STAGE
+	@$(call SWEEP,--dry-run)
+	+@$(MAKE) $(GIVEN_JOBS) $(EXECUTED)/01_preprocess.ipynb
+	@$(call SWEEP)
+
 # ----------------------------------------------------------------------------------- other tasks
 
 test: lint  ## run every test (lint first)
@@ -246,8 +260,9 @@ check: env  ## check the corpus of PROFILE: every problem, by file
 plan: env  ## estimate hours, disk and memory of a run of PROFILE, before it starts
 	@"$(PYTHON)" -m cunet_lib.cli plan $(PROFILE) --seeds "$(SEEDS)"
 
-lab: env  ## explore the notebooks in Jupyter Lab
-	@"$(PYTHON)" -m jupyter lab notebooks
+# Uploads arrive in one message, of which the server takes 10 MB if it is not told otherwise.
+lab: env  ## explore a trained model, and the notebooks, in Jupyter Lab
+	@"$(PYTHON)" -m jupyter lab --ServerApp.tornado_settings='{"websocket_max_message_size": 200000000}' notebooks/06_explore.ipynb $(LAB_ARGS)
 
 verify: env  ## compare the results with the committed ones, table by table
 	@"$(PYTHON)" -m cunet_lib.cli verify $(PROFILE)
@@ -259,7 +274,7 @@ bench: env  ## print the models' sizes and their speed on this machine
 	@"$(PYTHON)" -m cunet_lib.bench
 
 # Neither touches the committed tables, figures, scores and models.
-MADE := runs notebooks logs report examples scores/museval
+MADE := runs notebooks logs report examples sweeps scores/museval
 
 clean:  ## delete what `make reproduce` made for PROFILE, save the committed results
 	rm -rf "$(DATA)" $(MADE:%="$(RESULTS)/%")
@@ -281,4 +296,4 @@ help:
 	@awk '/^## / { sub(/^## /, "  "); print }' Makefile
 
 FORCE:
-.PHONY: env reproduce stages page conditions steering check plan test lint lab verify report bench clean distclean lock help FORCE
+.PHONY: env reproduce stages page conditions steering sweep check plan test lint lab verify report bench clean distclean lock help FORCE

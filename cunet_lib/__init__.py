@@ -7,6 +7,7 @@ what its last column names; ``tests/test_imports.py`` reads this table and holds
 |---|---|---|
 | `quiet` | TensorFlow's start-up noise, kept from terminals and notebooks | every other module, `tensorflow` |
 | `config` | profiles: frozen, validated settings read from YAML; sizes; every path | every other module, `tensorflow` |
+| `parameters` | parameters of notebooks: names, types and choices, checked | `tensorflow`, `papermill` |
 | `files` | files written as a whole, hashes of files and code | every other module, `tensorflow` |
 | `progress` | progress of long loops: a bar on a terminal, lines elsewhere | every other module, `tensorflow` |
 | `parallel` | processes for independent tracks, and how many | every other module, `tensorflow` |
@@ -40,11 +41,13 @@ what its last column names; ``tests/test_imports.py`` reads this table and holds
 | `protocols` | tables of the protocols beside BSS Eval v4: whole tracks, silence, ablation | `tensorflow`, `musdb` |
 | `figures` | figures with captions, `save_figure` | `tensorflow`, `musdb` |
 | `control_figures` | tables and figures of what conditions do | `tensorflow`, `musdb` |
+| `explore` | the control panel: sliders for *z*, spectrograms, players, FiLM values | `museval`, `report` |
 | `drawing` | drawings of the networks from their architecture records | `tensorflow`, `musdb` |
 | `report` | the manifest, the comparison with committed results | `tensorflow`, `musdb` |
 | `story` | what the report says: its answer, sentences and tables | `tensorflow`, `musdb` |
 | `webpage` | the report as web pages that work offline | `tensorflow`, `musdb` |
 | `runner` | one notebook run: parameters checked, lines streamed, failures told | `tensorflow`, `models` |
+| `sweep` | grids of training runs: names checked, resumed, gathered | `tensorflow`, `papermill` |
 | `bench` | parameter counts and throughput on this machine | `musdb`, `museval` |
 | `planning` | hours, disk and memory of a run, estimated before it starts | `musdb`, `papermill` |
 | `songs` | songs of any rate, channels and length, separated in a stream | `scoring`, `store` |

@@ -92,6 +92,13 @@ def _parser() -> argparse.ArgumentParser:
         ("doctor", _doctor, "check this machine, with a remedy for what is missing"),
     ):
         commands.add_parser(name, help=text).set_defaults(command=command)
+    sweep = commands.add_parser("sweep", help="run a training notebook over a grid of settings")
+    sweep.add_argument("stage", help="02_train_unet or 03_train_cunet")
+    sweep.add_argument("--grid", required=True, help="'variant=a,b train.learning_rate=1e-3,3e-4'")
+    sweep.add_argument("--profile", default="demo", help="settings (default: %(default)s)")
+    sweep.add_argument("--name", default="", help="folder of the results (default: by the axes)")
+    sweep.add_argument("--dry-run", action="store_true", help="check the grid and list its runs")
+    sweep.set_defaults(command=_sweep)
     kernel = commands.add_parser("kernel", help="register the Jupyter kernel of the notebooks")
     kernel.set_defaults(command=_kernel)
     return parser
@@ -234,6 +241,16 @@ def _doctor(options: argparse.Namespace) -> int:
     from cunet_lib.doctor import examine
 
     return 0 if examine() else 1
+
+
+def _sweep(options: argparse.Namespace) -> int:
+    from cunet_lib import sweep
+
+    planned = sweep.plan(options.profile, options.stage, options.grid, name=options.name)
+    if options.dry_run:
+        print(planned.text())
+        return 0
+    return 1 if sweep.run(planned) else 0
 
 
 def _kernel(options: argparse.Namespace) -> int:

@@ -81,7 +81,7 @@ def load_run(settings: Profile, model: str, *, seed: int, suffix: str = "") -> R
     if not path.is_file():
         raise ConfigError(
             f"No finished training run {folder.name}; "
-            f"`make conditions PROFILE={settings.name}` trains it."
+            f"`make {'conditions' if suffix else 'reproduce'} PROFILE={settings.name}` trains it."
         )
     record = json.loads(path.read_text(encoding="utf-8"))
     trained = record["settings"]["signal"]

@@ -7,7 +7,6 @@ notebook has run; until then it lies in the profile's ``logs`` folder.
 
 from __future__ import annotations
 
-import ast
 import contextlib
 import logging
 import os
@@ -23,9 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-import yaml
-
 from cunet_lib.config import ROOT, ConfigError, Profile
+from cunet_lib.parameters import check_parameters, notebook_parameters
 from cunet_lib.quiet import ENVIRONMENT
 
 NOTEBOOKS = ROOT / "notebooks"
@@ -140,60 +138,6 @@ def parse_stage(name: str, parameters: Mapping[str, Any] | None = None) -> Stage
         if known.get("suffix"):
             name += f"-{known['suffix']}"
     return Stage(notebook, name, values)
-
-
-def notebook_parameters(path: Path) -> dict[str, Any]:
-    """Parameters of a notebook and their defaults, read from its ``parameters`` cell.
-
-    Papermill's own ``inspect_notebook`` overlooks a parameter whose comment contains ``=``.
-    """
-    import nbformat
-
-    for cell in nbformat.read(path, as_version=4).cells:
-        if "parameters" in cell.metadata.get("tags", []):
-            return {
-                target.id: ast.literal_eval(statement.value)
-                for statement in ast.parse(cell.source).body
-                if isinstance(statement, ast.Assign)
-                for target in statement.targets
-                if isinstance(target, ast.Name)
-            }
-    return {}
-
-
-def check_parameters(path: Path, parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """Return ``parameters`` with strings read as the types of the notebook's defaults.
-
-    Raises
-    ------
-    ConfigError
-        If the notebook has no parameter of that name, or the value is of another type.
-    """
-    defaults = notebook_parameters(path)
-    unknown = [name for name in parameters if name not in defaults]
-    if unknown:
-        raise ConfigError(
-            f"Notebook {path.stem} has no parameter {', '.join(map(repr, unknown))}; "
-            f"valid: {', '.join(defaults)}."
-        )
-    return {
-        name: _as_type_of(defaults[name], value, f"Parameter {name} of {path.stem}")
-        for name, value in parameters.items()
-    }
-
-
-def _as_type_of(default: Any, value: Any, what: str) -> Any:
-    if isinstance(default, str):
-        if isinstance(value, str):
-            return value
-        raise ConfigError(f"{what} must be a string (given: {value!r}).")
-    parsed = yaml.safe_load(value) if isinstance(value, str) else value
-    if isinstance(default, float) and type(parsed) in (int, str):
-        with contextlib.suppress(ValueError):  # YAML 1.1 reads 1e-3 as a string
-            parsed = float(parsed)
-    if default is not None and type(parsed) is not type(default):
-        raise ConfigError(f"{what} must be of type {type(default).__name__} (given: {value!r}).")
-    return parsed
 
 
 def say(line: str) -> None:

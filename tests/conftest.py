@@ -110,7 +110,7 @@ def bare_tree(tmp_path):
     for name in ("Makefile", "environment.yml", "pyproject.toml", "requirements.lock"):
         shutil.copy(ROOT / name, root)
     (root / "cunet_lib").mkdir()
-    for name in ("__init__", "quiet", "config", "runner", "cli"):
+    for name in ("__init__", "quiet", "config", "parameters", "runner", "cli"):
         shutil.copy(ROOT / "cunet_lib" / f"{name}.py", root / "cunet_lib")
     for names in (*stage_modules().values(), page_modules()):
         for name in names:

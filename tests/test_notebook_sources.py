@@ -18,6 +18,7 @@ STAGES = (
     "03_train_cunet",
     "04_evaluate",
     "05_plot",
+    "06_explore",
     "07_conditions",
 )
 
@@ -80,7 +81,7 @@ def test_papermill_itself_sees_every_parameter(path):
 def test_profile_is_loaded_at_once(notebook):
     """A wrong parameter fails in the first cell that computes, not after minutes."""
     source = code_cells(notebook)[1].source
-    assert "settings = load_profile(profile, overrides)" in source
+    assert "check_injected()\nsettings = load_profile(profile, overrides)" in source
 
 
 def test_nothing_is_defined_in_a_notebook(notebook):

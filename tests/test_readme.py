@@ -5,6 +5,7 @@ import shlex
 
 from conftest import ROOT
 
+from cunet_lib import sweep
 from cunet_lib.config import VARIANTS, load_profile
 from cunet_lib.runner import check_parameters, notebook_names
 
@@ -19,6 +20,13 @@ def test_papermill_command_names_a_notebook_and_parameters_that_exist():
     checked = check_parameters(ROOT / source, given)
     load_profile("demo", checked["overrides"])
     assert checked["variant"] in VARIANTS
+
+
+def test_sweep_command_is_a_valid_grid():
+    profile, stage, grid = re.search(
+        r'^make sweep PROFILE=(\w+) STAGE=(\w+) \\\n *GRID="(.*)"$', README, re.MULTILINE
+    ).groups()
+    assert len(sweep.plan(profile, stage, grid).runs) == 4
 
 
 def test_every_notebook_and_profile_is_named():

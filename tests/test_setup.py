@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import stat
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -98,6 +99,33 @@ def test_conda_environment_reads_the_same_lock():
     # Everything else that conda brings is no Python package of the lock.
     assert {"ffmpeg", "make", "pip"} == set(plain) - {python}
     assert CONDA["name"] == "cunet" and CONDA["channels"] == ["conda-forge"]
+
+
+def test_binder_installs_the_package_and_registers_the_kernel(tmp_path):
+    """What repo2docker runs in the environment of environment.yml, with a pretended Python."""
+    script = ROOT / "postBuild"
+    assert os.access(script, os.X_OK)
+    python = tmp_path / "python"
+    python.write_text('#!/bin/sh\necho "$*" >> "$CALLS"\n')
+    python.chmod(0o755)
+    calls = tmp_path / "calls"
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    subprocess.run([script], check=True, env={**os.environ, "PATH": path, "CALLS": str(calls)})
+    install, kernel, _ = calls.read_text().splitlines()
+    # Dependencies come from the lock alone, by environment.yml.
+    assert install.startswith("-m pip install") and install.endswith("--editable .")
+    assert "--no-deps" in install
+    assert kernel == "-m cunet_lib.cli kernel"
+    # Anything in one of these folders would hide environment.yml from repo2docker.
+    assert not (ROOT / "binder").exists() and not (ROOT / ".binder").exists()
+
+
+def test_lab_opens_the_control_panel(bare_tree):
+    done = bare_tree.make("--dry-run", "lab")
+    assert done.returncode == 0, done.stderr
+    (command,) = [line for line in done.stdout.splitlines() if "jupyter lab" in line]
+    assert "notebooks/06_explore.ipynb" in command.split()
+    assert "token" not in command  # JupyterLab makes one, and asks for it
 
 
 def test_kernel_of_the_notebooks_is_registered_silent():
@@ -292,8 +320,11 @@ def test_make_alone_lists_targets_and_variables(bare_tree):
         "env",
         "reproduce",
         "conditions",
+        "sweep",
         "test",
         "lint",
+        "check",
+        "plan",
         "lab",
         "check",
         "plan",
@@ -304,7 +335,8 @@ def test_make_alone_lists_targets_and_variables(bare_tree):
         "distclean",
         "lock",
     ]
-    assert {name for name, _ in listed} == {*targets, "PROFILE", "MUSDB", "JOBS", "SEEDS"}
+    variables = {"PROFILE", "MUSDB", "JOBS", "SEEDS", "STAGE", "GRID"}
+    assert {name for name, _ in listed} == {*targets, *variables}
     assert len(done.stdout.splitlines()) == 1 + len(listed)
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -136,6 +137,45 @@ def test_conditions_pass_beside_the_study(smoke, monkeypatch):
     assert len(load_runs(load_profile("smoke"))) == len((*UNETS, *VARIANTS))
     again = (make("conditions"), make("reproduce"))
     assert all(each.returncode == 0 and " | started" not in each.stdout for each in again)
+
+
+@pytest.fixture(scope="module")
+def copied(smoke, tmp_path_factory):
+    """Data and results of the study, to run single notebooks in without touching it."""
+    results, _, _ = smoke
+    roots = tmp_path_factory.mktemp("copied")
+    for name in ("data", "results"):
+        shutil.copytree(results.parents[1] / name, roots / name)
+    return roots
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("name", notebook_names())
+def test_every_notebook_runs_alone_by_papermill_from_anywhere(copied, name, tmp_path):
+    if name == "07_conditions":
+        shutil.copytree(
+            copied / "results" / "smoke" / "runs" / "dense_complex-seed0",
+            copied / "results" / "smoke" / "runs" / "dense_complex-seed0-steady",
+            dirs_exist_ok=True,
+        )
+    copy = tmp_path / "out.ipynb"
+    source = ROOT / "notebooks" / f"{name}.ipynb"
+    command = [sys.executable, "-m", "papermill", "--no-progress-bar", source, copy]
+    done = subprocess.run(
+        [*command, "-p", "profile", "smoke"],
+        cwd=tmp_path,
+        env=clean_environment(
+            CUNET_DATA=copied / "data",
+            CUNET_RESULTS=copied / "results",
+            PYTHONPATH=ROOT,  # this checkout, whichever one is installed
+        ),
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert nbformat.read(copy, as_version=4).cells[-1].execution_count
+    assert list(tmp_path.iterdir()) == [copy]
 
 
 # ------------------------------------------------------------------------------------- one notebook

@@ -1,0 +1,233 @@
+"""The control panel in a real browser: JupyterLab, its kernel, its widgets, headless Chromium.
+
+Needs what the lock leaves out: Playwright (``pip install playwright``) and a Chromium or Chrome of
+the system (``apt install chromium``); Playwright's own browser is not needed. Skipped without them.
+``CUNET_SCREENSHOTS=/some/folder`` keeps pictures of the panel.
+"""
+
+import json
+import os
+import re
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, clean_environment
+
+from cunet_lib import models
+from cunet_lib.config import load_profile
+
+playwright = pytest.importorskip(
+    "playwright.sync_api", reason="needs Playwright: pip install playwright"
+)
+
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+BROWSER = next(filter(None, map(shutil.which, NAMES)), None)
+pytestmark = [
+    pytest.mark.skipif(BROWSER is None, reason="needs Chromium or Chrome: apt install chromium"),
+    pytest.mark.timeout(900),
+]
+
+QUIET = [
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+NOTEBOOK = "06_explore.ipynb"
+
+
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    """A running JupyterLab with a copy of the notebook: its address and its token."""
+    root = tmp_path_factory.mktemp("lab")
+    text = (ROOT / "notebooks" / NOTEBOOK).read_text(encoding="utf-8")
+    shipped = ROOT / "results" / "demo" / "models" / f"{load_profile('demo').shipped}.keras"
+    results = root / "results"
+    if shipped.is_file():
+        shutil.copytree(shipped.parent, results / "demo" / "models")
+    else:
+        # Not trained here: the panel is tested with a network that knows nothing.
+        settings = load_profile("smoke")
+        size = {"shape": settings.patch_shape, "filters": 2, "blocks": settings.model.blocks}
+        network = models.build(settings.shipped, **size, start="he")
+        models.save_half(network, results / "smoke" / "models" / f"{settings.shipped}.keras")
+        text = text.replace('profile = \\"demo\\"', 'profile = \\"smoke\\"')
+    # Lab saves what it opens: never the source.
+    (root / "notebooks").mkdir()
+    (root / "notebooks" / NOTEBOOK).write_text(text, encoding="utf-8")
+    port, token = free_port(), secrets.token_hex(16)
+    log = (root / "lab.log").open("w")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "jupyter", "lab", "--no-browser", "--ServerApp.ip=127.0.0.1"]
+        + [f"--ServerApp.port={port}", "--ServerApp.port_retries=0"]
+        + [f"--IdentityProvider.token={token}", f"--ServerApp.root_dir={root / 'notebooks'}"]
+        + (["--allow-root"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []),
+        env=clean_environment(
+            PYTHONPATH=ROOT,
+            CUNET_DATA=root / "data",
+            CUNET_RESULTS=results,
+            HOME=root,
+            JUPYTER_CONFIG_DIR=root / "config",
+            JUPYTERLAB_SETTINGS_DIR=root / "settings",
+            JUPYTERLAB_WORKSPACES_DIR=root / "workspaces",
+            IPYTHONDIR=root / "ipython",
+        ),
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+    address = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(240):
+            try:
+                with urllib.request.urlopen(f"{address}/api/status?token={token}") as answer:
+                    json.load(answer)
+                break
+            except OSError:
+                assert process.poll() is None, (root / "lab.log").read_text()[-3000:]
+                time.sleep(0.5)
+        yield address, token
+    finally:
+        # Kernels end with the server.
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.5)
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(timeout=20)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+        log.close()
+
+
+@pytest.fixture(scope="module")
+def page(lab):
+    """The notebook, opened and run from its first cell to its last."""
+    address, token = lab
+    arguments = [*QUIET, "--autoplay-policy=no-user-gesture-required"]
+    if hasattr(os, "geteuid") and os.geteuid() == 0:
+        arguments.append("--no-sandbox")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=BROWSER, args=arguments)
+        page = browser.new_page(viewport={"width": 1440, "height": 1250})
+        page.set_default_timeout(240_000)  # machines may be busy
+        page.goto(f"{address}/lab/tree/{NOTEBOOK}?token={token}")
+        page.locator(".jp-Notebook .jp-CodeCell").first.wait_for()
+        # Lab asks which one to take if cells are run before it is connected.
+        page.get_by_text("Conditioned U-Net | Idle").first.wait_for()
+        page.locator(".lm-MenuBar-item", has_text=re.compile("^Run$")).click()
+        page.locator(".lm-Menu-item[data-command='runmenu:run-all']").click()
+        try:
+            page.locator("img.widget-image").first.wait_for()
+        finally:
+            keep(page, "lab")
+        yield page
+        browser.close()
+
+
+def keep(page, name):
+    if folder := os.environ.get("CUNET_SCREENSHOTS"):
+        page.screenshot(path=Path(folder) / f"{name}.png")
+
+
+def sources(page):
+    """Where picture and players take their content from, and how long the sounds are."""
+    return page.evaluate(
+        """() => ({
+            picture: document.querySelector('img.widget-image').src,
+            sounds: [...document.querySelectorAll('audio.widget-audio')].map(each => each.src),
+            seconds: [...document.querySelectorAll('audio.widget-audio')].map(e => e.duration),
+        })"""
+    )
+
+
+def content(page, address):
+    """Bytes behind a blob's address, as numbers."""
+    return page.evaluate(
+        "async url => [...new Uint8Array(await (await fetch(url)).arrayBuffer())]", address
+    )
+
+
+def test_lab_asks_for_its_token(lab):
+    address, _ = lab
+    with urllib.request.urlopen(f"{address}/lab") as answer:
+        assert "/login" in answer.url
+    with pytest.raises(urllib.error.HTTPError, match="403"):
+        urllib.request.urlopen(f"{address}/api/contents")
+
+
+def test_notebook_runs_with_the_study_s_kernel(page):
+    assert page.get_by_text(re.compile(r"^Conditioned U-Net \| ")).count()
+    assert page.locator(".jp-OutputArea-output[data-mime-type*='error']").count() == 0
+    sliders = page.locator(".widget-slider .widget-label").all_inner_texts()
+    assert {"bass", "drums", "other", "vocals"} <= set(sliders)
+
+
+def test_a_slider_moves_picture_and_sound(page):
+    panel = page.locator("img.widget-image")
+    panel.scroll_into_view_if_needed()
+    page.locator("audio.widget-audio").first.wait_for()
+    keep(page, "panel-before")
+    before = sources(page)
+    assert len(before["sounds"]) == 4
+    assert all(seconds > 5 for seconds in before["seconds"])
+    sound = content(page, before["sounds"][1])
+    picture = content(page, before["picture"])
+    assert bytes(sound[:4]) == b"RIFF" and bytes(picture[1:4]) == b"PNG"
+
+    drums = page.locator(".widget-slider", has=page.get_by_text("drums", exact=True))
+    handle = drums.locator(".noUi-handle")
+    handle.focus()
+    began = time.monotonic()
+    handle.press("End")
+    page.wait_for_function(
+        "before => document.querySelector('img.widget-image').src !== before", arg=before["picture"]
+    )
+    print(f"from the key to the picture: {time.monotonic() - began:.2f} s")
+    after = sources(page)
+    changed = [old != new for old, new in zip(before["sounds"], after["sounds"], strict=True)]
+    assert changed == [False, True, True, True]  # the mixture stays
+    assert content(page, after["sounds"][1]) != sound
+    assert content(page, after["picture"]) != picture
+    assert "drums" in page.locator(".widget-html", has_text="asked for").inner_text()
+    keep(page, "panel-after")
+
+
+def test_a_sound_plays(page):
+    page.evaluate("() => document.querySelectorAll('audio.widget-audio')[1].play()")
+    page.wait_for_function(
+        "() => document.querySelectorAll('audio.widget-audio')[1].currentTime > 0.2"
+    )
+
+
+def test_an_upload_becomes_the_song(page, tmp_path):
+    import numpy as np
+    import soundfile
+
+    rate = 22050
+    noise = np.random.default_rng(0).normal(size=12 * rate) * 0.1
+    soundfile.write(tmp_path / "mine.flac", noise, rate)
+    before = sources(page)
+    page.locator("input[type=file]").first.set_input_files(tmp_path / "mine.flac")
+    page.wait_for_function(
+        "before => document.querySelectorAll('audio.widget-audio')[0].src !== before",
+        arg=before["sounds"][0],
+    )
+    chosen = page.locator(".widget-dropdown select").first
+    assert chosen.evaluate("each => each.selectedOptions[0].text") == "mine.flac"
+    keep(page, "panel-upload")

@@ -1,0 +1,93 @@
+"""Parameters of notebooks: what papermill injects is checked by the notebook itself."""
+
+import subprocess
+import sys
+
+import nbformat
+import pytest
+from conftest import ROOT, clean_environment
+
+from cunet_lib.config import ConfigError
+from cunet_lib.parameters import check_injected, check_parameters
+
+DECLARED = 'profile = "demo"  # x=1\nvariant = "dense_simple"\nseed = 0\nrate = 0.5\nseeds = "0"'
+
+
+def history(*injected, before=("",)):
+    return [*before, DECLARED, "\n".join(["# Parameters", *injected, ""]), "check_injected()"]
+
+
+def test_nothing_is_said_of_valid_parameters_or_none():
+    check_injected(history('variant = "cnn_simple"', "seed = 7", "rate = 1"))
+    check_injected(history())
+    check_injected(["", DECLARED, "check_injected()"])
+    check_injected([])
+    check_injected()  # no kernel here
+
+
+def test_later_cells_and_repeated_runs_change_nothing():
+    check_injected([*history("seed = 7"), "x = 1", "check_injected()"])
+    twice = history("seed = 7") + history("sede = 7")[1:]
+    with pytest.raises(ConfigError, match="'sede'"):
+        check_injected(twice)
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("sede = 7", ("'sede'", "valid: profile, variant, seed, rate, seeds")),
+        ('seed = "7x"', ("seed", "int", "'7x'")),
+        ("seed = -1", ("seed", "0 or above", "-1")),
+        ("seeds = 0", ("seeds", "string", "-r")),
+        ('variant = "dense"', ("variant", "dense_simple, dense_complex", "'dense'")),
+        ("rate = float('nan')", ("rate", "plain value", "nan")),
+        ("variant = None", ("variant", "string", "None")),
+    ],
+)
+def test_bad_injected_parameter_is_one_sentence(line, words):
+    with pytest.raises(ConfigError) as caught:
+        check_injected(history(line))
+    message = str(caught.value)
+    assert all(word in message for word in words), message
+    assert len(message.splitlines()) == 1
+
+
+def test_command_knows_the_same_choices():
+    source = ROOT / "notebooks" / "02_train_unet.ipynb"
+    with pytest.raises(ConfigError, match="instrument of 02_train_unet must be one of bass, drums"):
+        check_parameters(source, {"instrument": "cello"})
+    assert check_parameters(source, {"instrument": "bass"}) == {"instrument": "bass"}
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (("sede", "1"), ("no parameter 'sede'", "valid: profile, overrides")),
+        (("overrides", "model.filter=2"), ("unknown setting 'model.filter'", "filters")),
+    ],
+)
+def test_papermill_itself_fails_in_the_first_cell(tmp_path, given, words):
+    source, copy = ROOT / "notebooks" / "00_corpus.ipynb", tmp_path / "out.ipynb"
+    done = subprocess.run(
+        [sys.executable, "-m", "papermill", source, copy, "-p", *given],
+        cwd=tmp_path,
+        env=clean_environment(
+            CUNET_DATA=tmp_path / "data",
+            CUNET_RESULTS=tmp_path / "results",
+            PYTHONPATH=ROOT,  # this checkout, whichever one is installed
+        ),
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+    assert done.returncode != 0
+    assert all(word in done.stderr for word in words), done.stderr[-2000:]
+    assert not (tmp_path / "data").exists() and not (tmp_path / "results").exists()
+    cells = [cell for cell in nbformat.read(copy, as_version=4).cells if cell.cell_type == "code"]
+    (failed,) = [
+        place
+        for place, cell in enumerate(cells)
+        if any(output.output_type == "error" for output in cell.outputs)
+        and not cell.source.startswith("# Parameters")
+    ]
+    assert "check_injected()" in cells[failed].source

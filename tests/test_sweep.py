@@ -1,0 +1,245 @@
+"""Sweeps: grids are checked as a whole, runs are kept apart, resumed and gathered."""
+
+import json
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+from conftest import ROOT, clean_environment
+
+from cunet_lib import sweep
+from cunet_lib.config import ConfigError, load_profile
+
+GRID = "variant=dense_simple,cnn_complex train.learning_rate=1e-3,3e-4"
+
+
+@pytest.fixture
+def roots(tmp_path, monkeypatch):
+    monkeypatch.setenv("CUNET_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("CUNET_RESULTS", str(tmp_path / "results"))
+    return tmp_path
+
+
+# ------------------------------------------------------------------------------ the grid
+
+
+@pytest.mark.parametrize(
+    ("text", "axes"),
+    [
+        ("seed=0", {"seed": ["0"]}),
+        (
+            "train.conditions=[one_hot,zero],[one_hot] seed=1,2",
+            {"train.conditions": ["[one_hot,zero]", "[one_hot]"], "seed": ["1", "2"]},
+        ),
+    ],
+)
+def test_commas_separate_values_save_in_brackets(text, axes):
+    assert sweep.parse_grid(text) == axes
+
+
+def test_every_point_of_the_grid_is_a_run_with_results_of_its_own(roots):
+    planned = sweep.plan("smoke", "03_train_cunet", GRID)
+    assert planned.name == "03_train_cunet-by-variant-train.learning_rate"
+    assert planned.folder == roots / "results" / "smoke" / "sweeps" / planned.name
+    assert [run.point["variant"] for run in planned.runs] == ["dense_simple"] * 2 + [
+        "cnn_complex"
+    ] * 2
+    assert [run.settings.train.learning_rate for run in planned.runs] == [1e-3, 3e-4] * 2
+    assert len({run.folder for run in planned.runs}) == 4
+    for run in planned.runs:
+        assert run.folder.parent == planned.folder
+        assert run.stage.parameters["variant"] == run.point["variant"]
+        assert run.record is None
+    text = planned.text()
+    assert "4 runs" in text and "variant=cnn_complex train.learning_rate=3e-4" in text
+
+
+def test_a_larger_grid_finds_the_runs_of_the_smaller(roots):
+    small = sweep.plan("smoke", "03_train_cunet", "variant=dense_simple train.learning_rate=1e-3")
+    large = sweep.plan("smoke", "03_train_cunet", GRID)
+    assert small.runs[0].folder == large.runs[0].folder
+
+
+def test_values_that_look_alike_on_disk_are_kept_apart(roots):
+    grid = "train.conditions=[one_hot,zero],[one_hot_zero]".replace("one_hot_zero", "zero,one_hot")
+    planned = sweep.plan("smoke", "03_train_cunet", grid + " train.min_delta=1e-5,1.e-5")
+    assert len({run.folder for run in planned.runs}) == 4
+    assert all("/" not in run.folder.name and "[" not in run.folder.name for run in planned.runs)
+
+
+@pytest.mark.parametrize(
+    ("stage", "grid", "words"),
+    [
+        ("04_evaluate", "model=unet", ("'04_evaluate'", "02_train_unet, 03_train_cunet")),
+        ("", GRID, ("STAGE", "03_train_cunet")),
+        ("03_train_cunet", "", ("empty", "variant=dense_simple")),
+        ("03_train_cunet", "variant", ("'variant'", "name=value,value")),
+        ("03_train_cunet", "variant=", ("'variant'", "empty value")),
+        ("03_train_cunet", "variant=cnn_simple,", ("'variant'", "empty value")),
+        ("03_train_cunet", "variant=,cnn_simple", ("'variant'", "empty value")),
+        ("03_train_cunet", "seed=1,1", ("'seed'", "twice")),
+        ("03_train_cunet", "seed=1 seed=2", ("'seed'", "twice")),
+        ("03_train_cunet", "instrument=bass", ("'instrument'", "valid:", "variant")),
+        ("03_train_cunet", "variant=dense", ("'dense'", "cnn_complex")),
+        ("03_train_cunet", "seed=x", ("seed", "int", "'x'")),
+        ("03_train_cunet", "seed=-1", ("seed", "0 or above")),
+        ("03_train_cunet", "train.rate=1", ("unknown setting 'train.rate'", "learning_rate")),
+        ("03_train_cunet", "train.learning_rate=2", ("train.learning_rate", "2")),
+        ("03_train_cunet", "profile=demo", ("'profile'", "no axis")),
+        ("03_train_cunet", "overrides=a", ("'overrides'", "no axis")),
+        ("03_train_cunet", "signal.hop=128", ("signal.hop=128", "store")),
+        ("03_train_cunet", "data.seconds=9", ("data.seconds=9", "store")),
+        ("03_train_cunet", "seed;x=1", ("'seed;x=1'", "name=value")),
+        ("03_train_cunet", "variant=$(touch", ("'$(touch'", "cnn_complex")),
+    ],
+)
+def test_bad_grid_is_one_sentence(roots, stage, grid, words):
+    with pytest.raises(ConfigError) as caught:
+        sweep.plan("smoke", stage, grid)
+    assert all(word in str(caught.value) for word in words), str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
+    assert not (roots / "results").exists()
+
+
+@pytest.mark.parametrize("name", ["../out", "/tmp/x", ".hidden", "a b", "a;b"])
+def test_name_of_a_sweep_is_a_plain_folder_name(roots, name):
+    with pytest.raises(ConfigError, match="letters, digits"):
+        sweep.plan("smoke", "03_train_cunet", "seed=0", name=name)
+
+
+def test_without_a_store_it_says_what_to_do(roots):
+    with pytest.raises(ConfigError, match="preprocess notebook"):
+        sweep.run(sweep.plan("smoke", "03_train_cunet", "seed=0"))
+
+
+# ------------------------------------------------------------------------------ running
+
+
+def finish(run, store, loss):
+    """What a run leaves behind."""
+    inside = run.folder / run.settings.name
+    folder = inside / "runs" / "some-seed0"
+    (inside / "notebooks").mkdir(parents=True)
+    folder.mkdir(parents=True)
+    (inside / "notebooks" / f"{run.stage.name}.ipynb").touch()
+    record = {
+        "model": run.stage.parameters.get("variant", "dense_simple"),
+        "seed": int(run.stage.parameters.get("seed", 0)),
+        "settings": run.settings.model_dump(mode="json"),
+        "store": store.hash,
+        "best_val_loss": loss,
+        "best_epoch": 2,
+        "epochs": 2,
+        "steps": 16,
+        "seconds": 3.0,
+    }
+    (folder / "run.json").write_text(json.dumps(record))
+
+
+def test_finished_runs_are_not_repeated_and_failures_do_not_stop_the_others(
+    tones, tmp_path, monkeypatch
+):
+    _, store = tones
+    monkeypatch.setenv("CUNET_RESULTS", str(tmp_path))
+    planned = sweep.plan("smoke", "03_train_cunet", GRID)
+    executed, lines = [], []
+
+    def execute(run):
+        executed.append(run)
+        if run is planned.runs[1]:
+            return 1
+        finish(run, store, loss=0.1 + len(executed))
+        return 0
+
+    monkeypatch.setattr(sweep, "_execute", execute)
+    assert sweep.run(planned, echo=lines.append) == [planned.runs[1]]
+    assert executed == list(planned.runs)
+    assert any("failed: variant=dense_simple train.learning_rate=3e-4" in line for line in lines)
+    table = pd.read_csv(planned.folder / "sweep.csv")
+    assert table["train.learning_rate"].tolist() == [1e-3, 1e-3, 3e-4]
+    assert "3 of 4 runs finished" in (planned.folder / "sweep.md").read_text()
+
+    executed.clear()
+    monkeypatch.setattr(
+        sweep, "_execute", lambda run: executed.append(run) or finish(run, store, 9)
+    )
+    assert sweep.run(planned, echo=lines.append) == []
+    assert executed == [planned.runs[1]]
+    assert "4 of 4 runs finished" in (planned.folder / "sweep.md").read_text()
+    for ending in ("png", "svg", "txt"):
+        assert (planned.folder / f"sweep.{ending}").stat().st_size > 0
+
+
+def test_a_run_with_other_settings_is_no_finished_one(tones, tmp_path, monkeypatch):
+    _, store = tones
+    monkeypatch.setenv("CUNET_RESULTS", str(tmp_path))
+    (run,) = sweep.plan("smoke", "03_train_cunet", "seed=0").runs
+    finish(run, store, 0.5)
+    assert run.record["best_val_loss"] == 0.5
+    path = next(run.folder.rglob("run.json"))
+    record = json.loads(path.read_text())
+    record["settings"]["train"]["batch_size"] += 1
+    path.write_text(json.dumps(record))
+    assert run.record is None
+    path.write_text("{")
+    assert run.record is None
+
+
+def test_commands_are_lists_and_results_go_to_the_run_s_folder(roots):
+    (run,) = sweep.plan("smoke", "03_train_cunet", "train.conditions=[one_hot,zero]").runs
+    words, environment = sweep.command(run)
+    assert words[:5] == [sys.executable, "-m", "cunet_lib.cli", "run", "03_train_cunet"]
+    assert "train.conditions=[one_hot,zero]" in words
+    assert environment["CUNET_RESULTS"] == str(run.folder)
+    assert environment["CUNET_DATA"] == str(roots / "data")
+
+
+def make(*arguments, **environment):
+    return subprocess.run(
+        ["make", "sweep", *arguments],
+        cwd=ROOT,
+        env=clean_environment(CUNET_PYTHON=sys.executable, **environment),
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("STAGE=03_train_cunet",), "The grid is empty"),
+        (("GRID=seed=0",), "STAGE ''"),
+        (("STAGE=03_train_cunet", "GRID=seed=0;touch pwned"), "pwned"),
+        (("STAGE=03_train_cunet", 'GRID=seed="$(shell touch pwned)"'), "touch"),
+        (("STAGE=03_train_cunet", "GRID=seed=`touch pwned`"), "pwned"),
+        (("STAGE=x'; touch pwned; '", "GRID=seed=0"), "touch pwned"),
+        (("STAGE=$(shell touch pwned)", "GRID=seed=0"), "touch pwned"),
+    ],
+)
+def test_make_hands_text_on_as_text(tmp_path, arguments, words):
+    done = make("PROFILE=smoke", *arguments, CUNET_RESULTS=tmp_path, CUNET_DATA=tmp_path)
+    assert done.returncode != 0
+    (complaint,) = [line for line in done.stderr.splitlines() if not line.startswith("make")]
+    assert words in complaint
+    assert not (ROOT / "pwned").exists() and not list(tmp_path.iterdir())
+
+
+@pytest.mark.timeout(900)
+def test_a_sweep_runs_once(tmp_path):
+    """Two trainings of seconds, from an empty data folder; the second time nothing is trained."""
+    given = ("STAGE=03_train_cunet", "GRID=variant=dense_simple train.learning_rate=1e-3,3e-4")
+    given += ("PROFILE=smoke",)
+    roots = {"CUNET_RESULTS": tmp_path / "results", "CUNET_DATA": tmp_path / "data"}
+    done = make(*given, **roots)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr
+    (folder,) = (tmp_path / "results" / "smoke" / "sweeps").iterdir()
+    table = pd.read_csv(folder / "sweep.csv")
+    assert len(table) == 2 and table["best_val_loss"].nunique() == 2
+    assert not (tmp_path / "results" / "smoke" / "runs").exists()
+    assert load_profile("smoke").title in (folder / "sweep.md").read_text()
+
+    again = make(*given, **roots)
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.count("finished before") == 2 and " | started" not in again.stdout
