@@ -141,8 +141,8 @@ LOGS := $(RESULTS)/logs
 # makes the stage again. tests/test_imports.py compares these lists with the imports.
 MODULES_00_corpus := config files progress parallel composer voice synth corpus stems layout spectral display
 MODULES_01_preprocess := config files progress parallel stems layout spectral display store
-MODULES_02_train_unet := config files parallel stems spectral display store conditions batches film models training separation
-MODULES_03_train_cunet := config files parallel stems spectral display store conditions batches film models training separation
+MODULES_02_train_unet := config files parallel stems spectral display store conditions batches film models checkpoint training separation
+MODULES_03_train_cunet := config files parallel stems spectral display store conditions batches film models checkpoint training separation
 MODULES_04_evaluate := config files progress parallel stems spectral display store conditions film models separation measures scoring ablation
 MODULES_05_plot := config files spectral film models analysis inference published results tables protocols figures drawing report
 MODULES_07_conditions := config files progress parallel stems spectral display store conditions film models separation measures control analysis inference published results tables figures control_figures
@@ -200,8 +200,24 @@ stages: $(TRAININGS:%=$(EXECUTED)/%.ipynb) $(EVALUATIONS:%=$(EXECUTED)/%.ipynb) 
 # Under `make -j` the jobs are already given; else JOBS gives them.
 GIVEN_JOBS = $(if $(findstring jobserver,$(MAKEFLAGS)),,-j$(JOBS))
 
+# One run of a profile at a time. The shell, make and its jobs hold the lock through descriptor 9 until
+# the last of them has ended, however it ends; notebook kernels do not inherit it. A dry run writes
+# nothing, not even a lock file.
+define TAKE_LOCK
+import fcntl, sys
+try:
+    fcntl.flock(9, fcntl.LOCK_EX | fcntl.LOCK_NB)
+except BlockingIOError:
+    sys.exit("Another run of profile $(PROFILE) is going on with these results; wait until it ends, or stop it.")
+except OSError:
+    pass  # a file system without locks
+endef
+export TAKE_LOCK
+DRY_RUN = $(findstring n,$(firstword -$(filter-out --no-%,$(MAKEFLAGS))))
+LOCK = $(if $(DRY_RUN),:,mkdir -p "$(RESULTS)"; exec 9>>"$(RESULTS)/.lock"; "$(PYTHON)" -c "$$TAKE_LOCK")
+
 reproduce: env  ## run the whole study; what is up to date stays
-	+@if $(MAKE) $(GIVEN_JOBS) stages; then \
+	+@$(LOCK); if $(MAKE) $(GIVEN_JOBS) stages; then \
 	  echo "The study, profile $(PROFILE):"; \
 	  echo "  tables              $(RESULTS)/tables"; \
 	  echo "  figures             $(RESULTS)/figures"; \
@@ -215,7 +231,7 @@ reproduce: env  ## run the whole study; what is up to date stays
 	fi
 
 conditions: env  ## show what conditions do; trains one more C-U-Net
-	+@$(MAKE) $(GIVEN_JOBS) steering
+	+@$(LOCK); $(MAKE) $(GIVEN_JOBS) steering
 	@echo "What conditions do, profile $(PROFILE): $(RESULTS)/figures/conditions_*.png"
 
 # ----------------------------------------------------------------------------------- other tasks
@@ -232,6 +248,10 @@ check: env  ## check the corpus of PROFILE: every problem, by file
 
 plan: env  ## estimate hours, disk and memory of a run of PROFILE, before it starts
 	@"$(PYTHON)" -m cunet_lib.cli plan $(PROFILE) --seeds "$(SEEDS)"
+
+# KILLS and SEED decide how often, and when, a run is killed; results/reliability has the outcome.
+torture: env  ## kill `make reproduce PROFILE=smoke` again and again, then compare its scores
+	@"$(PYTHON)" tests/torture.py --kills $(or $(KILLS),20) --seed $(or $(SEED),0)
 
 lab: env  ## explore the notebooks in Jupyter Lab
 	@"$(PYTHON)" -m jupyter lab notebooks
@@ -268,4 +288,4 @@ help:
 	@awk '/^## / { sub(/^## /, "  "); print }' Makefile
 
 FORCE:
-.PHONY: env reproduce stages conditions steering check plan test lint lab verify report bench clean distclean lock help FORCE
+.PHONY: env reproduce stages conditions steering check plan test lint torture lab verify report bench clean distclean lock help FORCE

@@ -322,7 +322,8 @@ def _keep_only(folder: Path, *facts: str) -> None:
     if folder.exists() and (not marker.exists() or marker.read_text() != digest):
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    marker.write_text(digest)
+    if not marker.exists():
+        write_atomically(marker, digest)
 
 
 def write_table(table: pd.DataFrame, path: Path) -> None:

@@ -294,6 +294,7 @@ def test_make_alone_lists_targets_and_variables(bare_tree):
         "conditions",
         "test",
         "lint",
+        "torture",
         "lab",
         "verify",
         "report",
