@@ -88,6 +88,10 @@ def _is_unwritable(error: BaseException, folder: Path) -> bool:
         # NumPy and HDF5 tell of a short write without saying why.
         with contextlib.suppress(OSError):
             return shutil.disk_usage(folder).free < 1 << 20
+    if error.filename is not None:
+        named = Path(os.fsdecode(error.filename))
+        if named.parent != folder and named not in (folder, *folder.parents):
+            return False  # another file, which the body reads
     return error.errno in UNWRITABLE
 
 

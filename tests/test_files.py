@@ -101,7 +101,7 @@ def test_no_permission_is_one_sentence(tmp_path, monkeypatch):
     write_atomically(path, "before\n")
 
     def refuse(*args, **kwargs):
-        raise PermissionError(errno.EACCES, "Permission denied", "a temporary name")
+        raise PermissionError(errno.EACCES, "Permission denied", str(path.parent / ".temporary"))
 
     monkeypatch.setattr(files.tempfile, "mkstemp", refuse)
     with pytest.raises(WriteError, match=r"table\.csv cannot be written .*permissions"):
@@ -120,6 +120,9 @@ def test_no_permission_on_a_real_folder(tmp_path):
 def test_an_error_of_reading_stays_what_it_is(tmp_path):
     with pytest.raises(FileNotFoundError) as caught, replacing(tmp_path / "a.csv"):
         (tmp_path / "nothing").read_bytes()
+    assert not isinstance(caught.value, WriteError)
+    with pytest.raises(PermissionError) as caught, replacing(tmp_path / "a.csv"):
+        raise PermissionError(errno.EACCES, "Permission denied", "/elsewhere/mixture.wav")
     assert not isinstance(caught.value, WriteError)
 
 

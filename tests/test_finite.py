@@ -58,7 +58,9 @@ def test_losses_gradients_weights_and_masks_are_finite(tones, patches, name, pre
             assert np.isfinite(trainer.train_on_batch(inputs, target[rows]))
     assert all(np.isfinite(weight).all() for weight in network.get_weights())
     magnitude = graph_magnitude(mixture, settings.signal)
-    given = [magnitude, condition] if models.is_conditioned(network) else magnitude
+    given = magnitude
+    if models.is_conditioned(network):
+        given = [magnitude, keras.ops.convert_to_tensor(condition)]
     mask = np.asarray(models.mask_model(network)(given))
     assert np.isfinite(mask).all() and mask.min() >= 0 and mask.max() <= 1
 

@@ -170,7 +170,7 @@ def first_epoch(process):
     raise AssertionError(process.stderr.read())
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_sigkill_at_random_moments_changes_nothing(tones, tmp_path, rng):
     overrides = "train.steps_per_epoch=4 train.cunet_epochs=24 train.precision=float32"
     for _ in range(2):
@@ -180,7 +180,7 @@ def test_sigkill_at_random_moments_changes_nothing(tones, tmp_path, rng):
         process.kill()
         process.communicate()
     for name in ("killed", "undisturbed"):
-        _, complaints = start(tmp_path / name, overrides).communicate(timeout=200)
+        _, complaints = start(tmp_path / name, overrides).communicate(timeout=600)
         assert complaints == ""
     assert_equal_folders(tmp_path / "undisturbed", tmp_path / "killed")
     record = json.loads((tmp_path / "killed" / "run.json").read_text())
@@ -193,7 +193,7 @@ def test_ctrl_c_ends_a_training_soon_and_says_what_is_kept(tones, tmp_path):
     began = time.monotonic()
     process.send_signal(signal.SIGINT)
     output, complaints = process.communicate(timeout=60)
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 20  # 5 on a machine that does nothing else
     assert process.returncode == 130 and "Traceback" not in complaints
     last = output.splitlines()[-1]
     assert last.startswith("stopped; epoch ")

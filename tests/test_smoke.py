@@ -428,7 +428,7 @@ def test_a_stage_that_computes_stops_within_seconds_and_says_what_is_kept(tree, 
     began = time.monotonic()
     process.send_signal(number)
     _, complaints = process.communicate(timeout=60)
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 20  # 5 on a machine that does nothing else
     assert process.returncode == 130
     assert complaints == (
         f"{stage} | Stopped; epoch 12 is kept; the same command goes on from there.\n"
@@ -461,9 +461,10 @@ def test_a_second_run_of_a_profile_is_refused_and_the_first_goes_on(tree):
         assert all(line.startswith("make") for line in rest)
     os.killpg(first.pid, signal.SIGKILL)  # no handler runs, and the lock is free nevertheless
     first.communicate()
-    done = tree.make("reproduce", "PROFILE=tiny", "JOBS=4")
-    assert done.returncode == 0, done.stderr
-    assert (tree.root / "results" / "tiny" / "scores" / "scores.csv").exists()
+    tree.notebook("01_preprocess", COMMON, "raise ValueError('far enough')")
+    done = tree.make("reproduce", "PROFILE=tiny")
+    assert "00_corpus | done" in done.stdout and "far enough" in done.stderr
+    assert "Another run" not in done.stderr
 
 
 def test_a_dry_run_takes_no_lock(tree):
