@@ -147,8 +147,8 @@ LOGS := $(RESULTS)/logs
 # makes the stage again. tests/test_imports.py compares these lists with the imports.
 MODULES_00_corpus := config parameters files progress parallel composer voice synth corpus stems layout spectral display
 MODULES_01_preprocess := config parameters files progress parallel stems layout spectral display store
-MODULES_02_train_unet := config parameters files parallel stems spectral display store conditions batches film models cards training separation
-MODULES_03_train_cunet := config parameters files parallel stems spectral display store conditions batches film models cards training separation
+MODULES_02_train_unet := config parameters files parallel stems spectral display store conditions batches film models cards checkpoint training separation
+MODULES_03_train_cunet := config parameters files parallel stems spectral display store conditions batches film models cards checkpoint training separation
 MODULES_04_evaluate := config parameters files progress parallel stems spectral display store conditions film models separation measures scoring ablation
 MODULES_05_plot := config parameters files spectral film models cards analysis inference published results catalog tables protocols figures drawing report
 MODULES_07_conditions := config parameters files progress parallel stems spectral display store conditions film models separation measures control analysis inference published results tables figures control_figures
@@ -219,8 +219,24 @@ page: $(PAGE)
 # Under `make -j` the jobs are already given; else JOBS gives them.
 GIVEN_JOBS = $(if $(findstring jobserver,$(MAKEFLAGS)),,-j$(JOBS))
 
+# One run of a profile at a time. The shell, make and its jobs hold the lock through descriptor 9 until
+# the last of them has ended, however it ends; notebook kernels do not inherit it. A dry run writes
+# nothing, not even a lock file.
+define TAKE_LOCK
+import fcntl, sys
+try:
+    fcntl.flock(9, fcntl.LOCK_EX | fcntl.LOCK_NB)
+except BlockingIOError:
+    sys.exit("Another run of profile $(PROFILE) is going on with these results; wait until it ends, or stop it.")
+except OSError:
+    pass  # a file system without locks
+endef
+export TAKE_LOCK
+DRY_RUN = $(findstring n,$(firstword -$(filter-out --no-%,$(MAKEFLAGS))))
+LOCK = $(if $(DRY_RUN),:,mkdir -p "$(RESULTS)"; exec 9>>"$(RESULTS)/.lock"; "$(PYTHON)" -c "$$TAKE_LOCK")
+
 reproduce: env  ## run the whole study; what is up to date stays
-	+@if $(MAKE) $(GIVEN_JOBS) stages page; then \
+	+@$(LOCK); if $(MAKE) $(GIVEN_JOBS) stages page; then \
 	  echo "The study, profile $(PROFILE):"; \
 	  echo "  tables              $(RESULTS)/tables"; \
 	  echo "  figures             $(RESULTS)/figures"; \
@@ -234,7 +250,7 @@ reproduce: env  ## run the whole study; what is up to date stays
 	fi
 
 conditions: env  ## show what conditions do; trains one more C-U-Net
-	+@$(MAKE) $(GIVEN_JOBS) steering
+	+@$(LOCK); $(MAKE) $(GIVEN_JOBS) steering
 	@echo "What conditions do, profile $(PROFILE): $(RESULTS)/figures/conditions_*.png"
 
 sweep: export CUNET_SWEEP_STAGE = $(SWEPT)
@@ -259,6 +275,10 @@ check: env  ## check the corpus of PROFILE: every problem, by file
 
 plan: env  ## estimate hours, disk and memory of a run of PROFILE, before it starts
 	@"$(PYTHON)" -m cunet_lib.cli plan $(PROFILE) --seeds "$(SEEDS)"
+
+# KILLS and SEED decide how often, and when, a run is killed; results/reliability has the outcome.
+torture: env  ## kill `make reproduce PROFILE=smoke` again and again, then compare its scores
+	@"$(PYTHON)" tests/torture.py --kills $(or $(KILLS),20) --seed $(or $(SEED),0)
 
 # Uploads arrive in one message, of which the server takes 10 MB if it is not told otherwise.
 lab: env  ## explore a trained model, and the notebooks, in Jupyter Lab
@@ -296,4 +316,4 @@ help:
 	@awk '/^## / { sub(/^## /, "  "); print }' Makefile
 
 FORCE:
-.PHONY: env reproduce stages page conditions steering sweep check plan test lint lab verify report bench clean distclean lock help FORCE
+.PHONY: env reproduce stages page conditions steering sweep check plan test lint torture lab verify report bench clean distclean lock help FORCE

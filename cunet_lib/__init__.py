@@ -26,7 +26,8 @@ what its last column names; ``tests/test_imports.py`` reads this table and holds
 | `film` | FiLM layers and the control networks | `corpus`, `stems`, `store`, `batches` |
 | `models` | U-Net and C-U-Net builders, the registry of variants | `corpus`, `stems`, `store`, `batches` |
 | `cards` | the model card beside every trained model | `tensorflow`, `musdb` |
-| `training` | fit, callbacks, checkpoints, run record | `museval`, `report` |
+| `checkpoint` | the state of an unfinished training on disk, whole or not at all | `tensorflow`, `musdb` |
+| `training` | fit, callbacks, run record, going on after a stop | `museval`, `report` |
 | `separation` | model, mixture and conditions to estimates; never sees a reference | `scoring` |
 | `measures` | scores of one track by every protocol | `tensorflow`, `models` |
 | `scoring` | every test track's scores in one long table; oracles and baselines | `tensorflow`, `models` |

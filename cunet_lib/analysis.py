@@ -99,6 +99,9 @@ def load_scores(
 
 def _read_scores(path: Path) -> pd.DataFrame:
     problem = f"Score table {path.name} is damaged: {{}}; delete it and run `make reproduce` again."
+    # pandas would fill up a row that was cut.
+    if not path.read_bytes().endswith(b"\n"):
+        raise ConfigError(problem.format("it is cut short"))
     try:
         # Track names such as "NA" are names; only values may be missing.
         frame = pd.read_csv(

@@ -7,6 +7,7 @@ the graph takes from them are then within [0, 1] before any remixing (paper, sec
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,6 +39,7 @@ class _Track:
     """Memory-mapped stems of one track that can be sliced beyond both ends."""
 
     def __init__(self, store: Store, entry: Entry, samples: int):
+        self.name = entry.name
         self.audio = store.audio(entry)
         self.scale = np.float32(1.0 / entry.scale)
         self.samples = samples
@@ -81,6 +83,7 @@ class TrainingBatches:
         starts = np.array([track.starts for track in self.tracks], float)
         self._draw = np.cumsum(starts / starts.sum())
         self.instrument = INSTRUMENTS.index(model.removeprefix("unet_")) if model in UNETS else None
+        self._seen: set[str] | None = None
 
     def batch(self, step: int) -> Batch:
         """The batch of one training step."""
@@ -135,7 +138,16 @@ class TrainingBatches:
     def _place(self, rng: np.random.Generator) -> tuple[_Track, int]:
         place = int(np.searchsorted(self._draw, rng.random(), side="right"))
         track = self.tracks[min(place, len(self.tracks) - 1)]
+        if self._seen is not None:
+            self._seen.add(track.name)
         return track, int(rng.integers(track.starts))
+
+    def tracks_of(self, step: int) -> list[str]:
+        """Names of the tracks that the batch of a step is cut from."""
+        again = copy.copy(self)  # other threads go on with this one
+        again._seen = set()
+        again.batch(step)
+        return sorted(again._seen)
 
     def dataset(self, first_step: int = 0):
         """Endless ``tf.data`` of ``((mixture, condition), target)`` from a step on.

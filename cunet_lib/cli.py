@@ -14,6 +14,7 @@ import sys
 from collections.abc import Sequence
 
 from cunet_lib.config import ConfigError, load_profile, profile_names
+from cunet_lib.files import UNWRITABLE, WriteError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -28,9 +29,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _complain(named or str(error))
     except ConfigError as error:
         return _complain(str(error))
-    except KeyboardInterrupt:
+    except OSError as error:
+        if isinstance(error, WriteError):
+            return _complain(str(error))
+        if error.errno in UNWRITABLE and error.filename:
+            return _complain(f"{error.filename}: {error.strerror}.")
+        raise
+    except KeyboardInterrupt as stop:
         logging.disable()  # asyncio's complaints about tasks that ended with the kernel
-        _complain("Stopped; nothing half-written was kept.")
+        _complain(str(stop) or "Stopped; nothing half-written was kept.")
         return 130
 
 
@@ -136,7 +143,7 @@ def _add_separate(commands: argparse._SubParsersAction) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from cunet_lib.runner import NotebookFailed, parse_stage, run_notebook
+    from cunet_lib.runner import NotebookFailed, parse_stage, run_notebook, stopped
 
     given = dict(options.parameters)
     settings = load_profile(
@@ -149,6 +156,8 @@ def _run(options: argparse.Namespace) -> int:
     except NotebookFailed as error:
         print(f"\n{error}", file=sys.stderr, flush=True)
         return 1
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(stopped(stage, settings)) from None
     return 0
 
 

@@ -9,6 +9,7 @@ seconds): how many songs there are, and how many processes render them, changes 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator
@@ -21,7 +22,7 @@ import numpy as np
 import soundfile
 
 from cunet_lib.composer import STEMS, SUBSETS, Song, compose, song_name
-from cunet_lib.files import code_hash, write_json
+from cunet_lib.files import code_hash, locked, write_atomically, write_json
 from cunet_lib.parallel import pool
 from cunet_lib.synth import RATE, render
 
@@ -76,6 +77,10 @@ def render_corpus(
     ValueError
         If a number is out of range, ``root`` is not a folder, holds tracks that this function has
         not written, or its disk is too small.
+    cunet_lib.files.Busy
+        If another process renders into ``root``.
+    cunet_lib.files.WriteError
+        If the disk is full or may not be written to; finished songs are kept.
     """
     root = Path(root).expanduser().resolve()
     for label, value, least in (("train_tracks", train_tracks, 0), ("test_tracks", test_tracks, 0)):
@@ -105,8 +110,21 @@ def render_corpus(
         for subset, count in zip(SUBSETS, (train_tracks, test_tracks), strict=True)
         for index in range(count)
     ]
-    root.mkdir(parents=True, exist_ok=True)
-    _check_space(root, plan, seconds)
+    busy = f"Another process renders the corpus {root}; wait for it, or stop it first."
+    # A notebook whose runner was killed ends a second or two later.
+    with locked(root / ".lock", busy, seconds=10.0):
+        return _render(root, settings, plan, workers=workers, progress=progress)
+
+
+def _render(
+    root: Path,
+    settings: dict[str, Any],
+    plan: list[tuple[str, int, str]],
+    *,
+    workers: int | None,
+    progress: Callable[[Iterable, int], Iterable] | None,
+) -> list[dict[str, Any]]:
+    _check_space(root, plan, settings["seconds"])
     _clear(root, {(subset, name) for subset, _, name in plan})
 
     done = _work(root, settings, [(s, k) for s, k, _ in plan], workers)
@@ -115,8 +133,9 @@ def render_corpus(
     records = {(record["subset"], record["index"]): record for record in done}
     ordered = [records[subset, index] for subset, index, _ in plan]
     whole = hashlib.sha256("".join(r["digest"] for r in ordered).encode()).hexdigest()
+    counts = {f"{subset}_tracks": sum(s == subset for s, *_ in plan) for subset in SUBSETS}
     index = {
-        "settings": {**settings, "train_tracks": train_tracks, "test_tracks": test_tracks},
+        "settings": {**settings, **counts},
         "hash": whole,
         "tracks": ordered,
     }
@@ -174,7 +193,10 @@ def _render_song(root: Path, settings: dict[str, Any], job: tuple[str, int]) -> 
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     for stem, audio in pcm.items():
-        soundfile.write(temporary / f"{stem}.wav", audio, RATE, subtype="PCM_16")
+        # In memory first: where the disk is full, libsndfile does not say so.
+        buffer = io.BytesIO()
+        soundfile.write(buffer, audio, RATE, format="WAV", subtype="PCM_16")
+        write_atomically(temporary / f"{stem}.wav", buffer.getvalue())
     record = _record(song, pcm)
     write_json(temporary / SONG, {"settings": settings, "record": record})
     shutil.rmtree(folder, ignore_errors=True)

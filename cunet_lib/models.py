@@ -372,7 +372,8 @@ def load(path: Path | str, *, precision: str | None = None) -> keras.Model:
         model = keras.saving.load_model(path, compile=False, safe_mode=True)
     except (ValueError, OSError, TypeError, KeyError, zipfile.BadZipFile) as error:
         raise ConfigError(
-            f"{path} cannot be read as a Keras model; it is damaged or was not saved by the study."
+            f"{path} cannot be read as a Keras model; it is damaged or was not saved by the study. "
+            "Delete it and run `make reproduce` again, or name another."
         ) from error
     if model.name not in UNETS + VARIANTS:
         raise ConfigError(f"{path} holds {model.name!r}, which is not a model of the study.")

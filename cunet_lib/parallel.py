@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import threading
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 
 from threadpoolctl import threadpool_limits
@@ -20,7 +21,7 @@ def pool(tasks: int, *, workers: int | None = None) -> Executor:
     if count == 1:
         return ThreadPoolExecutor(1)
     context = multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(count, mp_context=context, initializer=_one_thread)
+    return ProcessPoolExecutor(count, mp_context=context, initializer=_begin_worker)
 
 
 def cores() -> int:
@@ -33,5 +34,12 @@ def cores() -> int:
     return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
-def _one_thread() -> None:
+def _begin_worker() -> None:
     threadpool_limits(1)
+    # A killed parent cannot tell its workers to end; they would wait for tasks for ever.
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    multiprocessing.parent_process().join()
+    os._exit(1)

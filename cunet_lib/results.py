@@ -271,6 +271,11 @@ def read_csv(settings: Profile, path: Path, columns: Sequence[str], **options) -
     """
     if not path.is_file():
         raise missing(settings, path)
+    # Every table ends with a line break; pandas would fill up a row that was cut.
+    if not path.read_bytes().endswith(b"\n"):
+        raise ConfigError(
+            f"{_relative(settings, path)} is cut short; delete it and {_remedy(settings)}."
+        )
     try:
         frame = pd.read_csv(path, **options)
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:

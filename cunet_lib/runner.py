@@ -11,6 +11,7 @@ import contextlib
 import logging
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from cunet_lib.config import ROOT, ConfigError, Profile
+from cunet_lib.files import UNWRITABLE, WriteError, replacing
 from cunet_lib.parameters import check_parameters, notebook_parameters
 from cunet_lib.quiet import ENVIRONMENT
 
@@ -35,6 +37,9 @@ SUBJECTS = {
     "07_conditions": "model",
 }
 """Notebooks that run once per subject and seed, and the parameter that names the subject."""
+
+TRAININGS = {"02_train_unet": "unet_", "03_train_cunet": ""}
+"""Notebooks that train, and what stands before the subject in the name of the run folder."""
 
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
@@ -140,6 +145,16 @@ def parse_stage(name: str, parameters: Mapping[str, Any] | None = None) -> Stage
     return Stage(notebook, name, values)
 
 
+def stopped(stage: Stage, settings: Profile) -> str:
+    """What a stage that was stopped has kept, and how to go on: one sentence for the terminal."""
+    if stage.notebook not in TRAININGS:
+        return f"{stage.name} | Stopped; nothing half-written was kept, what was finished is."
+    from cunet_lib.checkpoint import kept
+
+    run = TRAININGS[stage.notebook] + stage.name.split(".", 1)[1]
+    return f"{stage.name} | Stopped; {kept(settings.paths.runs / run)}."
+
+
 def say(line: str) -> None:
     """Write one line to the terminal at once, whole even beside other jobs' lines."""
     sys.stdout.write(f"{line}\n")
@@ -184,7 +199,28 @@ def run_notebook(
     NotebookFailed
         If a cell raises or the kernel dies; the message has a few lines for the terminal, and the
         copy up to that cell is ``<logs>/<stage>.failed.ipynb``.
+    cunet_lib.files.WriteError
+        If the copy or the log cannot be written.
     """
+    stage = Path(output).stem
+    try:
+        return _run(name, output, parameters, kernel, echo, logs)
+    except OSError as error:
+        if error.errno not in UNWRITABLE or isinstance(error, WriteError):
+            raise
+        folder = Path(logs) if logs else Path(output).parent.parent / "logs"
+        written = Path(error.filename or folder / stage)
+        raise WriteError(error.errno, error.strerror, written) from error
+
+
+def _run(
+    name: str | Path,
+    output: str | Path,
+    parameters: Mapping[str, Any],
+    kernel: str,
+    echo: Callable[[str], None],
+    logs: str | Path | None,
+) -> Path:
     import jupyter_client.kernelspec
     import nbclient.exceptions
     import papermill
@@ -244,7 +280,10 @@ def run_notebook(
         seconds = time.monotonic() - began
         log.write(f"done in {seconds:.1f} s\n")
     _without_machine_paths(partial, source, output)
-    partial.replace(output)
+    # Make believes in this file: it is brought to the disk before it bears its name.
+    with replacing(output) as copy:
+        shutil.copyfile(partial, copy)
+    partial.unlink()
     echo(f"{stage} | done in {duration(seconds)}")
     return output
 
@@ -324,6 +363,8 @@ def _kernel_manager_class(scratch: Path, log: TextIO) -> tuple[type, list[int]]:
                 ip=str(scratch / "kernel"),
                 **kwargs,
             )
+            # A kernel that computes does not hear that it shall end; Ctrl-C need not wait long.
+            self.shutdown_wait_time = 2.0
 
         async def start_kernel(self, **kwargs):
             await super().start_kernel(

@@ -8,6 +8,7 @@ and the ideal ratio mask (upper), which is computed from the references.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import shutil
 from collections.abc import Callable, Iterable, Sequence
@@ -28,7 +29,7 @@ from cunet_lib.config import (
     Profile,
     Signal,
 )
-from cunet_lib.files import code_hash, replacing, write_atomically, write_json
+from cunet_lib.files import code_hash, write_atomically, write_json
 from cunet_lib.parallel import pool
 from cunet_lib.spectral import istft, stft
 from cunet_lib.stems import STEMS, Source, decode, ensure_ffmpeg
@@ -322,7 +323,8 @@ def _keep_only(folder: Path, *facts: str) -> None:
     if folder.exists() and (not marker.exists() or marker.read_text() != digest):
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    marker.write_text(digest)
+    if not marker.exists():
+        write_atomically(marker, digest)
 
 
 def write_table(table: pd.DataFrame, path: Path) -> None:
@@ -410,8 +412,9 @@ def save_example(
     for path, samples in files.items():
         # Resampling may overshoot full scale by a hair; integers cannot hold that.
         clipped = np.clip(samples, -1.0, 1.0)
-        with replacing(path) as partial:
-            soundfile.write(
-                partial, clipped, settings.signal.sample_rate, format="FLAC", subtype="PCM_16"
-            )
+        # In memory first: where the disk is full, libsndfile does not say so.
+        buffer = io.BytesIO()
+        rate = settings.signal.sample_rate
+        soundfile.write(buffer, clipped, rate, format="FLAC", subtype="PCM_16")
+        write_atomically(path, buffer.getvalue())
     return estimates

@@ -193,7 +193,12 @@ def _check_signal(folder: Path, signal: Signal) -> None:
     path = folder / "run.json"
     if not path.is_file():
         raise ConfigError(f"No finished training run in {folder}; `make reproduce` trains it.")
-    trained = json.loads(path.read_text(encoding="utf-8"))["settings"]["signal"]
+    try:
+        trained = json.loads(path.read_text(encoding="utf-8"))["settings"]["signal"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(
+            f"{path} is damaged; delete the folder and run `make reproduce` again."
+        ) from error
     if trained != signal.model_dump(mode="json"):
         raise ConfigError(
             f"The model in {folder} was trained with the signal settings {trained}; "

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from cunet_lib.config import ConfigError, Profile, Signal
-from cunet_lib.files import code_hash, replacing, sha256, write_json
+from cunet_lib.files import code_hash, locked, remove_unfinished, replacing, sha256, write_json
 from cunet_lib.parallel import pool
 from cunet_lib.spectral import magnitude_scale
 from cunet_lib.stems import STEMS, Source, decode, list_sources
@@ -105,6 +105,24 @@ class Store:
             )
         return audio
 
+    def verify(self, *splits: str) -> None:
+        """Read every file of these splits and compare it with its hash in the index.
+
+        About a second per gigabyte: for the start of work that takes long, not for every opening.
+
+        Raises
+        ------
+        ConfigError
+            If a file is missing or is not what was written.
+        """
+        for split in splits:
+            for entry in self.split(split):
+                path = self.folder / entry.file
+                if not path.is_file() or sha256(path) != entry.sha256:
+                    raise ConfigError(
+                        f"{path} is missing or damaged; run the preprocess notebook again."
+                    )
+
     def excerpt(self, entry: Entry, stem: str, seconds: float) -> np.ndarray:
         """The stretch of a track in which one stem is loudest.
 
@@ -166,11 +184,26 @@ def build_store(
     ------
     ConfigError
         As :func:`cunet_lib.stems.list_sources` and :func:`cunet_lib.stems.decode`.
+    cunet_lib.files.Busy
+        If another process prepares the same store.
+    cunet_lib.files.WriteError
+        If the disk is full or may not be written to; finished tracks are kept.
     """
     folder = settings.paths.store
-    folder.mkdir(parents=True, exist_ok=True)
-    for leftover in folder.glob(".*.partial-*"):
-        leftover.unlink()
+    busy = f"Another process prepares the store {folder}; wait for it, or stop it first."
+    # A notebook whose runner was killed ends a second or two later.
+    with locked(folder / ".lock", busy, seconds=10.0):
+        return _build(settings, workers=workers, progress=progress)
+
+
+def _build(
+    settings: Profile,
+    *,
+    workers: int | None,
+    progress: Callable[[Iterator, int], Iterator] | None,
+) -> Store:
+    folder = settings.paths.store
+    remove_unfinished(folder)
     sources = list_sources(settings)
     known = _known(folder)
     fingerprints = [_fingerprint(source, settings) for source in sources]

@@ -3,14 +3,23 @@
 A run folder holds all that rebuilds and explains the model: ``model.keras`` (the epoch with the
 lowest validation loss), ``history.csv``, ``architecture.json``, ``film.csv`` (C-U-Nets),
 ``model_card.md``, TensorBoard ``logs`` and, written last, ``run.json``.
+
+Until then its folder ``checkpoint`` holds the training's state at the end of the last epoch, and a
+training that was stopped or killed goes on from there. With the same number of threads it ends
+with the same weights, bit for bit: batches are a function of (seed, step), dropout draws from
+variables of the network, and optimiser, schedule and every callback's state are kept too. Keras'
+own ``BackupAndRestore`` keeps no callback's state: after it, patience and plateau would begin anew,
+and a worse epoch could replace the best.
 """
 
 from __future__ import annotations
 
+import math
 import platform
 import shutil
 import subprocess
 import time
+import zipfile
 from collections.abc import Callable
 from datetime import datetime, timezone
 from importlib.metadata import version
@@ -21,12 +30,19 @@ import numpy as np
 import pandas as pd
 from keras import ops
 
-from cunet_lib import models
+from cunet_lib import checkpoint, models
 from cunet_lib.batches import Batch, TrainingBatches, validation_batches
 from cunet_lib.cards import write_card
 from cunet_lib.conditions import all_one_hot
 from cunet_lib.config import INSTRUMENTS, ROOT, ConfigError, Profile, Signal
-from cunet_lib.files import replacing, write_atomically, write_json
+from cunet_lib.files import (
+    code_hash,
+    locked,
+    remove_unfinished,
+    replacing,
+    write_atomically,
+    write_json,
+)
 from cunet_lib.parallel import cores
 from cunet_lib.spectral import graph_magnitude
 from cunet_lib.store import Store
@@ -109,7 +125,10 @@ def train(
     folder: Path,
     report: Callable[[str], None] = print,
 ) -> dict:
-    """Train one model and write its run folder.
+    """Train one model and write its run folder, or finish what an earlier call began.
+
+    A training that was stopped goes on from the end of its last epoch, if settings, data, code,
+    precision and versions are still the same; otherwise, or if the run is finished, it starts anew.
 
     Parameters
     ----------
@@ -122,17 +141,52 @@ def train(
     folder
         Run folder; an earlier run in it is replaced.
     report
-        Gets one line per epoch.
+        Gets one line per epoch, and one when a training goes on, or stops.
 
     Returns
     -------
     dict
-        The run record, as written to ``run.json``.
+        The run record, as written to ``run.json``; ``resumed`` says how often the training went
+        on after a stop, and ``seconds`` counts all its parts up to their last epochs.
+
+    Raises
+    ------
+    ConfigError
+        If the loss is not finite; step and tracks are named, and the state of the last good epoch
+        stays in the folder. If a file of the store is damaged.
+    cunet_lib.files.Busy
+        If another process trains into this folder.
+    cunet_lib.files.WriteError
+        If the disk is full or may not be written to.
     """
+    with locked(
+        folder.with_name(f".{folder.name}.lock"),
+        f"Another process trains {model} into the same folder ({folder.name}); wait for it, or "
+        "stop it first.",
+        # A notebook whose runner was killed ends a second or two later.
+        seconds=10.0,
+    ):
+        return _train(settings, store, model, seed=seed, folder=folder, report=report)
+
+
+def _train(
+    settings: Profile,
+    store: Store,
+    model: str,
+    *,
+    seed: int,
+    folder: Path,
+    report: Callable[[str], None],
+) -> dict:
     started = time.perf_counter()
-    # Nothing of an earlier run may pass for this one's.
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    store.verify("train", "valid")
+    facts = _facts(settings, store, model, seed=seed)
+    unfinished = _unfinished(folder, facts=facts, report=report)
+    if unfinished is None:
+        # Nothing of an earlier run may pass for this one's.
+        shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    remove_unfinished(folder)
     keras.utils.set_random_seed(seed)
     network = new_network(settings, model, seed=seed)
     batches = TrainingBatches(store, settings, model=model, seed=seed)
@@ -152,33 +206,50 @@ def train(
         jit_compile=_jit(settings),
     )
     history = _History(folder / "history.csv", settings, epochs, report)
-    trainer.fit(
-        batches.dataset(),
-        epochs=epochs,
-        steps_per_epoch=settings.train.steps_per_epoch,
-        validation_data=_Fixed(
-            validation_batches(store, settings, model=model),
-            conditioned=models.is_conditioned(network),
-        ),
-        callbacks=[
-            _SaveBest(network, folder / "model.keras"),
-            history,
-            *_callbacks(settings),
-            keras.callbacks.TerminateOnNaN(),
-            keras.callbacks.TensorBoard(folder / "logs", write_graph=False),
-        ],
-        shuffle=False,
-        verbose=0,
+    keep = [_SaveBest(network, folder / "model.keras"), *_callbacks(settings)]
+    state = _State(
+        folder / checkpoint.FOLDER,
+        network,
+        facts=facts,
+        history=history,
+        callbacks=keep,
+        started=started,
     )
-    if not all(np.isfinite(row["loss"] + row["val_loss"]) for row in history.rows):
-        raise ConfigError(
-            f"{model}: the loss is not finite after epoch {len(history.rows)}; "
-            "lower train.learning_rate, or set train.precision=float32."
-        )
+    if unfinished is not None:
+        state.restore(trainer, unfinished)
+        report(f"goes on after epoch {len(history.rows)}, where it was stopped")
+    if not state.finished:
+        first = len(history.rows)
+        try:
+            trainer.fit(
+                batches.dataset(first * settings.train.steps_per_epoch),
+                initial_epoch=first,
+                epochs=epochs,
+                steps_per_epoch=settings.train.steps_per_epoch,
+                validation_data=_Fixed(
+                    validation_batches(store, settings, model=model),
+                    conditioned=models.is_conditioned(network),
+                ),
+                callbacks=[
+                    # First: what is not finite reaches no other callback.
+                    _Finite(model, batches, history),
+                    *keep[:1],
+                    history,
+                    *keep[1:],
+                    keras.callbacks.TensorBoard(folder / "logs", write_graph=False),
+                    # Last: the others are then done with the epoch.
+                    state,
+                ],
+                shuffle=False,
+                verbose=0,
+            )
+        except KeyboardInterrupt:
+            report(f"stopped; {checkpoint.kept(folder)}")
+            raise
     best = models.load(folder / "model.keras")
     write_json(folder / "architecture.json", models.describe(best))
     if models.is_conditioned(best):
-        film_table(best).to_csv(folder / "film.csv", index=False)
+        write_atomically(folder / "film.csv", film_table(best).to_csv(index=False))
     parameters, trainable = models.count_parameters(best)
     record = {
         "model": model,
@@ -194,7 +265,8 @@ def train(
         "epochs": len(history.rows),
         "best_epoch": 1 + int(np.argmin([row["val_loss"] for row in history.rows])),
         "best_val_loss": min(row["val_loss"] for row in history.rows),
-        "seconds": round(time.perf_counter() - started, 1),
+        "seconds": round(state.seconds, 1),
+        "resumed": state.resumed,
         "patches_per_second": round(
             float(np.median([row["patches_per_second"] for row in history.rows])), 1
         ),
@@ -202,14 +274,56 @@ def train(
         "threads": cores(),
         "versions": {
             "python": platform.python_version(),
-            **{name: version(name) for name in ("tensorflow", "keras", "numpy")},
+            **_versions(),
         },
         "commit": _commit(),
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
     write_card(folder, record)
     write_json(folder / "run.json", record)
+    shutil.rmtree(folder / checkpoint.FOLDER, ignore_errors=True)
     return record
+
+
+def _versions() -> dict[str, str]:
+    return {name: version(name) for name in ("tensorflow", "keras", "numpy")}
+
+
+def _facts(settings: Profile, store: Store, model: str, *, seed: int) -> dict:
+    """What decides the numbers of a training; a checkpoint with other facts is another's."""
+    return {
+        "model": model,
+        "seed": seed,
+        "settings": settings.section_hash("signal", "model", "train"),
+        "data": store.hash,
+        "code": code_hash(
+            "spectral", "conditions", "batches", "film", "models", "checkpoint", "training"
+        ),
+        "precision": precision_of(settings),
+        "versions": _versions(),
+    }
+
+
+def _unfinished(
+    folder: Path, *, facts: dict, report: Callable[[str], None]
+) -> checkpoint.Checkpoint | None:
+    """The checkpoint to go on from, or None if the training has to start anew."""
+    if (folder / "run.json").exists():
+        return None
+    found = checkpoint.load(folder / checkpoint.FOLDER, facts, report)
+    if found is not None and not _whole(folder / "model.keras"):
+        report("the best epoch's model.keras is missing or damaged; the training starts anew")
+        return None
+    return found
+
+
+def _whole(path: Path) -> bool:
+    """Whether a ``.keras`` file is there and every part of it has its checksum."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is None
+    except (OSError, zipfile.BadZipFile):
+        return False
 
 
 def film_table(model: keras.Model):
@@ -287,6 +401,133 @@ class _SaveBest(keras.callbacks.Callback):
                 self.network.save(partial)
 
 
+class _Finite(keras.callbacks.Callback):
+    """End a training whose loss is not finite, and say where that began."""
+
+    def __init__(self, model: str, batches: TrainingBatches, history: _History):
+        super().__init__()
+        self.name = model
+        self.batches = batches
+        self.history = history
+
+    def on_train_batch_end(self, batch, logs=None):
+        # The mean over the epoch so far: the first that is not finite is this batch's doing.
+        if not math.isfinite(logs["loss"]):
+            step = int(ops.convert_to_numpy(self.model.optimizer.iterations)) - 1
+            tracks = ", ".join(self.batches.tracks_of(step))
+            self._fail(f"in step {step} (batch from: {tracks})")
+
+    def on_epoch_end(self, epoch, logs=None):
+        if not math.isfinite(logs["val_loss"]):
+            self._fail(f"on the validation tracks after epoch {epoch + 1}")
+
+    def _fail(self, where: str):
+        good = len(self.history.rows)
+        kept = f"what was learned up to epoch {good} is kept" if good else "nothing was kept"
+        raise ConfigError(
+            f"{self.name}: the loss is not finite {where}; {kept}. "
+            "Lower train.learning_rate, or set train.precision=float32."
+        )
+
+
+class _State(keras.callbacks.Callback):
+    """Write a checkpoint at the end of each epoch, and put one back.
+
+    Parameters
+    ----------
+    folder
+        Of the checkpoints.
+    network
+        Whose variables are kept: weights, statistics of batch normalisation and the states of
+        dropout's random generators.
+    facts
+        What the training belongs to.
+    history, callbacks
+        Whose states are kept.
+    started
+        Clock at the start of this part of the training, ``time.perf_counter()``.
+    """
+
+    ATTRIBUTES = ("best", "wait", "cooldown_counter")
+
+    def __init__(
+        self,
+        folder: Path,
+        network: keras.Model,
+        *,
+        facts: dict,
+        history: _History,
+        callbacks: list[keras.callbacks.Callback],
+        started: float,
+    ):
+        super().__init__()
+        self.folder = folder
+        self.network = network
+        self.facts = facts
+        self.history = history
+        self.callbacks = callbacks
+        self.started = started
+        self.before = 0.0
+        self.resumed = 0
+        self.finished = False
+        self._pending: dict | None = None
+
+    @property
+    def seconds(self) -> float:
+        """Of this part of the training and those before."""
+        return self.before + time.perf_counter() - self.started
+
+    def restore(self, trainer: keras.Model, found: checkpoint.Checkpoint) -> None:
+        """Put variables and history back; the callbacks' states follow when training begins."""
+        optimizer = trainer.optimizer
+        optimizer.build(trainer.trainable_variables)
+        for variables, values in (
+            (self.network.variables, found.network),
+            (optimizer.variables, found.optimizer),
+        ):
+            for variable, value in zip(variables, values, strict=True):
+                variable.assign(value)
+        self.before = found.state["seconds"]
+        self.resumed = found.state["resumed"] + 1
+        self.finished = found.state["finished"]
+        self.history.rows = list(found.state["history"])
+        self.history.write()
+        self._pending = found.state["callbacks"]
+
+    def on_train_begin(self, logs=None):
+        # Not earlier: Keras' callbacks empty themselves when training begins.
+        for callback in self.callbacks if self._pending else ():
+            for name, value in self._pending[type(callback).__name__].items():
+                setattr(callback, name, value)
+
+    def on_epoch_end(self, epoch, logs=None):
+        states = {
+            type(callback).__name__: {
+                name: getattr(callback, name) for name in self.ATTRIBUTES if hasattr(callback, name)
+            }
+            for callback in self.callbacks
+        }
+        last = epoch + 1 == self.params["epochs"]
+        state = {
+            "epochs": epoch + 1,
+            "finished": bool(last or self.model.stop_training),
+            "seconds": self.seconds,
+            "resumed": self.resumed,
+            "history": self.history.rows,
+            "callbacks": states,
+        }
+        checkpoint.save(
+            self.folder,
+            checkpoint.Checkpoint(
+                facts=self.facts,
+                state=state,
+                network=[ops.convert_to_numpy(value) for value in self.network.variables],
+                optimizer=[ops.convert_to_numpy(value) for value in self.model.optimizer.variables],
+            ),
+            epochs=epoch + 1,
+        )
+
+
 class _History(keras.callbacks.Callback):
     """One line of history per epoch, on disk and for the reader."""
 
@@ -317,12 +558,16 @@ class _History(keras.callbacks.Callback):
             "patches_per_second": round(self.patches / seconds, 2),
         }
         self.rows.append(row)
-        write_atomically(self.path, pd.DataFrame(self.rows).to_csv(index=False))
+        self.write()
         self.report(
             f"epoch {row['epoch']}/{self.epochs}  loss {row['loss']:.3e}  "
             f"validation {row['val_loss']:.3e}  rate {row['learning_rate']:.1e}  "
             f"{row['patches_per_second']:.0f} patches/s"
         )
+
+    def write(self) -> None:
+        """Write the rows so far."""
+        write_atomically(self.path, pd.DataFrame(self.rows).to_csv(index=False))
 
 
 def _commit() -> str | None:

@@ -1,10 +1,12 @@
 """Fixtures that several test files use."""
 
+import errno
 import os
 import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import hypothesis
@@ -110,7 +112,7 @@ def bare_tree(tmp_path):
     for name in ("Makefile", "environment.yml", "pyproject.toml", "requirements.lock"):
         shutil.copy(ROOT / name, root)
     (root / "cunet_lib").mkdir()
-    for name in ("__init__", "quiet", "config", "parameters", "runner", "cli"):
+    for name in ("__init__", "quiet", "config", "parameters", "files", "runner", "cli"):
         shutil.copy(ROOT / "cunet_lib" / f"{name}.py", root / "cunet_lib")
     for names in (*stage_modules().values(), page_modules()):
         for name in names:
@@ -188,6 +190,24 @@ def tones(tmp_path_factory):
     write_tones(settings.paths.corpus)
     yield settings, build_store(settings, workers=1)
     patch.undo()
+
+
+@pytest.fixture
+def full_disk(monkeypatch):
+    """A function after which writing whole files fails as on a full disk, at one of their steps."""
+
+    def fill(where="content"):
+        def refuse(*args, **kwargs):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        place, name = {
+            "name": (tempfile, "mkstemp"),
+            "content": (Path, "write_bytes"),
+            "rename": (os, "fsync"),
+        }[where]
+        monkeypatch.setattr(place, name, refuse)
+
+    return fill
 
 
 @pytest.fixture

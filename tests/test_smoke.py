@@ -12,7 +12,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from conftest import COMMON, ROOT, clean_environment
+from conftest import COMMON, LOAD, ROOT, WRITE, clean_environment
 
 from cunet_lib.config import INSTRUMENTS, UNETS, VARIANTS, ConfigError, load_profile
 from cunet_lib.results import load_runs
@@ -435,6 +435,132 @@ def test_stopped_run_leaves_no_copy_and_no_kernel(tree, tmp_path):
     assert kernels_of(scratch) == []
     assert not list((tree.root / "results" / "tiny" / "notebooks").iterdir())
     assert tree.planned()[0] == "00_corpus"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stage_that_computes_stops_within_seconds_and_says_what_is_kept(tree, tmp_path, number):
+    scratch = tmp_path / "s"
+    scratch.mkdir()
+    # As deaf as native code in a long step.
+    deaf = "import signal, time\nheld = signal.signal(signal.SIGINT, signal.SIG_IGN)"
+    tree.notebook(
+        "03_train_cunet",
+        COMMON + '\nvariant = "dense_simple"\nseed = 0\nsuffix = ""',
+        f"{deaf}\nprint('waiting')\ntime.sleep(600)",
+    )
+    (tree.root / "cunet_lib" / "checkpoint.py").write_bytes(
+        (ROOT / "cunet_lib" / "checkpoint.py").read_bytes()
+    )
+    kept = tree.root / "results" / "tiny" / "runs" / "dense_simple-seed0" / "checkpoint"
+    kept.mkdir(parents=True)
+    (kept / "epoch-000012.0123456789abcdef.npz").touch()
+    stage = "03_train_cunet.dense_simple-seed0"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "cunet_lib.cli", "run", stage, "--profile", "tiny"],
+        cwd=tree.root,
+        env=clean_environment(TMPDIR=scratch),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    for line in process.stdout:
+        if "waiting" in line:
+            break
+    began = time.monotonic()
+    process.send_signal(number)
+    _, complaints = process.communicate(timeout=60)
+    assert time.monotonic() - began < 20  # 5 on a machine that does nothing else
+    assert process.returncode == 130
+    assert complaints == (
+        f"{stage} | Stopped; epoch 12 is kept; the same command goes on from there.\n"
+    )
+    assert kernels_of(scratch) == []
+
+
+def test_a_second_run_of_a_profile_is_refused_and_the_first_goes_on(tree):
+    wait = "import time\nprint('waiting', flush=True)\ntime.sleep(3)"
+    result = "result = paths.corpus / 'corpus.json'"
+    tree.notebook("00_corpus", COMMON, LOAD, wait, result, WRITE)
+    environment = clean_environment(CUNET_PYTHON=sys.executable)
+    first = subprocess.Popen(
+        ["make", "reproduce", "PROFILE=tiny"],
+        cwd=tree.root,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    for line in first.stdout:
+        if "waiting" in line:
+            break
+    for target in ("reproduce", "conditions"):
+        second = tree.make(target, "PROFILE=tiny")
+        assert second.returncode != 0 and "| started" not in second.stdout
+        refusal, *rest = second.stderr.splitlines()
+        assert refusal.startswith("Another run of profile tiny is going on")
+        assert all(line.startswith("make") for line in rest)
+    os.killpg(first.pid, signal.SIGKILL)  # no handler runs, and the lock is free nevertheless
+    first.communicate()
+    tree.notebook("01_preprocess", COMMON, "raise ValueError('far enough')")
+    done = tree.make("reproduce", "PROFILE=tiny")
+    assert "00_corpus | done" in done.stdout and "far enough" in done.stderr
+    assert "Another run" not in done.stderr
+
+
+def test_a_dry_run_takes_no_lock(tree):
+    assert tree.planned()
+    assert not (tree.root / "results").exists()
+
+
+@pytest.mark.skipif(not os.access("/dev/full", os.W_OK), reason="no /dev/full")
+def test_a_log_that_cannot_be_written_is_one_sentence(tree):
+    logs = tree.root / "results" / "tiny" / "logs"
+    logs.mkdir(parents=True)
+    (logs / "00_corpus.log").symlink_to("/dev/full")
+    done = tree.make("stages", "PROFILE=tiny")
+    assert done.returncode != 0
+    assert "Traceback" not in done.stderr
+    (said,) = [line for line in done.stderr.splitlines() if not line.startswith("make")]
+    assert "cannot be written (No space left on device)" in said and "free some space" in said
+
+
+ORPHAN = (
+    "import os, signal, sys, time\n"
+    "from cunet_lib.parallel import pool\n"
+    "if __name__ == '__main__':\n"
+    "    with pool(2, workers=2) as processes:\n"
+    "        pids = {processes.submit(os.getpid).result() for _ in range(8)}\n"
+    "        print(*pids, flush=True)\n"
+    "        os.kill(os.getpid(), signal.SIGKILL)\n"
+)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_workers_end_with_a_killed_parent(tmp_path):
+    script = tmp_path / "orphan.py"
+    script.write_text(ORPHAN)
+    done = subprocess.run(
+        [sys.executable, script],
+        env=clean_environment(PYTHONPATH=ROOT),
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == -signal.SIGKILL
+    waited = time.monotonic()
+    while any(_alive(pid) for pid in done.stdout.split()):
+        assert time.monotonic() - waited < 10
+        time.sleep(0.05)
+
+
+def _alive(pid):
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except OSError:
+        return False
+    return state != "Z"  # nobody may be there to collect it
 
 
 def cunet(*arguments):

@@ -11,6 +11,7 @@ from conftest import write_tones
 
 from cunet_lib import stems
 from cunet_lib.config import ConfigError, load_profile
+from cunet_lib.files import Busy, WriteError, locked
 from cunet_lib.spectral import magnitude_scale
 from cunet_lib.store import Store, build_store, open_store
 
@@ -87,6 +88,39 @@ def test_a_damaged_file_is_made_again(study):
         store.audio(store.entries[0])
     assert build_store(study, workers=1).hash == store.hash
     assert path.read_bytes() == content
+
+
+def test_an_altered_file_is_named_before_training(study):
+    store = build_store(study, workers=1)
+    store.verify("train", "valid", "test")
+    path = store.folder / store.split("train")[0].file
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1  # same size: only the hash tells
+    path.write_bytes(content)
+    store.audio(store.split("train")[0])
+    store.verify("valid", "test")
+    with pytest.raises(ConfigError, match=rf"{path.name} is missing or damaged; run the prepro"):
+        store.verify("train")
+    build_store(study, workers=1).verify("train")
+
+
+def test_a_full_disk_keeps_the_finished_store(study, full_disk):
+    store = build_store(study, workers=1)
+    before = {path.name: path.read_bytes() for path in store.folder.iterdir()}
+    first = store.folder / store.entries[0].file
+    first.unlink()
+    full_disk("rename")
+    with pytest.raises(WriteError, match=rf"{first.name} cannot be written"):
+        build_store(study, workers=1)
+    del before[first.name]
+    assert {path.name: path.read_bytes() for path in store.folder.iterdir()} == before
+
+
+def test_two_processes_do_not_prepare_one_store(study, monkeypatch):
+    monkeypatch.setattr("cunet_lib.store.locked", lambda path, busy, *, seconds: locked(path, busy))
+    refused = pytest.raises(Busy, match="Another process prepares the store")
+    with locked(study.paths.store / ".lock", "busy"), refused:
+        build_store(study, workers=1)
 
 
 def test_an_interrupted_store_is_not_believed(study, monkeypatch):

@@ -1,0 +1,145 @@
+"""The state of an unfinished training on disk: whole, or not at all.
+
+A checkpoint is one file, ``epoch-<number>.<hash>.npz``: the arrays of network and optimiser, and
+the rest as JSON. Its name carries the SHA-256 of its content, so that a file cut short or altered
+is seen; it is written under another name and renamed, and the one before it goes only then. Which
+training it belongs to stands in it too: a checkpoint of another is never continued.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import re
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cunet_lib.files import remove_unfinished, sync_folder, write_atomically
+
+FOLDER = "checkpoint"
+"""Inside a run folder."""
+
+_NAME = re.compile(r"epoch-(\d+)\.([0-9a-f]{16})\.npz")
+_KEPT = 2
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A training as it was at the end of an epoch.
+
+    Attributes
+    ----------
+    facts
+        What the training belongs to: hashes of settings, data and code, by name.
+    state
+        Everything that is no array, as JSON can hold it.
+    network, optimizer
+        Values of their variables, in their order.
+    """
+
+    facts: Mapping[str, Any]
+    state: Mapping[str, Any]
+    network: Sequence[np.ndarray]
+    optimizer: Sequence[np.ndarray]
+
+
+def save(folder: Path, checkpoint: Checkpoint, *, epochs: int) -> Path:
+    """Write a checkpoint after so many epochs; the one before is kept, older ones are deleted.
+
+    Raises
+    ------
+    cunet_lib.files.WriteError
+        If the file cannot be written; the earlier ones are then as they were.
+    """
+    about = {"facts": checkpoint.facts, "state": checkpoint.state}
+    text = json.dumps(about, allow_nan=False).encode()
+    arrays = {"about": np.frombuffer(text, np.uint8)}
+    for part in ("network", "optimizer"):
+        values = getattr(checkpoint, part)
+        arrays |= {f"{part}_{index:04d}": value for index, value in enumerate(values)}
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    content = buffer.getvalue()
+    digest = hashlib.sha256(content).hexdigest()[:16]
+    path = write_atomically(folder / f"epoch-{epochs:06d}.{digest}.npz", content)
+    sync_folder(folder)
+    for older in _files(folder)[_KEPT:]:
+        older.unlink(missing_ok=True)
+    return path
+
+
+def load(
+    folder: Path, facts: Mapping[str, Any], report: Callable[[str], None] = print
+) -> Checkpoint | None:
+    """The newest sound checkpoint of this training, or None.
+
+    Damaged ones are passed over, and all are if they belong to another training; each time one
+    line says so.
+
+    Parameters
+    ----------
+    folder
+        Of the checkpoints.
+    facts
+        What this training belongs to.
+    report
+        Gets the lines.
+    """
+    remove_unfinished(folder)
+    for path in _files(folder):
+        found = _read(path)
+        if found is None:
+            report(f"checkpoint {path.name} is damaged and is passed over")
+            path.unlink(missing_ok=True)
+            continue
+        known = json.loads(json.dumps(facts))  # as JSON returns it: lists for tuples
+        changed = [name for name in known if found.facts.get(name) != known[name]]
+        if changed:
+            report(
+                f"an unfinished training of {epochs_of(path)} epochs is discarded: "
+                f"{', '.join(changed)} changed since"
+            )
+            return None
+        return found
+    return None
+
+
+def kept(run: Path) -> str:
+    """What the stopped training of a run folder has kept, and how to go on; for people."""
+    files = _files(run / FOLDER)
+    if not files:
+        return "no epoch was finished; the same command starts this training anew"
+    return f"epoch {epochs_of(files[0])} is kept; the same command goes on from there"
+
+
+def epochs_of(path: Path) -> int:
+    """Epochs after which a checkpoint was written, by its name."""
+    return int(_NAME.fullmatch(path.name)[1])
+
+
+def _files(folder: Path) -> list[Path]:
+    """Checkpoints, newest first."""
+    found = [path for path in folder.glob("epoch-*.npz") if _NAME.fullmatch(path.name)]
+    return sorted(found, key=epochs_of, reverse=True)
+
+
+def _read(path: Path) -> Checkpoint | None:
+    try:
+        content = path.read_bytes()
+        if hashlib.sha256(content).hexdigest()[:16] != _NAME.fullmatch(path.name)[2]:
+            return None
+        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+            about = json.loads(arrays["about"].tobytes())
+            parts = {
+                part: [arrays[name] for name in sorted(arrays.files) if name.startswith(part)]
+                for part in ("network", "optimizer")
+            }
+        return Checkpoint(facts=about["facts"], state=about["state"], **parts)
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+        return None

@@ -1,0 +1,105 @@
+"""Checkpoints on disk: whole, or not at all."""
+
+import numpy as np
+import pytest
+
+from cunet_lib import checkpoint
+from cunet_lib.checkpoint import Checkpoint
+from cunet_lib.files import WriteError
+
+FACTS = {"model": "unet_bass", "seed": 0, "settings": "abc", "versions": {"numpy": "2"}}
+
+
+def made(epoch, **facts):
+    return Checkpoint(
+        facts={**FACTS, **facts},
+        state={"epochs": epoch, "history": [{"loss": 0.1 + epoch}]},
+        network=[np.full((2, 3), epoch, np.float32), np.array([7, epoch], np.uint32)],
+        optimizer=[np.array(epoch, np.int64), np.arange(epoch, dtype=np.float32)],
+    )
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder with checkpoints of three epochs."""
+    for epoch in (1, 2, 3):
+        checkpoint.save(tmp_path / "checkpoint", made(epoch), epochs=epoch)
+    return tmp_path / "checkpoint"
+
+
+def names(folder):
+    return sorted(path.name.split(".")[0] for path in folder.iterdir())
+
+
+def test_what_is_read_is_what_was_written(folder):
+    found = checkpoint.load(folder, FACTS)
+    expected = made(3)
+    assert found.state == expected.state and found.facts == FACTS
+    for part in ("network", "optimizer"):
+        for ours, theirs in zip(getattr(found, part), getattr(expected, part), strict=True):
+            assert ours.dtype == theirs.dtype
+            np.testing.assert_array_equal(ours, theirs)
+
+
+def test_the_newest_and_the_one_before_are_kept(folder):
+    assert names(folder) == ["epoch-000002", "epoch-000003"]
+    assert checkpoint.kept(folder.parent).startswith("epoch 3 is kept")
+    assert checkpoint.kept(folder).startswith("no epoch was finished")
+
+
+def test_more_arrays_than_ten_keep_their_order(tmp_path):
+    arrays = [np.array(index) for index in range(120)]
+    checkpoint.save(tmp_path, Checkpoint(FACTS, {}, arrays, arrays[::-1]), epochs=1)
+    found = checkpoint.load(tmp_path, FACTS)
+    assert [int(value) for value in found.network] == list(range(120))
+    assert [int(value) for value in found.optimizer] == list(range(119, -1, -1))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: content[: len(content) // 2],
+        lambda content: b"",
+        lambda content: content[:200] + bytes([content[200] ^ 1]) + content[201:],
+    ],
+    ids=["cut", "empty", "one bit"],
+)
+def test_a_damaged_one_is_seen_and_the_one_before_is_used(folder, damage):
+    newest = max(folder.iterdir())
+    newest.write_bytes(damage(newest.read_bytes()))
+    lines = []
+    assert checkpoint.load(folder, FACTS, lines.append).state["epochs"] == 2
+    assert lines == [f"checkpoint {newest.name} is damaged and is passed over"]
+    for path in folder.iterdir():
+        path.write_bytes(damage(path.read_bytes()))
+    assert checkpoint.load(folder, FACTS, lines.append) is None
+    assert len(lines) == 2
+
+
+@pytest.mark.parametrize(
+    ("changed", "word"), [({"seed": 1}, "seed"), ({"versions": {"numpy": "3"}}, "versions")]
+)
+def test_one_of_another_training_is_discarded_in_one_line(folder, changed, word):
+    lines = []
+    assert checkpoint.load(folder, {**FACTS, **changed}, lines.append) is None
+    assert lines == [f"an unfinished training of 3 epochs is discarded: {word} changed since"]
+
+
+def test_what_a_killed_process_left_is_no_checkpoint(folder):
+    (folder / ".epoch-000004.partial-abcd").write_bytes(b"half")
+    (folder / "epoch-000009.npz").write_bytes(b"not ours")
+    assert checkpoint.load(folder, FACTS).state["epochs"] == 3
+    assert not list(folder.glob(".*partial*"))
+
+
+def test_pickled_content_is_never_loaded(tmp_path):
+    checkpoint.save(tmp_path, Checkpoint(FACTS, {}, [np.array([{}], object)], []), epochs=1)
+    assert checkpoint.load(tmp_path, FACTS, lambda line: None) is None
+
+
+def test_a_full_disk_leaves_the_earlier_one(folder, full_disk):
+    full_disk()
+    with pytest.raises(WriteError, match=r"epoch-000004.*cannot be written \(No space left"):
+        checkpoint.save(folder, made(4), epochs=4)
+    assert names(folder) == ["epoch-000002", "epoch-000003"]
+    assert checkpoint.load(folder, FACTS).state["epochs"] == 3

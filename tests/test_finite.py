@@ -1,0 +1,113 @@
+"""Silence, conditions that ask for nothing, and half precision give finite numbers."""
+
+import keras
+import numpy as np
+import pytest
+import soundfile
+import tensorflow as tf
+from conftest import write_tones
+
+from cunet_lib import models, training
+from cunet_lib.config import load_profile
+from cunet_lib.separation import Separator
+from cunet_lib.spectral import graph_magnitude
+from cunet_lib.store import build_store
+
+PRECISIONS = ("float32", "mixed_bfloat16")
+
+
+def small(settings, name, precision):
+    return models.build(
+        name, shape=settings.patch_shape, filters=2, blocks=4, precision=precision, start="he"
+    )
+
+
+@pytest.fixture
+def patches(tones, rng):
+    """Silence, silence asked of sound, sound, and a single click: mixture, target, condition."""
+    settings, _ = tones
+    sound = rng.normal(size=settings.patch_samples).astype(np.float32) * 0.01
+    silence, click = np.zeros_like(sound), np.zeros_like(sound)
+    click[len(click) // 2] = 1.0
+    mixture = np.stack([silence, sound, sound, click])
+    target = np.stack([silence, silence, sound / 2, silence])
+    condition = np.array([[0, 0, 0, 0], [0, 0, 0, 0], [1, 0, 0, 0], [1, 1, 1, 1]], np.float32)
+    return mixture, target, condition
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("name", ["unet_vocals", "dense_complex", "cnn_simple"])
+def test_losses_gradients_weights_and_masks_are_finite(tones, patches, name, precision):
+    settings, _ = tones
+    mixture, target, condition = patches
+    network = small(settings, name, precision)
+    trainer = training.WaveformModel(network, settings.signal)
+    loss = training.magnitude_error(settings.signal)
+    trainer.compile(optimizer=keras.optimizers.Adam(1e-2), loss=loss, jit_compile=False)
+    # All of it, and batches of nothing but silence.
+    for rows in (slice(None), slice(0, 1), slice(0, 2)):
+        inputs = (
+            (mixture[rows], condition[rows]) if models.is_conditioned(network) else mixture[rows]
+        )
+        with tf.GradientTape() as tape:
+            value = loss(target[rows], trainer(inputs, training=True))
+        gradients = tape.gradient(value, trainer.trainable_variables)
+        assert np.isfinite(float(value))
+        assert all(np.isfinite(gradient).all() for gradient in gradients if gradient is not None)
+        for _ in range(3):
+            assert np.isfinite(trainer.train_on_batch(inputs, target[rows]))
+    assert all(np.isfinite(weight).all() for weight in network.get_weights())
+    magnitude = graph_magnitude(mixture, settings.signal)
+    given = magnitude
+    if models.is_conditioned(network):
+        given = [magnitude, keras.ops.convert_to_tensor(condition)]
+    mask = np.asarray(models.mask_model(network)(given))
+    assert np.isfinite(mask).all() and mask.min() >= 0 and mask.max() <= 1
+
+
+def test_magnitudes_of_silence_have_a_finite_gradient(tones):
+    """No loss of the study reaches a waveform; should one do so, silence is no pole."""
+    settings, _ = tones
+    silence = tf.zeros((1, settings.patch_samples))
+    with tf.GradientTape() as tape:
+        tape.watch(silence)
+        value = tf.reduce_sum(graph_magnitude(silence, settings.signal))
+    assert np.isfinite(tape.gradient(value, silence)).all()
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_separated_silence_is_silence(tones, precision):
+    settings, _ = tones
+    audio = np.zeros(3 * settings.patch_samples // 2, np.float32)
+    conditions = np.concatenate([np.eye(4), np.zeros((1, 4)), np.ones((1, 4))]).astype(np.float32)
+    for name, asked in (("unet_bass", None), ("cnn_complex", conditions)):
+        network = small(settings, name, precision)
+        separator = Separator(network, settings.signal, settings.separate)
+        estimates = separator(audio, asked)
+        assert np.array_equal(estimates, np.zeros_like(estimates))
+        sound = audio.copy()
+        sound[100] = 1e-20  # far below what a float32 spectrogram resolves
+        assert np.isfinite(separator(sound, asked)).all()
+
+
+@pytest.mark.timeout(300)
+def test_a_corpus_with_silent_tracks_trains(tmp_path, monkeypatch):
+    monkeypatch.setenv("CUNET_DATA", str(tmp_path / "data"))
+    settings = load_profile(
+        "smoke",
+        "train.conditions=[one_hot,zero,all] train.precision=mixed_bfloat16",
+    )
+    write_tones(settings.paths.corpus, train=3, test=1, seconds=2.0)
+    tracks = sorted((settings.paths.corpus / "train").iterdir())
+    for track in tracks[:2]:
+        for path in track.glob("*.wav"):
+            audio, rate = soundfile.read(path, dtype="int16")
+            soundfile.write(path, np.zeros_like(audio), rate, subtype="PCM_16")
+    store = build_store(settings, workers=1)
+    assert [entry.scale for entry in store.entries].count(1.0) == 2
+    record = training.train(
+        settings, store, "dense_simple", seed=0, folder=tmp_path / "run", report=print
+    )
+    assert np.isfinite(record["best_val_loss"])
+    kept = models.load(tmp_path / "run" / "model.keras")
+    assert all(np.isfinite(weight).all() for weight in kept.get_weights())
