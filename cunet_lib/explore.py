@@ -584,7 +584,9 @@ class Explorer:
         )
         self.start.observe(self._start_moved, names="value")
         self.upload = widgets.FileUpload(
-            accept="audio/*,.flac,.m4a,.opus", description="a song of yours"
+            accept="audio/*,.flac,.m4a,.opus",
+            description="a song of yours",
+            layout={"width": "180px"},
         )
         self.upload.observe(self._uploaded, names="value")
         self.audio = {

@@ -150,8 +150,8 @@ def sources(page):
     return page.evaluate(
         """() => ({
             picture: document.querySelector('img.widget-image').src,
-            sounds: [...document.querySelectorAll('audio.widget-audio')].map(each => each.src),
-            seconds: [...document.querySelectorAll('audio.widget-audio')].map(e => e.duration),
+            sounds: [...document.querySelectorAll('audio.jupyter-widgets')].map(each => each.src),
+            seconds: [...document.querySelectorAll('audio.jupyter-widgets')].map(e => e.duration),
         })"""
     )
 
@@ -181,7 +181,7 @@ def test_notebook_runs_with_the_study_s_kernel(page):
 def test_a_slider_moves_picture_and_sound(page):
     panel = page.locator("img.widget-image")
     panel.scroll_into_view_if_needed()
-    page.locator("audio.widget-audio").first.wait_for()
+    page.locator("audio.jupyter-widgets").first.wait_for()
     keep(page, "panel-before")
     before = sources(page)
     assert len(before["sounds"]) == 4
@@ -209,9 +209,9 @@ def test_a_slider_moves_picture_and_sound(page):
 
 
 def test_a_sound_plays(page):
-    page.evaluate("() => document.querySelectorAll('audio.widget-audio')[1].play()")
+    page.evaluate("() => document.querySelectorAll('audio.jupyter-widgets')[1].play()")
     page.wait_for_function(
-        "() => document.querySelectorAll('audio.widget-audio')[1].currentTime > 0.2"
+        "() => document.querySelectorAll('audio.jupyter-widgets')[1].currentTime > 0.2"
     )
 
 
@@ -225,7 +225,7 @@ def test_an_upload_becomes_the_song(page, tmp_path):
     before = sources(page)
     page.locator("input[type=file]").first.set_input_files(tmp_path / "mine.flac")
     page.wait_for_function(
-        "before => document.querySelectorAll('audio.widget-audio')[0].src !== before",
+        "before => document.querySelectorAll('audio.jupyter-widgets')[0].src !== before",
         arg=before["sounds"][0],
     )
     chosen = page.locator(".widget-dropdown select").first
