@@ -43,6 +43,8 @@ class Separator:
         self.signal = signal
         self.separate = separate or Separate()
         self._mask = mask_model(model)
+        # Keras would compile with XLA, which is slower on processors.
+        self._mask.jit_compile = False
         self.frames = model.inputs[0].shape[2]
 
     def masks(self, mixture: np.ndarray, conditions: np.ndarray | None = None) -> np.ndarray:
