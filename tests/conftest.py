@@ -4,6 +4,7 @@ import errno
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -22,6 +23,10 @@ from cunet_lib.store import build_store
 # Machines are noisy: no test fails by the clock.
 hypothesis.settings.register_profile("study", deadline=None)
 hypothesis.settings.load_profile("study")
+
+# A job that a shell started in the background ignores Ctrl-C, and would pass that on to the
+# processes under test.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).resolve().parents[1]
 
