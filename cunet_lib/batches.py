@@ -93,46 +93,66 @@ class TrainingBatches:
         mixture = np.empty((size, samples), np.float32)
         target = np.empty((size, samples), np.float32)
         condition = np.empty((size, len(INSTRUMENTS)), np.float32)
-        for row in range(size):
-            kind, levels = self._ask(rng)
+        # Several conditions of one mixture in a batch show the control network what they change.
+        group = 1 if self.instrument is not None else train.conditions_per_mixture
+        for first in range(0, size, group):
+            asked = self._ask(rng, group)
             track, start = self._place(rng)
-            wanted = np.flatnonzero(levels)
-            mixture[row], sources = self._mix(rng, track, start, wanted)
-            # The mixture stays as it is: z is a fader of the target alone.
-            if kind == "one_hot" and rng.random() < train.progressive:
-                levels *= np.float32(rng.random())
-            target[row] = (sources * levels[wanted, None]).sum(axis=0)
-            condition[row] = levels
+            mix, sources = self._mix(rng, track, start, [levels for _, levels in asked])
+            for row, (kind, levels) in enumerate(asked, start=first):
+                # The mixture stays as it is: z is a fader of the target alone.
+                if kind == "one_hot" and rng.random() < train.progressive:
+                    levels = levels * np.float32(rng.random())
+                mixture[row] = mix
+                wanted = np.flatnonzero(levels)
+                target[row] = (sources[wanted] * levels[wanted, None]).sum(axis=0)
+                condition[row] = levels
         return Batch(mixture, target, condition)
 
-    def _ask(self, rng: np.random.Generator) -> tuple[str, np.ndarray]:
-        """Kind of the next condition, and its levels ``(instruments,)``."""
+    def _ask(self, rng: np.random.Generator, count: int) -> list[tuple[str, np.ndarray]]:
+        """Kinds and levels ``(instruments,)`` of the conditions that a mixture is asked for.
+
+        Single instruments do not repeat until all have had their turn.
+        """
         if self.instrument is not None:
             # A dedicated U-Net sees no condition, so its target is never scaled.
-            return "fixed", all_one_hot()[self.instrument]
+            return [("fixed", all_one_hot()[self.instrument])]
         kinds = self.settings.train.conditions
-        # A single kind takes no random number.
-        kind = kinds[int(rng.integers(len(kinds)))] if len(kinds) > 1 else kinds[0]
-        return kind, draw(kind, rng)
+        asked, singles = [], []
+        for _ in range(count):
+            # A single kind takes no random number.
+            kind = kinds[int(rng.integers(len(kinds)))] if len(kinds) > 1 else kinds[0]
+            levels = draw(kind, rng)
+            if kind == "one_hot" and count > 1:
+                singles = singles or rng.permutation(all_one_hot()).tolist()
+                levels = np.array(singles.pop(), np.float32)
+            asked.append((kind, levels))
+        return asked
 
     def _mix(
-        self, rng: np.random.Generator, track: _Track, start: int, wanted: np.ndarray
+        self, rng: np.random.Generator, track: _Track, start: int, asked: list[np.ndarray]
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Mixture ``(samples,)`` and wanted sources ``(wanted, samples)`` at a place.
+        """Mixture ``(samples,)`` and its sources ``(instruments, samples)`` at a place.
 
-        With probability ``train.remix`` the instruments that are not wanted come from other
+        Only sources that are asked for are read, the others are silent there. With probability
+        ``train.remix`` the instruments that the first condition does not want come from other
         places; the wanted ones stay together.
         """
+        needed = np.flatnonzero(np.any(asked, axis=0))
+        sources = np.zeros((len(INSTRUMENTS), self.settings.patch_samples), np.float32)
         # Row 0 of a track is its mixture.
         if rng.random() >= self.settings.train.remix:
-            mix, *sources = track.cut([0, *(1 + wanted)], start)
-            return mix, np.reshape(sources, (len(wanted), len(mix)))
-        sources = track.cut(1 + wanted, start)
-        mix = sources.sum(axis=0)
+            rows = track.cut([0, *(1 + needed)], start)
+            sources[needed] = rows[1:]
+            return rows[0], sources
+        wanted = np.flatnonzero(asked[0])
+        sources[wanted] = track.cut(1 + wanted, start)
+        mix = sources[wanted].sum(axis=0)
         for other in range(len(INSTRUMENTS)):
             if other not in wanted:
                 other_track, other_start = self._place(rng)
-                mix += other_track.cut(1 + other, other_start)
+                sources[other] = other_track.cut(1 + other, other_start)
+                mix += sources[other]
         return mix, sources
 
     def _place(self, rng: np.random.Generator) -> tuple[_Track, int]:

@@ -785,9 +785,9 @@ class _Composer:
         # of them no stem has much less energy than another.
         levels = {
             "drums": float(np.clip(mix.normal(1.5, 2.5), -5, 8)),
-            "bass": float(np.clip(mix.normal(0.3, 2.5), -6, 6)),
-            "other": float(np.clip(mix.normal(0.0, 3.0), -7, 7)),
-            "vocals": float(mix.uniform(-7.5, 2.0)),
+            "bass": float(np.clip(mix.normal(1.0, 2.5), -6, 7)),
+            "other": float(np.clip(mix.normal(0.4, 3.0), -7, 7)),
+            "vocals": float(mix.uniform(-8.7, 0.8)),
         }
         beats = tuple(
             self.grid.time(bar, step)

@@ -172,6 +172,9 @@ class Train(_Section):
         min_length=1,
         description="kinds of condition a patch draws from, evenly; listed twice, twice as often",
     )
+    conditions_per_mixture: int = Field(
+        1, ge=1, description="conditions that a C-U-Net's batch asks of each mixture; paper: 1"
+    )
     progressive: Probability = Field(
         0.25, description="condition and target scaled by U(0, 1), of one_hot conditions"
     )
@@ -179,6 +182,15 @@ class Train(_Section):
     precision: Literal["auto", "float32", "mixed_bfloat16"] = "auto"
     jit: Literal["auto", "on", "off"] = "auto"
     validation_patches: int = Field(256, ge=1, description="at most, per instrument")
+
+    @model_validator(mode="after")
+    def _groups(self) -> Train:
+        if self.batch_size % self.conditions_per_mixture:
+            raise ValueError(
+                f"batch_size = {self.batch_size} must be a multiple of "
+                f"conditions_per_mixture = {self.conditions_per_mixture}"
+            )
+        return self
 
 
 class Separate(_Section):

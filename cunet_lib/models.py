@@ -20,6 +20,7 @@ from keras import initializers, layers
 from cunet_lib.config import INSTRUMENTS, PAPER_NAMES, UNETS, VARIANTS, ConfigError
 from cunet_lib.files import replacing
 from cunet_lib.film import FiLM
+from cunet_lib.kernels import BatchNormalization, ToOneChannel
 
 PAPER_SHAPE = (512, 128, 1)
 PAPER_FILTERS = 16
@@ -209,7 +210,7 @@ def _encoder_block(x, block, channels, modulation, begin, precision):
         dtype=precision,
         name=f"{name}_convolution",
     )(x)
-    x = layers.BatchNormalization(momentum=0.9, dtype=precision, name=f"{name}_normalization")(x)
+    x = BatchNormalization(momentum=0.9, dtype=precision, name=f"{name}_normalization")(x)
     if modulation is not None:
         gammas, betas, first, size = modulation
         x = FiLM(first, size, dtype=precision, name=f"{name}_film")([x, gammas, betas])
@@ -224,7 +225,8 @@ def _decode(mixture, x, skips, filters, dropout, begin, precision):
         channels = 1 if last else filters * 2 ** (blocks - 2 - block)
         if block:
             x = layers.Concatenate(dtype=precision, name=f"{name}_skip")([skips[-1 - block], x])
-        x = layers.Conv2DTranspose(
+        convolution = ToOneChannel if last else layers.Conv2DTranspose
+        x = convolution(
             channels,
             5,
             strides=2,
@@ -234,7 +236,7 @@ def _decode(mixture, x, skips, filters, dropout, begin, precision):
             name=f"{name}_convolution",
         )(x)
         dtype = _stable(precision) if last else precision
-        x = layers.BatchNormalization(
+        x = BatchNormalization(
             momentum=0.9, **begin.logits(last), dtype=dtype, name=f"{name}_normalization"
         )(x)
         # Dropout in decoder blocks 2, 3 and 4 of 6: not in the first, nor in the last two.
@@ -487,7 +489,7 @@ def _row(layer, *, part, name=None, **facts) -> dict:
     return {
         "name": name or layer.name,
         "part": part,
-        "type": type(layer).__name__,
+        "type": "Conv2DTranspose" if isinstance(layer, ToOneChannel) else type(layer).__name__,
         "kernel": list(layer.kernel_size) if hasattr(layer, "kernel_size") else None,
         "stride": list(layer.strides) if hasattr(layer, "strides") else None,
         "input_shape": list(source.shape[1:]),

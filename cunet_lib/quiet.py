@@ -23,6 +23,9 @@ ENVIRONMENT = {
     "TF_CPP_MAX_VLOG_LEVEL": "0",
     "GRPC_VERBOSITY": "ERROR",
     "KERAS_BACKEND": "tensorflow",
+    # TensorFlow leaves oneDNN off on processors without AVX-512, where trainings take twice as
+    # long without it.
+    "TF_ENABLE_ONEDNN_OPTS": "1",
     "TF_FORCE_GPU_ALLOW_GROWTH": "true",  # several trainings may share one GPU
     "PYDEVD_DISABLE_FILE_VALIDATION": "1",  # "frozen modules" lines of the notebooks' debugger
 }

@@ -297,7 +297,8 @@ def _facts(settings: Profile, store: Store, model: str, *, seed: int) -> dict:
         "settings": settings.section_hash("signal", "model", "train"),
         "data": store.hash,
         "code": code_hash(
-            "spectral", "conditions", "batches", "film", "models", "checkpoint", "training"
+            *("spectral", "conditions", "batches", "film", "kernels", "models"),
+            *("checkpoint", "training"),
         ),
         "precision": precision_of(settings),
         "versions": _versions(),

@@ -226,9 +226,10 @@ def test_target_is_the_sum_of_levels_times_sources(tones, kind, remix, monkeypat
     recorded = []
     mix = TrainingBatches._mix
 
-    def record(self, rng, track, start, wanted):
-        mixture, sources = mix(self, rng, track, start, wanted)
-        recorded.append((track.cut(slice(None), start), mixture.copy(), sources.copy(), wanted))
+    def record(self, rng, track, start, asked):
+        mixture, sources = mix(self, rng, track, start, asked)
+        (levels,) = asked
+        recorded.append((track.cut(slice(None), start), mixture, sources, np.flatnonzero(levels)))
         return mixture, sources
 
     monkeypatch.setattr(TrainingBatches, "_mix", record)
@@ -237,7 +238,7 @@ def test_target_is_the_sum_of_levels_times_sources(tones, kind, remix, monkeypat
     for row, (stems, mixture, sources, wanted) in enumerate(recorded):
         levels = batch.condition[row]
         assert not levels[np.setdiff1d(range(4), wanted)].any()
-        np.testing.assert_array_equal(sources, stems[1 + wanted])
+        np.testing.assert_array_equal(sources[wanted], stems[1 + wanted])
         expected = levels @ stems[1:]
         np.testing.assert_allclose(batch.target[row], expected, atol=1e-6)
         np.testing.assert_array_equal(batch.mixture[row], mixture)
@@ -247,8 +248,48 @@ def test_target_is_the_sum_of_levels_times_sources(tones, kind, remix, monkeypat
         else:
             # The wanted sources are in it, and something else than this place's other stems.
             others = np.setdiff1d(range(4), wanted)
-            rest = mixture - sources.sum(axis=0)
+            rest = mixture - sources[wanted].sum(axis=0)
             assert np.abs(rest - stems[1 + others].sum(axis=0)).max() > 1e-3
+
+
+@pytest.mark.parametrize("remix", [0.0, 0.5, 1.0])
+def test_a_mixture_is_asked_for_each_instrument_once(tones, remix):
+    settings, store = tones
+    settings = with_train(
+        settings, conditions_per_mixture=4, remix=remix, progressive=0.5, batch_size=16
+    )
+    batch = TrainingBatches(store, settings, model="dense_simple", seed=0).batch(3)
+    orders = set()
+    for first in range(0, 16, 4):
+        rows = slice(first, first + 4)
+        mixture, condition, target = batch.mixture[rows], batch.condition[rows], batch.target[rows]
+        assert (mixture == mixture[0]).all()
+        asked = condition.argmax(axis=1)
+        assert sorted(asked) == [0, 1, 2, 3]
+        assert (np.count_nonzero(condition, axis=1) == 1).all()
+        # The targets at full level are the sources, and those make up the mixture.
+        levels = condition.max(axis=1)[:, None]
+        np.testing.assert_allclose((target / levels).sum(axis=0), mixture[0], atol=1e-5)
+        orders.add(tuple(asked))
+    assert len(orders) > 1
+    assert len({row.tobytes() for row in batch.mixture}) == 4
+
+
+def test_conditions_beyond_the_instruments_begin_a_new_round(tones):
+    settings, store = tones
+    settings = with_train(settings, conditions_per_mixture=8, progressive=0.0, batch_size=8)
+    condition = TrainingBatches(store, settings, model="cnn_simple", seed=0).batch(0).condition
+    np.testing.assert_array_equal(condition.sum(axis=0), 2)
+
+
+def test_conditions_per_mixture_leave_a_dedicated_unet_alone(tones):
+    settings, store = tones
+    one, two = (
+        TrainingBatches(store, each, model="unet_drums", seed=0).batch(1)
+        for each in (settings, with_train(settings, conditions_per_mixture=2))
+    )
+    np.testing.assert_array_equal(one.mixture, two.mixture)
+    np.testing.assert_array_equal(one.target, two.target)
 
 
 @pytest.mark.parametrize(

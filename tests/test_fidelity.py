@@ -93,6 +93,7 @@ PAPER_SETTINGS = {
         "min_learning_rate": 1e-5,
         "min_delta": 1e-5,
         "warmup_steps": 0,
+        "conditions_per_mixture": 1,
         "conditions": ("one_hot",),
         "progressive": 0.25,
         "remix": 0.25,
@@ -184,7 +185,7 @@ def test_blocks_are_those_of_the_paper(name):
         encoder = model.get_layer(f"encoder_{block}_convolution")
         decoder = model.get_layer(f"decoder_{block}_convolution")
         assert type(encoder) is keras.layers.Conv2D
-        assert type(decoder) is keras.layers.Conv2DTranspose
+        assert isinstance(decoder, keras.layers.Conv2DTranspose)
         assert encoder.filters == 16 * 2 ** (block - 1)
         assert decoder.filters == (256, 128, 64, 32, 16, 1)[block - 1]
         for layer in (encoder, decoder):

@@ -1,0 +1,120 @@
+"""Two of Keras' layers by faster kernels: the same weights, the same function, the same numbers.
+
+On processors, most of what a training step spends outside its convolutions goes into batch
+normalisation, which Keras composes of six passes over the feature maps, and oneDNN, TensorFlow's
+library for them, has no good kernel for a transposed convolution with a single output channel, the
+U-Net's last. Both layers fall back to Keras' own where theirs would not serve; ``make bench`` times
+them against it.
+"""
+
+from __future__ import annotations
+
+import keras
+from keras import ops
+
+
+@keras.saving.register_keras_serializable(package="cunet")
+class BatchNormalization(keras.layers.BatchNormalization):
+    """Batch normalisation over the last axis in TensorFlow's fused kernel.
+
+    The statistics are taken in float32, whatever the dtype of the feature maps. Maps of one
+    channel, other backends and synchronised replicas go Keras' way: the first because that is
+    faster there, the others because the kernel cannot.
+    """
+
+    def call(self, inputs, training=None, mask=None):
+        """Normalise ``(batch, frequency, time, channels)``; same shape and dtype as ``inputs``."""
+        fused = (
+            keras.backend.backend() == "tensorflow"
+            and len(inputs.shape) == 4
+            and inputs.shape[-1] > 1
+            and inputs.dtype in ("float32", "bfloat16")
+            and not self.synchronized
+            and mask is None
+        )
+        if not fused:
+            return super().call(inputs, training=training, mask=mask)
+        from tensorflow import compat
+
+        learns = bool(training) and self.trainable
+        statistics = (self.moving_mean, self.moving_variance)
+        outputs, mean, variance = compat.v1.nn.fused_batch_norm(
+            inputs,
+            ops.cast(self.gamma, "float32"),
+            ops.cast(self.beta, "float32"),
+            *(() if learns else (ops.cast(value, "float32") for value in statistics)),
+            epsilon=self.epsilon,
+            is_training=learns,
+        )
+        if learns:
+            count = ops.cast(ops.size(inputs) // inputs.shape[-1], "float32")
+            # The kernel gives the unbiased variance; Keras keeps the batch's own.
+            batch = (mean, variance * (count - 1.0) / count)
+            for kept, value in zip(statistics, batch, strict=True):
+                moved = kept * self.momentum + ops.cast(value, kept.dtype) * (1.0 - self.momentum)
+                kept.assign(moved)
+        return outputs
+
+
+@keras.saving.register_keras_serializable(package="cunet")
+class ToOneChannel(keras.layers.Conv2DTranspose):
+    """Transposed convolution to one channel: 5 x 5, stride 2, same padding.
+
+    Along each axis, an even output sample sees two of the five taps and an odd one the other
+    three. So the output is four interleaved maps, and a plain 3 x 3 convolution with four output
+    channels gives them all (sub-pixel convolution; Shi et al. 2016): on processors in about a third
+    of the time of the transposed kernel. Gradients keep that kernel's own, which are fast.
+    """
+
+    def __init__(self, filters=1, kernel_size=5, strides=2, padding="same", **kwargs):
+        super().__init__(filters, kernel_size, strides=strides, padding=padding, **kwargs)
+        if (self.filters, self.kernel_size, self.strides) != (1, (5, 5), (2, 2)):
+            raise ValueError("ToOneChannel has one filter, a kernel of 5 x 5 and strides of 2.")
+
+    def call(self, inputs):
+        """``(batch, frequency, time, channels)`` to ``(batch, 2 frequency, 2 time, 1)``."""
+        if not _on_cpu_tensorflow() or self.compute_dtype == "float16":
+            return super().call(inputs)
+        outputs = _interleaved(inputs, self.kernel)
+        return ops.add(outputs, ops.cast(self.bias, outputs.dtype)) if self.use_bias else outputs
+
+
+def _on_cpu_tensorflow() -> bool:
+    if keras.backend.backend() != "tensorflow":
+        return False
+    import tensorflow as tf
+
+    return not tf.config.list_physical_devices("GPU")
+
+
+def _interleaved(inputs, kernel):
+    """The transposed convolution of ``inputs`` with ``kernel (5, 5, 1, channels)``."""
+    import tensorflow as tf
+
+    @tf.custom_gradient
+    def transposed(x, weights):
+        channels = weights.shape[-1]
+        # Taps 4, 2, 0 make the odd samples, 3, 1 and none the even ones; pairs are turned so that
+        # the even sample comes first.
+        taps = tf.pad(tf.reverse(weights[:, :, 0], [0, 1]), [[0, 1], [0, 1], [0, 0]])
+        taps = tf.reverse(tf.reshape(taps, (3, 2, 3, 2, channels)), [1, 3])
+        taps = tf.reshape(tf.transpose(taps, (0, 2, 4, 1, 3)), (3, 3, channels, 4))
+        four = tf.nn.conv2d(x, taps, 1, "SAME")
+        _, height, width, _ = x.shape
+        four = tf.transpose(tf.reshape(four, (-1, height, width, 2, 2)), (0, 1, 3, 2, 4))
+
+        def gradient(upstream):
+            return (
+                tf.nn.conv2d(upstream, weights, 2, "SAME"),
+                tf.raw_ops.Conv2DBackpropFilter(
+                    input=upstream,
+                    filter_sizes=tf.shape(weights),
+                    out_backprop=x,
+                    strides=[1, 2, 2, 1],
+                    padding="SAME",
+                ),
+            )
+
+        return tf.reshape(four, (-1, 2 * height, 2 * width, 1)), gradient
+
+    return transposed(inputs, tf.cast(tf.convert_to_tensor(kernel), inputs.dtype))

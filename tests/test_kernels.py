@@ -1,0 +1,120 @@
+"""The faster layers compute what Keras' own do, forward and backward, and keep the same state."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cunet_lib.kernels import BatchNormalization, ToOneChannel
+
+SHAPES = st.tuples(*(st.integers(*bounds) for bounds in ((1, 3), (1, 9), (1, 9), (1, 12))))
+
+
+def pair(ours, theirs, shape, rng, **options):
+    """Both layers, built for ``shape`` with the same random weights."""
+    layers = [kind(**options) for kind in (ours, theirs)]
+    for layer in layers:
+        layer.build(shape)
+    weights = [rng.uniform(0.5, 1.5, weight.shape) for weight in layers[0].get_weights()]
+    for layer in layers:
+        layer.set_weights(weights)
+    return layers
+
+
+def outcome(layer, x, upstream, **call):
+    """Outputs, and the gradients of inputs and weights."""
+    x = tf.constant(x)
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        outputs = layer(x, **call)
+    weights = [weight.value for weight in layer.trainable_weights]
+    return outputs, tape.gradient(outputs, [x, *weights], output_gradients=upstream)
+
+
+@given(SHAPES, st.booleans(), st.integers(0, 9))
+@settings(max_examples=40)
+def test_normalisation_is_keras_own(shape, training, seed):
+    rng = np.random.default_rng(seed)
+    x = rng.normal(2.0, 3.0, shape).astype(np.float32)
+    upstream = rng.normal(size=shape).astype(np.float32)
+    ours, theirs = pair(
+        BatchNormalization, keras.layers.BatchNormalization, shape, rng, momentum=0.9
+    )
+    (one, *gradients), (two, *expected) = (
+        (outputs, *found)
+        for outputs, found in (
+            outcome(each, x, upstream, training=training) for each in (ours, theirs)
+        )
+    )
+    np.testing.assert_allclose(one, two, rtol=1e-4, atol=1e-4)
+    for found, wanted in zip(gradients, expected, strict=True):
+        scale = np.abs(upstream).sum()
+        np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-4 * scale)
+    for found, wanted in zip(ours.get_weights(), theirs.get_weights(), strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_a_frozen_normalisation_learns_nothing():
+    layer = BatchNormalization()
+    x = np.random.default_rng(0).normal(5.0, 1.0, (2, 4, 4, 3)).astype(np.float32)
+    layer.build(x.shape)
+    layer.trainable = False
+    before = layer.get_weights()
+    np.testing.assert_allclose(layer(x, training=True), layer(x, training=False))
+    for one, two in zip(before, layer.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, two)
+
+
+def test_bfloat16_maps_have_float32_statistics():
+    """A mean that bfloat16 cannot hold exactly; sums over many values would be far off in it."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(100.0, 1.0, (4, 64, 64, 8)).astype(np.float32)
+    layer = BatchNormalization(momentum=0.0, dtype="mixed_bfloat16")
+    outputs = layer(x, training=True)
+    assert outputs.dtype == "bfloat16"
+    rounded = tf.cast(tf.cast(x, "bfloat16"), "float32").numpy()
+    np.testing.assert_allclose(layer.moving_mean, rounded.mean(axis=(0, 1, 2)), rtol=1e-5)
+    np.testing.assert_allclose(layer.moving_variance, rounded.var(axis=(0, 1, 2)), rtol=1e-3)
+
+
+@given(SHAPES, st.integers(0, 9))
+@settings(max_examples=40)
+def test_transposed_convolution_is_keras_own(shape, seed):
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=shape).astype(np.float32)
+    batch, height, width, _ = shape
+    upstream = rng.normal(size=(batch, 2 * height, 2 * width, 1)).astype(np.float32)
+    layers = pair(
+        ToOneChannel,
+        keras.layers.Conv2DTranspose,
+        shape,
+        rng,
+        filters=1,
+        kernel_size=5,
+        strides=2,
+        padding="same",
+    )
+    (one, found), (two, wanted) = (outcome(each, x, upstream) for each in layers)
+    np.testing.assert_allclose(one, two, rtol=1e-4, atol=1e-4)
+    for ours, theirs in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("change", [{"filters": 2}, {"kernel_size": 3}, {"strides": 1}])
+def test_other_transposed_convolutions_are_refused(change):
+    with pytest.raises(ValueError, match="one filter"):
+        ToOneChannel(**change)
+
+
+def test_weights_are_named_and_shaped_as_keras_own():
+    for ours, theirs in (
+        (ToOneChannel(), keras.layers.Conv2DTranspose(1, 5)),
+        (BatchNormalization(), keras.layers.BatchNormalization()),
+    ):
+        for layer in (ours, theirs):
+            layer.build((2, 8, 8, 16))
+        assert [(w.name, w.shape) for w in ours.weights] == [
+            (w.name, w.shape) for w in theirs.weights
+        ]
