@@ -512,6 +512,15 @@ def test_card_says_what_one_must_know(tmp_path):
     assert str(ROOT) not in text
     assert cards.read(tmp_path / cards.NAME)["settings"]["signal"]["hop"] == 256
     assert "Not known yet" in cards.card(record)
+    assert "licence of the code, MIT" in text and "terms of MUSDB18" not in text
+    record["settings"]["data"]["source"] = "musdb18"
+    assert "The terms of MUSDB18, above, go with them." in cards.card(record)
+
+
+def test_licence_is_the_one_of_the_project():
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    assert f'license = "{cards.LICENCE}"\nlicense-files = ["LICENSE"]\n' in project
+    assert (ROOT / "LICENSE").read_text(encoding="utf-8").startswith(f"{cards.LICENCE} License")
 
 
 def test_cards_get_their_scores_and_stand_beside_the_shipped_model(tmp_path, monkeypatch):
