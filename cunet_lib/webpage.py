@@ -353,14 +353,16 @@ def _notebooks(settings: Profile, folder: _Folder) -> list[dict]:
 
 def _convert(source: Path, target: Path) -> None:
     """Write one executed notebook as a page that loads nothing from elsewhere."""
-    from nbformat import ValidationError
+    import nbformat
 
     try:
-        page, _ = _exporter().from_filename(str(source))
-    except (ValueError, ValidationError) as error:
+        notebook = nbformat.read(source, as_version=4)
+    except (ValueError, nbformat.ValidationError) as error:
         raise ConfigError(
             f"notebooks/{source.name} cannot be read; delete it and run `make reproduce`."
         ) from error
+    # A template that is missing is no fault of the notebook: its own error tells.
+    page, _ = _exporter().from_notebook_node(notebook, {"metadata": {"name": source.stem}})
     write_atomically(target, page)
 
 
