@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from cunet_lib import explore, models
+from cunet_lib import explore, latency, models
 from cunet_lib.conditions import all_one_hot
 from cunet_lib.config import INSTRUMENTS, ConfigError, load_profile
 from cunet_lib.separation import Separator
@@ -150,6 +150,14 @@ def test_an_answer_is_timed_by_part(explorer):
     assert list(parts) == ["network", "inverse STFT", "sound", "drawing", "PNG"]
     assert all(seconds > 0 for seconds in parts.values())
     assert list(explorer.set(other=0.4).watch.parts)[3] == "curves"
+
+
+def test_latency_is_measured_by_part(network):
+    table = latency.measure(network, SETTINGS, seconds=SECONDS, moves=6).set_index("part")
+    parts = ["network", "inverse STFT", "sound", "drawing", "PNG"]
+    assert list(table.index) == [*parts, latency.ANSWER, latency.FOLLOWING]
+    assert (table["median_ms"] > 0).all() and (table["max_ms"] >= table["median_ms"]).all()
+    assert table.loc[latency.ANSWER, "max_ms"] <= table.loc[parts, "max_ms"].sum() + 1e-6
 
 
 def test_level_is_that_of_the_masked_mixture(explorer):
