@@ -127,6 +127,10 @@ def build_report(settings: Profile) -> Path:
         raise missing(settings, paths.tables / "outcome.md")
     folder = _Folder(paths.results / "report")
     figures = [_figure_item(path, folder) for path in sorted(paths.figures.glob("*.png"))]
+    shared = {table.name for table in tables}
+    for figure in figures:
+        if figure.name in shared:  # no two headings alike
+            figure.title += ", as a figure"
     for table in tables:
         csv = paths.tables / f"{table.name}.csv"
         table.download = folder.add(csv, f"tables/{csv.name}") if csv.is_file() else None
