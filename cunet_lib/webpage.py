@@ -384,6 +384,7 @@ def _about_notebook(source: Path) -> dict[str, str]:
     prose = ("".join(c["source"]) for c in content["cells"] if c["cell_type"] == "markdown")
     headings = (re.match(r"#+ (.+)", text) for text in prose)
     title = next((found[1] for found in headings if found), source.stem)
+    title = re.sub(r"^\d+ · ", "", title)  # the name has the number
     seconds = content.get("metadata", {}).get("papermill", {}).get("duration")
     took = "" if seconds is None else f"{seconds:.0f} s" if seconds < 90 else _minutes(seconds)
     return {"name": source.stem, "title": title, "took": took}

@@ -39,6 +39,7 @@ def results(tmp_path_factory):
     trained(root / "demo" / "runs" / "unet_vocals-seed0", "unet_vocals")
     patch = pytest.MonkeyPatch()
     patch.setenv("CUNET_RESULTS", str(root))
+    patch.setattr(catalog, "ROOT", root / "project")  # in which no model ships
     yield root
     patch.undo()
 
@@ -460,6 +461,7 @@ def test_models_are_found_by_name_and_path(results):
 
 def test_shipped_models_come_first_and_smoke_last(tmp_path, monkeypatch):
     monkeypatch.setenv("CUNET_RESULTS", str(tmp_path))
+    monkeypatch.setattr(catalog, "ROOT", tmp_path / "project")
     with pytest.raises(ConfigError, match="no trained model"):
         catalog.find()
     for place in (
@@ -476,6 +478,23 @@ def test_shipped_models_come_first_and_smoke_last(tmp_path, monkeypatch):
     assert catalog.find().name == "demo/cnn_complex"
     assert "no real music" in catalog.find().trained_on
     assert catalog.find("musdb18/cnn_complex").signal.sample_rate == 8192
+
+
+def test_the_model_that_ships_is_found_wherever_results_go(tmp_path, monkeypatch):
+    monkeypatch.setenv("CUNET_RESULTS", str(tmp_path / "mine"))
+    monkeypatch.setattr(catalog, "ROOT", tmp_path / "project")
+    shipped = tmp_path / "project" / "results" / "demo" / "models" / "cnn_complex.keras"
+    run = tmp_path / "project" / "results" / "demo" / "runs" / "unet_bass-seed0" / "model.keras"
+    for path in (shipped, run):
+        path.parent.mkdir(parents=True)
+        path.touch()
+    assert [found.path for found in catalog.available()] == [shipped]
+    assert (catalog.find().path, catalog.find().name) == (shipped, "demo/cnn_complex")
+    assert "no real music" in catalog.find().trained_on
+    own = tmp_path / "mine" / "demo" / "models" / "cnn_complex.keras"
+    own.parent.mkdir(parents=True)
+    own.touch()
+    assert catalog.find("cnn_complex").path == own
 
 
 def test_model_of_unknown_settings_is_refused(tmp_path, monkeypatch):

@@ -384,7 +384,7 @@ def test_settings_that_differ_are_read_from_the_profiles(fresh, built):
 
 def test_notebooks_and_record_are_there_to_read(built):
     _, index, page = built
-    assert "05_plot 05 · Tables (2 min)" in page.text
+    assert "05_plot Tables (2 min)" in page.text
     assert "train.batch_size 16" in page.text and "cpu.flags avx, fma" in page.text
     assert json.loads((index.parent / "manifest.json").read_text())["profile"] == "demo"
     notebook = (index.parent / "notebooks" / "05_plot.html").read_text()
