@@ -44,6 +44,7 @@ what its last column names; ``tests/test_imports.py`` reads this table and holds
 | `figures` | figures with captions, `save_figure` | `tensorflow`, `musdb` |
 | `control_figures` | tables and figures of what conditions do | `tensorflow`, `musdb` |
 | `explore` | the control panel: sliders for *z*, spectrograms, players, FiLM values | `museval`, `report` |
+| `latency` | how long the control panel takes to answer | `museval`, `report` |
 | `drawing` | drawings of the networks from their architecture records | `tensorflow`, `musdb` |
 | `report` | the manifest, the comparison with committed results | `tensorflow`, `musdb` |
 | `story` | what the report says: its answer, sentences and tables | `tensorflow`, `musdb` |

@@ -7,7 +7,6 @@ Reporting" (FAT* 2019).
 
 from __future__ import annotations
 
-import importlib.metadata
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -17,6 +16,9 @@ from cunet_lib.config import INSTRUMENTS, PAPER_NAMES, PROTOCOL
 from cunet_lib.files import write_atomically
 
 NAME = "model_card.md"
+
+LICENCE = "MIT"
+"""Of the project: code, and weights that its rendered corpus trains; SPDX."""
 
 DATA = {
     "rendered": (
@@ -120,7 +122,7 @@ def card(
         "",
         "## Licence",
         "",
-        _licence(),
+        _licence(data.get("source")),
         "",
     ]
     return "\n".join(lines)
@@ -233,15 +235,8 @@ def _limits(source, rate) -> list[str]:
     return lines
 
 
-def _licence() -> str:
-    try:
-        found = importlib.metadata.metadata("cunet-lib")
-    except importlib.metadata.PackageNotFoundError:
-        found = {}
-    code = found.get("License-Expression") or found.get("License")
-    if code:
-        return f"The weights come under the licence of the code: {code}."
-    return (
-        "The project states no licence, neither for its code nor for these weights; ask its "
-        "authors before you pass the file on."
-    )
+def _licence(source) -> str:
+    text = f"The weights come under the licence of the code, {LICENCE} (file LICENSE)."
+    if source in ("musdb18", "musdb7s"):
+        text += " The terms of MUSDB18, above, go with them."
+    return text

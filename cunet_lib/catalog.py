@@ -1,11 +1,13 @@
 """Trained models on disk: where they are, what they were trained on, what they scored.
 
 Models lie in ``results/<profile>/models`` (shipped, half precision) and ``results/<profile>/runs``.
+The one that ships with the project is found wherever ``CUNET_RESULTS`` puts the user's own results.
 A model is named ``demo/cnn_complex``, ``demo/cnn_complex-seed0``, or by the last part alone.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +21,7 @@ from cunet_lib.analysis import AGGREGATION
 from cunet_lib.config import (
     INSTRUMENTS,
     PROTOCOL,
+    ROOT,
     UNETS,
     ConfigError,
     Profile,
@@ -123,7 +126,7 @@ def describe(path: Path) -> Found:
         If a record is there but damaged.
     """
     path = path.resolve()
-    inside = path.is_relative_to(results_root())
+    root = _root_of(path)
     record = _record(path)
     settings = record.get("settings") or {}
     try:
@@ -134,11 +137,11 @@ def describe(path: Path) -> Found:
             f"The record beside {path} has signal settings that make no sense; train it again."
         ) from error
     model, seed = record.get("model"), record.get("seed")
-    folder = results_root() / _profile(path) if inside else None
+    folder = root / _profile(path) if root else None
     scores = median_sdr(folder, model, seed) if folder and model is not None else {}
     return Found(
         path,
-        _name(path) if inside else str(path),
+        _name(path) if root else str(path),
         model,
         seed,
         signal,
@@ -222,28 +225,43 @@ def table(models: Sequence[Found]) -> str:
     return "\n".join(lines)
 
 
+def _roots() -> list[Path]:
+    """Results folders: the user's, then that of the project."""
+    return list(dict.fromkeys([results_root(), (ROOT / "results").resolve()]))
+
+
+def _root_of(path: Path) -> Path | None:
+    return next((root for root in _roots() if path.is_relative_to(root)), None)
+
+
 def _files() -> list[Path]:
-    root = results_root()
-    found = [
-        path
-        for pattern in ("*/models/*.keras", "*/runs/*/model.keras")
-        for path in root.glob(pattern)
-        if not path.name.startswith(".")
-    ]
-    return sorted(found, key=lambda path: (*_rank(path), _name(path)))
+    found: dict[str, Path] = {}
+    own, *projects = _roots()
+    for root, patterns in (
+        (own, ("*/models/*.keras", "*/runs/*/model.keras")),
+        *((root, ("*/models/*.keras",)) for root in projects),
+    ):
+        for path in itertools.chain(*(root.glob(pattern) for pattern in patterns)):
+            if not path.name.startswith("."):
+                found.setdefault(_name(path), path)
+    return sorted(found.values(), key=lambda path: (*_rank(path), _name(path)))
+
+
+def _parts(path: Path) -> tuple[str, ...]:
+    return path.relative_to(_root_of(path)).parts
 
 
 def _profile(path: Path) -> str:
-    return path.relative_to(results_root()).parts[0]
+    return _parts(path)[0]
 
 
 def _rank(path: Path) -> tuple:
-    parts = path.relative_to(results_root()).parts
+    parts = _parts(path)
     return (parts[0] == MEANINGLESS, parts[1] != "models", parts[0] != "demo")
 
 
 def _name(path: Path) -> str:
-    parts = path.relative_to(results_root()).parts
+    parts = _parts(path)
     return f"{parts[0]}/{path.stem if parts[1] == 'models' else parts[2]}"
 
 
@@ -259,7 +277,7 @@ def _record(path: Path) -> dict:
     if card and card.get("file") == path.name:
         return card
     folder = path.parent.parent
-    if path.parent.name != "models" or folder.parent != results_root():
+    if path.parent.name != "models" or folder.parent not in _roots():
         return {}
     settings = {}
     if (folder / "manifest.json").is_file():

@@ -2,19 +2,26 @@
 
 :class:`Steering` prepares a stretch of a song once (spectrogram and patches), so that a new z costs
 one call of the network on one batch. :class:`Explorer` puts sliders, pictures and players around
-it. Nothing needs a browser: in a notebook that papermill runs, :meth:`Explorer.set` moves the
-sliders.
+it. A moved slider is answered with picture and sound first; the curves of level against z, which
+cost many calls of the network, follow in the kernel's idle time and give way to the next move.
+Nothing needs a browser: in a notebook that papermill runs, :meth:`Explorer.set` moves the sliders.
+
+``python -m cunet_lib.latency`` says how long an answer takes, by part.
 """
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import html
 import io
 import itertools
 import subprocess
 import tempfile
+import threading
 import time
+import zlib
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -47,8 +54,11 @@ EXCERPT = "a real excerpt (6 s of a MUSDB18 test track)"
 CURVE = (0.0, 0.5, 1.0)
 """Where the faders' curves are computed; the present z is one more point."""
 
-FINE = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+FINE = (0.0, 0.25, 0.5, 0.75, 1.0)
 """The same for the slider that is being moved, whose curve stays meanwhile."""
+
+PAUSE = 0.02
+"""Seconds that the idle time's work leaves to messages between two calls of the network."""
 
 LOWEST_DB = -80.0
 """Black in the spectrograms: dB below the mixture's loudest point."""
@@ -161,6 +171,58 @@ def wav(audio: np.ndarray, rate: int) -> bytes:
 # ------------------------------------------------------------------------------ computing
 
 
+class Stopwatch:
+    """Seconds by part of the work, in order.
+
+    Attributes
+    ----------
+    parts : dict
+        Name of a part to its seconds.
+    """
+
+    def __init__(self):
+        self.parts: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, part: str) -> None:
+        """Count the time since the last lap, or since the start, as this part's."""
+        now = time.perf_counter()
+        self.parts[part] = self.parts.get(part, 0.0) + now - self._last
+        self._last = now
+
+
+class _IdleTime:
+    """Does one work at a time, step by step, whenever the event loop has nothing else to do.
+
+    A kernel answers messages between the steps. Where no loop runs, as in a plain program, all
+    steps are done at once.
+    """
+
+    def __init__(self):
+        self._next: asyncio.Handle | None = None
+
+    def give(self, steps: Iterator[None]) -> None:
+        """Do these steps from now on, and nothing of an earlier work any more."""
+        self.cancel()
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            deque(steps, maxlen=0)
+            return
+
+        def step() -> None:
+            if next(steps, self) is not self:  # itself: the end
+                self._next = loop.call_later(PAUSE, step)
+
+        self._next = loop.call_later(PAUSE, step)
+
+    def cancel(self) -> None:
+        """Leave the rest undone."""
+        if self._next is not None:
+            self._next.cancel()
+            self._next = None
+
+
 @dataclass(frozen=True)
 class Steered:
     """What one z gives; levels are root mean squares of spectrograms.
@@ -234,12 +296,15 @@ class Steering:
             few.append(len(self._starts) - 1)
         self._few = few
 
-    def __call__(self, z: np.ndarray) -> Steered:
+    def __call__(self, z: np.ndarray, watch: Stopwatch | None = None) -> Steered:
         """Mask, estimate and FiLM values of a condition ``(instruments,)``."""
+        watch = watch or Stopwatch()
         z = np.asarray(z, np.float32)
         masks, gammas, betas = self._call(self._patches, z[None])
+        watch.lap("network")
         mask = self._joined(masks[0], self._starts)
         estimate = istft(mask * self.spectrogram, self.signal, len(self.mixture))
+        watch.lap("inverse STFT")
         return Steered(z, mask, estimate, gammas[0], betas[0], self._level(mask))
 
     def levels(self, conditions: np.ndarray) -> np.ndarray:
@@ -295,7 +360,7 @@ class _Picture:
             self._film()
             self._faders()
         self._moving = [
-            *self.images.values(),
+            *(image for name, image in self.images.items() if name != "mixture"),
             self.titles["estimate"],
             self.nothing,
             *self.points.values(),
@@ -414,8 +479,10 @@ class _Picture:
         steered: Steered,
         reference: np.ndarray | None,
         curves: Mapping[str, tuple[np.ndarray, np.ndarray]],
+        watch: Stopwatch | None = None,
     ) -> bytes:
-        """Move every artist and draw: PNG."""
+        """Move every artist and draw: PNG. Instruments without a curve show none."""
+        watch = watch or Stopwatch()
         images, magnitude = self.images, self.steering.magnitude
         images["mask"].set_data(steered.mask)
         images["estimate"].set_data(self._db(steered.mask * magnitude))
@@ -432,11 +499,15 @@ class _Picture:
                 self.film_axes[name].set_ylim(min(low, values.min()), max(high, values.max()))
                 self._background = None
         for place, name in enumerate(INSTRUMENTS):
-            self.curves[name].set_data(*curves[name])
+            self.curves[name].set_data(*curves.get(name, ([], [])))
             self.markers[name].set_data([steered.z[place]], [steered.level])
-        return self._drawn()
+        self._draw()
+        watch.lap("drawing")
+        content = self._encoded()
+        watch.lap("PNG")
+        return content
 
-    def _drawn(self) -> bytes:
+    def _draw(self) -> None:
         agg = self.canvas.canvas
         if self._background is None:
             agg.draw()
@@ -444,14 +515,16 @@ class _Picture:
         agg.restore_region(self._background)
         for artist in self._moving:
             artist.axes.draw_artist(artist)
-        buffer = io.BytesIO()
+
+    def _encoded(self) -> bytes:
+        agg, buffer = self.canvas.canvas, io.BytesIO()
         # Speed before size: the picture travels no further than the browser beside it.
         imsave(
             buffer,
             np.asarray(agg.buffer_rgba())[..., :3],
             format="png",
             metadata={"Software": None},
-            pil_kwargs={"compress_level": 1},
+            pil_kwargs={"compress_level": 1, "compress_type": zlib.Z_RLE},
         )
         return buffer.getvalue()
 
@@ -461,6 +534,10 @@ class _Picture:
 
 
 # ------------------------------------------------------------------------------ the panel
+
+
+def _others(z: np.ndarray, place: int) -> tuple[float, ...]:
+    return tuple(np.delete(z, place).tolist())
 
 
 class Explorer:
@@ -492,8 +569,8 @@ class Explorer:
         All of them.
     steered : Steered
         What is shown.
-    seconds_taken : float
-        From a change of z to the new picture and sound, in the kernel.
+    watch : Stopwatch
+        Seconds of the last answer, from a change of z to the new picture and sound, by part.
 
     Raises
     ------
@@ -516,11 +593,14 @@ class Explorer:
         self._songs = dict(songs)
         self._held = False
         self._touched = ""
+        # Kernels may handle widgets in another thread than cells.
+        self._lock = threading.RLock()
+        self._idle = _IdleTime()
         self._build()
         self._take_song()
 
     def set(self, **levels: float) -> Explorer:
-        """Move sliders, by instrument; the others go to 0. Returns itself.
+        """Move sliders, by instrument; the others go to 0. Returns itself, the curves complete.
 
         Raises
         ------
@@ -528,10 +608,11 @@ class Explorer:
             If an instrument is unknown or a level is not within 0 and 1.
         """
         z = vector(levels)
-        with self._hold():
-            for name, level in zip(INSTRUMENTS, z, strict=True):
-                self.sliders[name].value = float(level)
-        self._refresh()
+        with self._lock:
+            with self._hold():
+                for name, level in zip(INSTRUMENTS, z, strict=True):
+                    self.sliders[name].value = float(level)
+            self._refresh(at_once=True)
         return self
 
     @property
@@ -542,7 +623,7 @@ class Explorer:
     def heard(self) -> dict[str, np.ndarray]:
         """What the players hold: title to audio ``(samples,)``."""
         mixture, estimate = self.steering.mixture, self.steered.estimate
-        found = {"mixture": mixture, f"estimate: {label(self.z)}": estimate}
+        found = {"mixture": mixture, f"estimate: {label(self.steered.z)}": estimate}
         if (reference := self._reference()) is not None:
             found["reference"] = reference
         return {**found, "rest: mixture minus estimate": mixture - estimate}
@@ -630,20 +711,23 @@ class Explorer:
     # ---------------------------------------------------------------- answering
 
     def _moved(self, change) -> None:
-        if not self._held:
-            self._touched = change["owner"].description
-            self._refresh()
+        with self._lock:
+            if not self._held:
+                self._touched = change["owner"].description
+                self._refresh()
 
     def _preset(self, levels: Mapping[str, float], button) -> None:
         self.set(**levels)
 
     def _song_chosen(self, change) -> None:
-        if not self._held:
-            self._take_song()
+        with self._lock:
+            if not self._held:
+                self._take_song()
 
     def _start_moved(self, change) -> None:
-        if not self._held:
-            self._take_stretch()
+        with self._lock:
+            if not self._held:
+                self._take_stretch()
 
     def _uploaded(self, change) -> None:
         if not change["new"]:
@@ -658,10 +742,11 @@ class Explorer:
             # The widget would keep the file's bytes, here and in saved notebooks.
             self.upload.value = ()
         self._songs[file["name"]] = lambda: audio
-        with self._hold():
-            self.song.options = list(self._songs)
-            self.song.value = file["name"]
-        self._take_song()
+        with self._lock:
+            with self._hold():
+                self.song.options = list(self._songs)
+                self.song.value = file["name"]
+            self._take_song()
 
     def _take_song(self) -> None:
         try:
@@ -688,52 +773,86 @@ class Explorer:
         self._stretch = np.array(self._audio[:, first : first + length], np.float32)
         self.steering.load(self._stretch[0])
         self._picture.load()
-        self._curves: dict[str, tuple[tuple, np.ndarray, np.ndarray]] = {}
+        # By instrument: the other sliders' z, and levels by its own.
+        self._curves: dict[str, tuple[tuple[float, ...], dict[float, float]]] = {}
         self._gain = 1.0 / (float(np.abs(self._stretch[0]).max(initial=0.0)) or 1.0)
         self.audio["mixture"].value = self._played(self._stretch[0])
         self._players["reference"].layout.display = "none" if len(self._stretch) == 1 else None
         self._refresh()
 
-    def _refresh(self) -> None:
-        began = time.perf_counter()
-        z = self.z
-        self.steered = self.steering(z)
-        reference = self._reference()
-        self.audio["estimate"].value = self._played(self.steered.estimate)
-        self.audio["rest"].value = self._played(self.steering.mixture - self.steered.estimate)
-        if reference is not None:
-            self.audio["reference"].value = self._played(reference)
-        curves = {
-            name: self._curve(name, z, FINE if name == self._touched else CURVE)
-            for name in INSTRUMENTS
-        }
-        self.picture.value = self._picture.update(self.steered, reference, curves)
-        self._describe(reference)
-        self.seconds_taken = time.perf_counter() - began
+    def _refresh(self, *, at_once: bool = False) -> None:
+        """Answer a new z; the curves follow in idle time, or at once."""
+        with self._lock:
+            self._idle.cancel()
+            watch = Stopwatch()
+            self.steered = self.steering(self.z, watch)
+            reference = self._reference()
+            self.audio["estimate"].value = self._played(self.steered.estimate)
+            self.audio["rest"].value = self._played(self.steering.mixture - self.steered.estimate)
+            if reference is not None:
+                self.audio["reference"].value = self._played(reference)
+            self._describe(reference)
+            watch.lap("sound")
+            if at_once:
+                deque(self._measured(), maxlen=0)
+                watch.lap("curves")
+            self._draw(watch)
+            self.watch = watch
+            if not at_once:
+                self._idle.give(self._followed(self.steered))
 
-    def _curve(
-        self, instrument: str, z: np.ndarray, points: tuple[float, ...] = CURVE
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Levels while one instrument's z goes from 0 to 1, the present point among them."""
+    def _draw(self, watch: Stopwatch | None = None) -> None:
+        curves = {name: self._curve(name) for name in INSTRUMENTS}
+        known = {name: curve for name, curve in curves.items() if curve is not None}
+        self.picture.value = self._picture.update(self.steered, self._reference(), known, watch)
+
+    def _followed(self, steered: Steered) -> Iterator[None]:
+        """Measure the curves that are missing, step by step, and draw them in the last step."""
+        steps = self._measured()
+        while True:
+            with self._lock:
+                if self.steered is not steered:  # another thread has answered a newer z
+                    return
+                if next(steps, self) is self:  # itself: the end
+                    self._draw()
+                    return
+            yield
+
+    def _measured(self) -> Iterator[None]:
+        """Complete every curve for the present z, one call of the network at each step."""
+        z = self.steered.z
+        # The slider under the cursor comes first.
+        for name in sorted(INSTRUMENTS, key=lambda name: name != self._touched):
+            place = INSTRUMENTS.index(name)
+            others = _others(z, place)
+            if name not in self._curves or self._curves[name][0] != others:
+                self._curves[name] = (others, {})
+            _, levels = self._curves[name]
+            for point in FINE if name == self._touched else CURVE:
+                if point not in levels:
+                    condition = z.copy()
+                    condition[place] = point
+                    (levels[point],) = self.steering.levels(condition[None])
+                    yield
+
+    def _curve(self, instrument: str) -> tuple[np.ndarray, np.ndarray] | None:
+        """Levels while one instrument's z goes from 0 to 1, the present point among them.
+
+        None if they have not been measured for the present z of the others.
+        """
         place = INSTRUMENTS.index(instrument)
-        others = tuple(np.delete(z, place).tolist())
+        present = float(self.steered.z[place])
         # Moving one slider leaves its own curve as it is.
-        known, grid, levels = self._curves.get(instrument, (None, (), None))
-        if known != others or len(grid) < len(points):
-            grid = np.array(points)
-            conditions = np.repeat(z[None], len(grid), axis=0)
-            conditions[:, place] = grid
-            levels = self.steering.levels(conditions)
-            self._curves[instrument] = (others, grid, levels)
-        apart = np.abs(grid - z[place]) > 1e-6
-        x = np.append(grid[apart], z[place])
-        y = np.append(levels[apart], self.steered.level)
-        order = np.argsort(x)
-        return x[order], y[order]
+        others, levels = self._curves.get(instrument, (None, {}))
+        if others != _others(self.steered.z, place) or not levels.keys() >= set(CURVE):
+            return None
+        apart = {point: level for point, level in levels.items() if abs(point - present) > 1e-6}
+        x, y = zip(*sorted({**apart, present: self.steered.level}.items()), strict=True)
+        return np.array(x), np.array(y)
 
     def _reference(self) -> np.ndarray | None:
         """The stems in the proportions of z, ``(samples,)``; None where they are not known."""
-        return self.z @ self._stretch[1:] if len(self._stretch) > 1 else None
+        return self.steered.z @ self._stretch[1:] if len(self._stretch) > 1 else None
 
     def _played(self, audio: np.ndarray) -> bytes:
         return wav(audio * self._gain, self.rate)
@@ -742,7 +861,7 @@ class Explorer:
         estimate, mixture = self.steered.estimate, self.steering.mixture
         level = level_db(estimate, mixture)
         words = "silent" if not level > FLOOR_DB else f"{level:+.1f} dB re mixture"
-        text = f"asked for <b>{html.escape(label(self.z))}</b>; the estimate: {words}"
+        text = f"asked for <b>{html.escape(label(self.steered.z))}</b>; the estimate: {words}"
         if reference is not None and np.any(reference):
             error = level_db(reference - estimate, reference)
             text += f"; SDR {-error:.1f} dB (plain ratio)"

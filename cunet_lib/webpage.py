@@ -127,6 +127,10 @@ def build_report(settings: Profile) -> Path:
         raise missing(settings, paths.tables / "outcome.md")
     folder = _Folder(paths.results / "report")
     figures = [_figure_item(path, folder) for path in sorted(paths.figures.glob("*.png"))]
+    shared = {table.name for table in tables}
+    for figure in figures:
+        if figure.name in shared:  # no two headings alike
+            figure.title += ", as a figure"
     for table in tables:
         csv = paths.tables / f"{table.name}.csv"
         table.download = folder.add(csv, f"tables/{csv.name}") if csv.is_file() else None
@@ -353,14 +357,16 @@ def _notebooks(settings: Profile, folder: _Folder) -> list[dict]:
 
 def _convert(source: Path, target: Path) -> None:
     """Write one executed notebook as a page that loads nothing from elsewhere."""
-    from nbformat import ValidationError
+    import nbformat
 
     try:
-        page, _ = _exporter().from_filename(str(source))
-    except (ValueError, ValidationError) as error:
+        notebook = nbformat.read(source, as_version=4)
+    except (ValueError, nbformat.ValidationError) as error:
         raise ConfigError(
             f"notebooks/{source.name} cannot be read; delete it and run `make reproduce`."
         ) from error
+    # A template that is missing is no fault of the notebook: its own error tells.
+    page, _ = _exporter().from_notebook_node(notebook, {"metadata": {"name": source.stem}})
     write_atomically(target, page)
 
 
@@ -378,6 +384,7 @@ def _about_notebook(source: Path) -> dict[str, str]:
     prose = ("".join(c["source"]) for c in content["cells"] if c["cell_type"] == "markdown")
     headings = (re.match(r"#+ (.+)", text) for text in prose)
     title = next((found[1] for found in headings if found), source.stem)
+    title = re.sub(r"^\d+ · ", "", title)  # the name has the number
     seconds = content.get("metadata", {}).get("papermill", {}).get("duration")
     took = "" if seconds is None else f"{seconds:.0f} s" if seconds < 90 else _minutes(seconds)
     return {"name": source.stem, "title": title, "took": took}

@@ -215,6 +215,43 @@ def full_disk(monkeypatch):
     return fill
 
 
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+CHROMIUM = next(filter(None, map(shutil.which, BROWSERS)), None)
+
+CHROMIUM_FLAGS = [
+    "--disable-gpu",
+    "--disable-quic",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+    "--mute-audio",
+    "--autoplay-policy=no-user-gesture-required",
+]
+
+
+# No longer than a module: while it runs, its event loop is in the way of others in this process.
+@pytest.fixture(scope="module")
+def browser():
+    """The system's Chromium, headless, spoken to by Playwright; skips where it is not."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs Playwright: make env")
+    if CHROMIUM is None:
+        pytest.skip("needs Chromium or Chrome: apt install chromium")
+    sandbox = hasattr(os, "geteuid") and os.geteuid() != 0  # root has none
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(
+            executable_path=CHROMIUM, args=CHROMIUM_FLAGS, chromium_sandbox=sandbox
+        )
+        yield browser
+        browser.close()
+
+
+def keep_picture(page, name):
+    """Keep what a page shows in the folder ``CUNET_SCREENSHOTS``, if there is one to look at it."""
+    if folder := os.environ.get("CUNET_SCREENSHOTS"):
+        page.screenshot(path=Path(folder) / f"{name}.png")
+
+
 @pytest.fixture
 def rng():
     """One seeded generator for every test that draws numbers."""

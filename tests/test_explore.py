@@ -1,5 +1,6 @@
 """The control panel without a browser: sliders are moved as the browser would move them."""
 
+import asyncio
 import datetime
 import io
 import tracemalloc
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from cunet_lib import explore, models
+from cunet_lib import explore, latency, models
 from cunet_lib.conditions import all_one_hot
 from cunet_lib.config import INSTRUMENTS, ConfigError, load_profile
 from cunet_lib.separation import Separator
@@ -93,13 +94,70 @@ def test_values_are_those_of_the_control_network(explorer, network):
 def test_curves_pass_through_the_present_level(explorer):
     explorer.set(bass=0.6, drums=0.25)
     for place, name in enumerate(INSTRUMENTS):
-        z, levels = explorer._curve(name, explorer.z)
+        z, levels = explorer._curve(name)
         assert z[0] == 0 and z[-1] == 1 and np.all(np.diff(z) > 0)
         (at,) = np.flatnonzero(np.isclose(z, explorer.z[place]))
         assert levels[at] == explorer.steered.level
         # The other points come from fewer patches.
         exact = explorer.steering(np.where(np.arange(4) == place, 1.0, explorer.z)).level
         assert levels[-1] == pytest.approx(exact, abs=0.02)
+
+
+def test_in_a_kernel_the_answer_comes_first_and_the_curves_follow(explorer, monkeypatch):
+    """Where an event loop runs; a move meanwhile gives up what no longer fits."""
+    picture, steering, asked = explorer._picture, explorer.steering, []
+    levels = steering.levels
+    monkeypatch.setattr(steering, "levels", lambda z: asked.append(z[0].copy()) or levels(z))
+    explorer.set(vocals=1.0, drums=0.4)
+    asked.clear()
+
+    def drawn():
+        return {name for name, line in picture.curves.items() if len(line.get_xdata())}
+
+    async def move():
+        explorer.sliders["drums"].value = 0.6
+        first, answer = drawn(), shown(explorer)
+        assert not asked
+        while len(asked) < 3:
+            await asyncio.sleep(0.01)
+        explorer.sliders["drums"].value = 0.7
+        given_up = len(asked)
+        while drawn() != set(INSTRUMENTS):
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.1)
+        return first, answer, asked[given_up:]
+
+    first, answer, later = asyncio.run(move())
+    assert first == {"drums"}  # its own curve stays while it moves
+    assert all(z[INSTRUMENTS.index("drums")] == np.float32(0.7) for z in later)
+    assert len(later) == 3 * len(explore.CURVE)
+    after = shown(explorer)
+    assert after["estimate"] != answer["estimate"] and after["picture"] != answer["picture"]
+    np.testing.assert_array_equal(picture.curves["bass"].get_data(), explorer._curve("bass"))
+
+
+def test_work_of_a_thread_that_was_overtaken_is_left(explorer):
+    steps = explorer._followed(explorer.steered)
+    explorer.set(bass=0.3)
+    before = shown(explorer), dict(explorer._curves)
+    assert list(steps) == []
+    assert (shown(explorer), explorer._curves) == before
+
+
+def test_an_answer_is_timed_by_part(explorer):
+    explorer.sliders["other"].value = 0.35
+    parts = explorer.watch.parts
+    assert list(parts) == ["network", "inverse STFT", "sound", "drawing", "PNG"]
+    assert all(seconds > 0 for seconds in parts.values())
+    assert list(explorer.set(other=0.4).watch.parts)[3] == "curves"
+
+
+def test_latency_is_measured_by_part(network):
+    table = latency.measure(network, SETTINGS, seconds=SECONDS, moves=6).set_index("part")
+    parts = ["network", "inverse STFT", "sound", "drawing", "PNG"]
+    assert list(table.index) == [*parts, latency.ANSWER, latency.FOLLOWING]
+    assert (table["median_ms"] > 0).all() and (table["max_ms"] >= table["median_ms"]).all()
+    assert table.loc[latency.ANSWER, "max_ms"] <= table.loc[parts, "max_ms"].sum() + 1e-6
 
 
 def test_level_is_that_of_the_masked_mixture(explorer):

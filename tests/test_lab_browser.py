@@ -1,8 +1,7 @@
 """The control panel in a real browser: JupyterLab, its kernel, its widgets, headless Chromium.
 
-Needs what the lock leaves out: Playwright (``pip install playwright``) and a Chromium or Chrome of
-the system (``apt install chromium``); Playwright's own browser is not needed. Skipped without them.
-``CUNET_SCREENSHOTS=/some/folder`` keeps pictures of the panel.
+Skipped where there is no Chromium (see ``browser`` in conftest). ``CUNET_SCREENSHOTS=/some/folder``
+keeps pictures of the panel.
 """
 
 import json
@@ -16,33 +15,15 @@ import subprocess
 import sys
 import time
 import urllib.request
-from pathlib import Path
 
 import pytest
-from conftest import ROOT, clean_environment
+from conftest import ROOT, clean_environment, keep_picture
 
 from cunet_lib import models
 from cunet_lib.config import load_profile
 
-playwright = pytest.importorskip(
-    "playwright.sync_api", reason="needs Playwright: pip install playwright"
-)
+pytestmark = pytest.mark.timeout(900)
 
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-BROWSER = next(filter(None, map(shutil.which, NAMES)), None)
-pytestmark = [
-    pytest.mark.skipif(BROWSER is None, reason="needs Chromium or Chrome: apt install chromium"),
-    pytest.mark.timeout(900),
-]
-
-QUIET = [
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 NOTEBOOK = "06_explore.ipynb"
 
 
@@ -116,33 +97,22 @@ def lab(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def page(lab):
+def page(lab, browser):
     """The notebook, opened and run from its first cell to its last."""
     address, token = lab
-    arguments = [*QUIET, "--autoplay-policy=no-user-gesture-required"]
-    if hasattr(os, "geteuid") and os.geteuid() == 0:
-        arguments.append("--no-sandbox")
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=BROWSER, args=arguments)
-        page = browser.new_page(viewport={"width": 1440, "height": 1250})
-        page.set_default_timeout(240_000)  # machines may be busy
-        page.goto(f"{address}/lab/tree/{NOTEBOOK}?token={token}")
-        page.locator(".jp-Notebook .jp-CodeCell").first.wait_for()
-        # Lab asks which one to take if cells are run before it is connected.
-        page.get_by_text("Conditioned U-Net | Idle").first.wait_for()
-        page.locator(".lm-MenuBar-item", has_text=re.compile("^Run$")).click()
-        page.locator(".lm-Menu-item[data-command='runmenu:run-all']").click()
-        try:
-            page.locator("img.widget-image").first.wait_for()
-        finally:
-            keep(page, "lab")
-        yield page
-        browser.close()
-
-
-def keep(page, name):
-    if folder := os.environ.get("CUNET_SCREENSHOTS"):
-        page.screenshot(path=Path(folder) / f"{name}.png")
+    page = browser.new_page(viewport={"width": 1440, "height": 1250})
+    page.set_default_timeout(240_000)  # machines may be busy
+    page.goto(f"{address}/lab/tree/{NOTEBOOK}?token={token}")
+    page.locator(".jp-Notebook .jp-CodeCell").first.wait_for()
+    # Lab asks which one to take if cells are run before it is connected.
+    page.get_by_text("Conditioned U-Net | Idle").first.wait_for()
+    page.locator(".lm-MenuBar-item", has_text=re.compile("^Run$")).click()
+    page.locator(".lm-Menu-item[data-command='runmenu:run-all']").click()
+    try:
+        page.locator("img.widget-image").first.wait_for()
+    finally:
+        keep_picture(page, "lab")
+    return page
 
 
 def sources(page):
@@ -182,7 +152,7 @@ def test_a_slider_moves_picture_and_sound(page):
     panel = page.locator("img.widget-image")
     panel.scroll_into_view_if_needed()
     page.locator("audio.jupyter-widgets").first.wait_for()
-    keep(page, "panel-before")
+    keep_picture(page, "panel-before")
     before = sources(page)
     assert len(before["sounds"]) == 4
     assert all(seconds > 5 for seconds in before["seconds"])
@@ -205,7 +175,7 @@ def test_a_slider_moves_picture_and_sound(page):
     assert content(page, after["sounds"][1]) != sound
     assert content(page, after["picture"]) != picture
     assert "drums" in page.locator(".widget-html", has_text="asked for").inner_text()
-    keep(page, "panel-after")
+    keep_picture(page, "panel-after")
 
 
 def test_a_sound_plays(page):
@@ -230,4 +200,4 @@ def test_an_upload_becomes_the_song(page, tmp_path):
     )
     chosen = page.locator(".widget-dropdown select").first
     assert chosen.evaluate("each => each.selectedOptions[0].text") == "mine.flac"
-    keep(page, "panel-upload")
+    keep_picture(page, "panel-upload")

@@ -2,7 +2,8 @@
 
 from conftest import ROOT
 
-from cunet_lib.config import load_profile
+from cunet_lib import cards
+from cunet_lib.config import INSTRUMENTS, load_profile
 
 DEMO = ROOT / "results" / "demo"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -26,3 +27,12 @@ def test_shipped_model_is_small():
     models = list((DEMO / "models").glob("*.keras"))
     assert [path.stem for path in models] == [load_profile("demo").shipped]
     assert models[0].stat().st_size <= 6_000_000
+
+
+def test_shipped_model_has_its_card():
+    card = DEMO / "models" / cards.NAME
+    facts = cards.read(card)
+    assert facts["file"] == f"{load_profile('demo').shipped}.keras"
+    assert facts["settings"]["signal"] == load_profile("demo").signal.model_dump(mode="json")
+    text = card.read_text(encoding="utf-8")
+    assert all(f"| {instrument} |" in text for instrument in INSTRUMENTS)

@@ -39,6 +39,7 @@ def results(tmp_path_factory):
     trained(root / "demo" / "runs" / "unet_vocals-seed0", "unet_vocals")
     patch = pytest.MonkeyPatch()
     patch.setenv("CUNET_RESULTS", str(root))
+    patch.setattr(catalog, "ROOT", root / "project")  # in which no model ships
     yield root
     patch.undo()
 
@@ -460,6 +461,7 @@ def test_models_are_found_by_name_and_path(results):
 
 def test_shipped_models_come_first_and_smoke_last(tmp_path, monkeypatch):
     monkeypatch.setenv("CUNET_RESULTS", str(tmp_path))
+    monkeypatch.setattr(catalog, "ROOT", tmp_path / "project")
     with pytest.raises(ConfigError, match="no trained model"):
         catalog.find()
     for place in (
@@ -476,6 +478,23 @@ def test_shipped_models_come_first_and_smoke_last(tmp_path, monkeypatch):
     assert catalog.find().name == "demo/cnn_complex"
     assert "no real music" in catalog.find().trained_on
     assert catalog.find("musdb18/cnn_complex").signal.sample_rate == 8192
+
+
+def test_the_model_that_ships_is_found_wherever_results_go(tmp_path, monkeypatch):
+    monkeypatch.setenv("CUNET_RESULTS", str(tmp_path / "mine"))
+    monkeypatch.setattr(catalog, "ROOT", tmp_path / "project")
+    shipped = tmp_path / "project" / "results" / "demo" / "models" / "cnn_complex.keras"
+    run = tmp_path / "project" / "results" / "demo" / "runs" / "unet_bass-seed0" / "model.keras"
+    for path in (shipped, run):
+        path.parent.mkdir(parents=True)
+        path.touch()
+    assert [found.path for found in catalog.available()] == [shipped]
+    assert (catalog.find().path, catalog.find().name) == (shipped, "demo/cnn_complex")
+    assert "no real music" in catalog.find().trained_on
+    own = tmp_path / "mine" / "demo" / "models" / "cnn_complex.keras"
+    own.parent.mkdir(parents=True)
+    own.touch()
+    assert catalog.find("cnn_complex").path == own
 
 
 def test_model_of_unknown_settings_is_refused(tmp_path, monkeypatch):
@@ -512,6 +531,15 @@ def test_card_says_what_one_must_know(tmp_path):
     assert str(ROOT) not in text
     assert cards.read(tmp_path / cards.NAME)["settings"]["signal"]["hop"] == 256
     assert "Not known yet" in cards.card(record)
+    assert "licence of the code, MIT" in text and "terms of MUSDB18" not in text
+    record["settings"]["data"]["source"] = "musdb18"
+    assert "The terms of MUSDB18, above, go with them." in cards.card(record)
+
+
+def test_licence_is_the_one_of_the_project():
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    assert f'license = "{cards.LICENCE}"\nlicense-files = ["LICENSE"]\n' in project
+    assert (ROOT / "LICENSE").read_text(encoding="utf-8").startswith(f"{cards.LICENCE} License")
 
 
 def test_cards_get_their_scores_and_stand_beside_the_shipped_model(tmp_path, monkeypatch):

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nbformat
@@ -15,6 +16,7 @@ import pytest
 from conftest import COMMON, LOAD, ROOT, WRITE, clean_environment
 
 from cunet_lib.config import INSTRUMENTS, UNETS, VARIANTS, ConfigError, load_profile
+from cunet_lib.parallel import cores
 from cunet_lib.results import load_runs
 from cunet_lib.runner import (
     NotebookFailed,
@@ -140,42 +142,54 @@ def test_conditions_pass_beside_the_study(smoke, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def copied(smoke, tmp_path_factory):
-    """Data and results of the study, to run single notebooks in without touching it."""
+def alone(smoke, tmp_path_factory):
+    """Every notebook run by papermill, each in a folder and on a copy of the study of its own.
+
+    As many at a time as there are cores, since most of their time is the start of one process.
+    Returns, by notebook, a future of the finished process and the executed copy.
+    """
     results, _, _ = smoke
-    roots = tmp_path_factory.mktemp("copied")
-    for name in ("data", "results"):
-        shutil.copytree(results.parents[1] / name, roots / name)
-    return roots
 
-
-@pytest.mark.timeout(300)
-@pytest.mark.parametrize("name", notebook_names())
-def test_every_notebook_runs_alone_by_papermill_from_anywhere(copied, name, tmp_path):
-    if name == "07_conditions":
-        shutil.copytree(
-            copied / "results" / "smoke" / "runs" / "dense_complex-seed0",
-            copied / "results" / "smoke" / "runs" / "dense_complex-seed0-steady",
-            dirs_exist_ok=True,
+    def run(name):
+        root = tmp_path_factory.mktemp(name)
+        # Files of data are replaced, never changed, so that a link is as good as a copy.
+        shutil.copytree(results.parents[1] / "data", root / "data", copy_function=os.link)
+        heavy = shutil.ignore_patterns("notebooks", "report")
+        shutil.copytree(results.parent, root / "results", ignore=heavy)
+        if name == "07_conditions":
+            runs = root / "results" / "smoke" / "runs"
+            steady = runs / "dense_complex-seed0-steady"
+            shutil.copytree(runs / "dense_complex-seed0", steady, dirs_exist_ok=True)
+        (root / "elsewhere").mkdir()
+        copy = root / "elsewhere" / "out.ipynb"
+        command = [sys.executable, "-m", "papermill", "--no-progress-bar"]
+        command += [ROOT / "notebooks" / f"{name}.ipynb", copy, "-p", "profile", "smoke"]
+        done = subprocess.run(
+            command,
+            cwd=copy.parent,
+            env=clean_environment(
+                CUNET_DATA=root / "data",
+                CUNET_RESULTS=root / "results",
+                CUNET_THREADS=1,
+                PYTHONPATH=ROOT,  # this checkout, whichever one is installed
+            ),
+            capture_output=True,
+            text=True,
+            timeout=600,
         )
-    copy = tmp_path / "out.ipynb"
-    source = ROOT / "notebooks" / f"{name}.ipynb"
-    command = [sys.executable, "-m", "papermill", "--no-progress-bar", source, copy]
-    done = subprocess.run(
-        [*command, "-p", "profile", "smoke"],
-        cwd=tmp_path,
-        env=clean_environment(
-            CUNET_DATA=copied / "data",
-            CUNET_RESULTS=copied / "results",
-            PYTHONPATH=ROOT,  # this checkout, whichever one is installed
-        ),
-        capture_output=True,
-        text=True,
-        timeout=280,
-    )
+        return done, copy
+
+    with ThreadPoolExecutor(cores()) as executor:
+        yield {name: executor.submit(run, name) for name in notebook_names()}
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("name", notebook_names())
+def test_every_notebook_runs_alone_by_papermill_from_anywhere(alone, name):
+    done, copy = alone[name].result()
     assert done.returncode == 0, done.stderr[-3000:]
     assert nbformat.read(copy, as_version=4).cells[-1].execution_count
-    assert list(tmp_path.iterdir()) == [copy]
+    assert list(copy.parent.iterdir()) == [copy]
 
 
 # ------------------------------------------------------------------------------------- one notebook

@@ -1,6 +1,8 @@
 """Sweeps: grids are checked as a whole, runs are kept apart, resumed and gathered."""
 
 import json
+import re
+import shutil
 import subprocess
 import sys
 
@@ -9,7 +11,7 @@ import pytest
 from conftest import ROOT, clean_environment
 
 from cunet_lib import sweep
-from cunet_lib.config import ConfigError, load_profile
+from cunet_lib.config import ConfigError
 
 GRID = "variant=dense_simple,cnn_complex train.learning_rate=1e-3,3e-4"
 
@@ -226,19 +228,47 @@ def test_make_hands_text_on_as_text(tmp_path, arguments, words):
     assert not (ROOT / "pwned").exists() and not list(tmp_path.iterdir())
 
 
+def test_make_prepares_the_corpus_first(tmp_path):
+    done = make(
+        *("--dry-run", "PROFILE=smoke", "STAGE=03_train_cunet", "GRID=seed=0"),
+        CUNET_RESULTS=tmp_path,
+        CUNET_DATA=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    assert re.findall(r"cunet_lib\.cli (\S+) ?(\S*)", done.stdout) == [
+        ("sweep", "--profile"),
+        ("run", "00_corpus"),
+        ("run", "01_preprocess"),
+        ("sweep", "--profile"),
+    ]
+
+
 @pytest.mark.timeout(900)
-def test_a_sweep_runs_once(tmp_path):
-    """Two trainings of seconds, from an empty data folder; the second time nothing is trained."""
-    given = ("STAGE=03_train_cunet", "GRID=variant=dense_simple train.learning_rate=1e-3,3e-4")
-    given += ("PROFILE=smoke",)
+def test_make_runs_what_is_missing_and_the_second_time_nothing(tones, tmp_path, monkeypatch):
+    settings, store = tones
+    data = settings.paths.data  # before it is another
     roots = {"CUNET_RESULTS": tmp_path / "results", "CUNET_DATA": tmp_path / "data"}
+    for name, folder in roots.items():
+        monkeypatch.setenv(name, str(folder))
+    shutil.copytree(data, tmp_path / "data" / "smoke")
+    # The corpus and the store are there, and make is told so: two notebooks less to run.
+    results = tmp_path / "results" / "smoke"
+    (results / "notebooks").mkdir(parents=True)
+    for name in ("00_corpus", "01_preprocess"):
+        (results / "notebooks" / f"{name}.ipynb").touch()
+    (tmp_path / "data" / "smoke" / "corpus" / "corpus.json").touch()
+    grid = "variant=dense_simple train.learning_rate=1e-3,3e-4"
+    first, second = sweep.plan("smoke", "03_train_cunet", grid).runs
+    finish(first, store, loss=0.5)
+    given = ("PROFILE=smoke", "STAGE=03_train_cunet", f"GRID={grid}")
     done = make(*given, **roots)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr
-    (folder,) = (tmp_path / "results" / "smoke" / "sweeps").iterdir()
+    assert done.stdout.count("finished before") == 1 and done.stdout.count(" | started") == 1
+    (folder,) = (results / "sweeps").iterdir()
     table = pd.read_csv(folder / "sweep.csv")
-    assert len(table) == 2 and table["best_val_loss"].nunique() == 2
-    assert not (tmp_path / "results" / "smoke" / "runs").exists()
-    assert load_profile("smoke").title in (folder / "sweep.md").read_text()
+    assert table["best_val_loss"].iloc[0] == 0.5 and 0 < table["best_val_loss"].iloc[1] < 0.5
+    assert second.record["steps"] > 0 and not (results / "runs").exists()
+    assert settings.title in (folder / "sweep.md").read_text()
 
     again = make(*given, **roots)
     assert again.returncode == 0, again.stderr

@@ -200,6 +200,14 @@ def test_headings_are_in_order_and_the_story_too(built):
     assert linked == [f"#{name}" for name in story]
 
 
+def test_table_and_figure_of_one_name_have_headings_of_their_own(fresh):
+    frame = pd.DataFrame({"model": ["unet"], "sdr": [1.0]})
+    save_table(frame, fresh.paths.tables, "scores_by_instrument", "Scores by instrument.")
+    text = webpage.build_report(fresh).read_text()
+    headings = re.findall(r"<h3>(Scores per instrument.*)</h3>", text)
+    assert headings == ["Scores per instrument", "Scores per instrument, as a figure"]
+
+
 def test_every_address_resolves_inside_the_folder(built):
     _, index, page = built
     for tag, address in page.addresses:
@@ -376,7 +384,7 @@ def test_settings_that_differ_are_read_from_the_profiles(fresh, built):
 
 def test_notebooks_and_record_are_there_to_read(built):
     _, index, page = built
-    assert "05_plot 05 · Tables (2 min)" in page.text
+    assert "05_plot Tables (2 min)" in page.text
     assert "train.batch_size 16" in page.text and "cpu.flags avx, fma" in page.text
     assert json.loads((index.parent / "manifest.json").read_text())["profile"] == "demo"
     notebook = (index.parent / "notebooks" / "05_plot.html").read_text()

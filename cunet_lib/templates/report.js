@@ -39,7 +39,12 @@ document.addEventListener("play", ({ target }) => {
   for (const other of players) {
     if (other === target || other.paused) continue;
     other.pause();
-    if (other.closest(".song") === target.closest(".song")) target.currentTime = other.currentTime;
+    if (other.closest(".song") !== target.closest(".song")) continue;
+    const place = other.currentTime;
+    const seek = () => { target.currentTime = place; };
+    // Chromium breaks a player, now and then, that is to seek before it has decoded anything.
+    if (target.readyState >= HTMLMediaElement.HAVE_FUTURE_DATA) seek();
+    else target.addEventListener("canplay", seek, { once: true });
   }
 }, true);
 
