@@ -26,24 +26,29 @@ unexport STAGE GRID
 
 # ---------------------------------------------------------------------------------------- checks
 
+# Text as one word of the shell.
+quoted = '$(subst ','\'',$(1))'
+
 NEEDS_PROFILE := reproduce stages page conditions steering sweep check plan verify report clean
 PROFILES := $(patsubst notebooks/profiles/%.yaml,%,$(wildcard notebooks/profiles/*.yaml))
 ifneq ($(filter $(NEEDS_PROFILE),$(MAKECMDGOALS)),)
-  ifeq ($(filter $(PROFILE),$(PROFILES)),)
+  # One word, and no pattern of make's.
+  ifneq ($(words $(PROFILE))$(findstring %,$(PROFILE))$(if $(filter $(PROFILE),$(PROFILES)),,?),1)
     $(error No profile '$(PROFILE)' in notebooks/profiles; PROFILE can be: $(PROFILES))
   endif
-  ifneq ($(shell for n in "$(JOBS)" $(SEEDS) 1; do [[ $$n =~ ^[0-9]+$$ ]] || echo bad; done; [ "$(JOBS)" != 0 ] || echo bad),)
+  ifneq ($(shell set -f; j=$(call quoted,$(JOBS)); s=$(call quoted,$(SEEDS)); for n in "$$j" $$s 1; do [[ $$n =~ ^[0-9]+$$ ]] || echo bad; done; [ "$$j" != 0 ] || echo bad),)
     $(error JOBS must be a whole number above 0 and SEEDS whole numbers with spaces between; they are '$(JOBS)' and '$(SEEDS)')
   endif
   ifeq ($(strip $(SEEDS)),)
     $(error SEEDS is empty; give at least one whole number, such as SEEDS=0)
   endif
 endif
-# Make's own functions would split a path at its spaces.
-ifneq ($(MUSDB),)
-  export CUNET_MUSDB := $(shell d="$(MUSDB)"; [ "$${d:0:2}" != "~/" ] || d="$$HOME/$${d:2}"; cd -- "$$d" 2>/dev/null && pwd)
+# Make's own functions would split a path at its spaces; its shell gets it as text, never as a
+# command, whatever the folder's name.
+ifneq ($(value MUSDB),)
+  export CUNET_MUSDB := $(shell d=$(call quoted,$(value MUSDB)); [ "$${d:0:2}" != "~/" ] || d="$$HOME/$${d:2}"; cd -- "$$d" 2>/dev/null && pwd)
   ifeq ($(CUNET_MUSDB),)
-    $(error MUSDB=$(MUSDB) is no folder; give the one that holds train and test)
+    $(error MUSDB=$(value MUSDB) is no folder; give the one that holds train and test)
   endif
 endif
 
@@ -147,11 +152,11 @@ LOGS := $(RESULTS)/logs
 # makes the stage again. tests/test_imports.py compares these lists with the imports.
 MODULES_00_corpus := config parameters files progress parallel composer voice synth corpus stems layout spectral display
 MODULES_01_preprocess := config parameters files progress parallel stems layout spectral display store
-MODULES_02_train_unet := config parameters files parallel stems spectral display store conditions batches film models cards checkpoint training separation
-MODULES_03_train_cunet := config parameters files parallel stems spectral display store conditions batches film models cards checkpoint training separation
-MODULES_04_evaluate := config parameters files progress parallel stems spectral display store conditions film models separation measures scoring ablation
-MODULES_05_plot := config parameters files spectral film models cards analysis inference published results catalog tables protocols figures drawing report
-MODULES_07_conditions := config parameters files progress parallel stems spectral display store conditions film models separation measures control analysis inference published results tables figures control_figures
+MODULES_02_train_unet := config parameters files parallel stems spectral display store conditions batches film archive models cards checkpoint training separation
+MODULES_03_train_cunet := config parameters files parallel stems spectral display store conditions batches film archive models cards checkpoint training separation
+MODULES_04_evaluate := config parameters files progress parallel stems spectral display store conditions film archive models separation measures scoring ablation
+MODULES_05_plot := config parameters files spectral film archive models cards analysis inference published results catalog tables protocols figures drawing report
+MODULES_07_conditions := config parameters files progress parallel stems spectral display store conditions film archive models separation measures control analysis inference published results tables figures control_figures
 
 INSTRUMENTS := bass drums other vocals
 VARIANTS := dense_simple dense_complex cnn_simple cnn_complex

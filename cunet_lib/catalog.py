@@ -126,14 +126,17 @@ def describe(path: Path) -> Found:
     inside = path.is_relative_to(results_root())
     record = _record(path)
     settings = record.get("settings") or {}
+    model, seed = record.get("model"), record.get("seed")
     try:
+        if not isinstance(settings, Mapping) or not isinstance(model, str | None):
+            raise TypeError("settings are a mapping, a model has a name")
         signal = Signal.model_validate(settings.get("signal", {}))
         separate = Separate.model_validate(settings.get("separate", {}))
-    except ValidationError as error:
+        trained_on = _trained_on(settings)
+    except (ValidationError, TypeError) as error:
         raise ConfigError(
-            f"The record beside {path} has signal settings that make no sense; train it again."
+            f"The record beside {path} has settings that make no sense; train it again."
         ) from error
-    model, seed = record.get("model"), record.get("seed")
     folder = results_root() / _profile(path) if inside else None
     scores = median_sdr(folder, model, seed) if folder and model is not None else {}
     return Found(
@@ -143,7 +146,7 @@ def describe(path: Path) -> Found:
         seed,
         signal,
         separate,
-        _trained_on(settings),
+        trained_on,
         scores,
     )
 
@@ -275,16 +278,18 @@ def _record(path: Path) -> dict:
 def _json(path: Path) -> dict:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is not valid JSON; delete it and train again.") from error
     return content if isinstance(content, dict) else {}
 
 
 def _trained_on(settings: Mapping) -> str:
-    title = settings.get("title")
+    title, data = settings.get("title"), settings.get("data") or {}
     if not title:
         return "unknown data (no record beside it)"
-    source = (settings.get("data") or {}).get("source")
+    if not isinstance(title, str) or not isinstance(data, Mapping):
+        raise TypeError("a title is text, data are settings")
+    source = data.get("source")
     return f"{title}, no real music" if source == "rendered" else title
 
 

@@ -140,7 +140,13 @@ def parse_stage(name: str, parameters: Mapping[str, Any] | None = None) -> Stage
         if missing:
             raise ConfigError(f"Notebook {notebook} has no parameter {', '.join(sorted(missing))}.")
         name = f"{notebook}.{known[subject]}-seed{known['seed']}"
+        if not re.fullmatch(r"\w+", str(known[subject])):
+            raise ConfigError(f"Parameter {subject} = {known[subject]!r} must be a plain name.")
         if known.get("suffix"):
+            if not re.fullmatch(r"[A-Za-z0-9_]+", known["suffix"]):
+                raise ConfigError(
+                    f"Parameter suffix = {known['suffix']!r} may hold letters, digits and _ only."
+                )
             name += f"-{known['suffix']}"
     return Stage(notebook, name, values)
 
