@@ -24,9 +24,11 @@ from cunet_lib.stems import (
     LOCAL,
     LONGEST_SECONDS,
     RATES,
+    SHORTAGE_SECONDS,
     check_rate,
     cut_short,
     ensure_ffmpeg,
+    native,
 )
 
 BLOCK = 1 << 16
@@ -52,8 +54,8 @@ EXACT = ("wav", "aiff")
 LOSSY_BY_FFMPEG = (".mp3", ".mp2", ".mpga")
 """Suffixes of MPEG audio. libsndfile's decoder of it complains straight to the terminal."""
 
-PADDING_SECONDS = 0.5
-"""Codecs pad the end of audio by less than this, at whatever rate."""
+PADDING = 2048
+"""Samples: two frames of AAC, by which headers and what is decoded may differ."""
 
 FRAMED = ("mov", "mp4", "m4a")
 """Names of ffmpeg's formats whose header says exactly how long the audio is."""
@@ -99,12 +101,12 @@ class AudioFile:
                     f"{self.path} is longer than {LONGEST_SECONDS // 3600} hours; cut it."
                 )
             yield block
-        if frames < (self.seconds - PADDING_SECONDS) * self.rate:
+        if frames < (self.seconds - SHORTAGE_SECONDS) * self.rate - PADDING:
             raise _damaged(self.path, "it is cut short")
 
     def _by_libsndfile(self) -> Iterator[np.ndarray]:
         try:
-            with soundfile.SoundFile(self.path) as file:
+            with soundfile.SoundFile(native(self.path)) as file:
                 while len(block := file.read(BLOCK, dtype="float32", always_2d=True)):
                     yield block
         except soundfile.LibsndfileError as error:
@@ -176,7 +178,7 @@ def _ask_libsndfile(path: Path) -> AudioFile | None:
     if path.suffix.lower() in LOSSY_BY_FFMPEG:
         return None
     try:
-        info = soundfile.info(path)
+        info = soundfile.info(native(path))
     except (soundfile.LibsndfileError, TypeError):  # TypeError: headerless data, by its suffix
         return None
     return AudioFile(path, info.samplerate, info.channels, "libsndfile")

@@ -26,6 +26,7 @@ from cunet_lib.config import (
     Signal,
     load_profile,
 )
+from cunet_lib.files import is_file
 
 MEANINGLESS = "smoke"
 """Profile whose models are never taken unless named: they were trained for seconds."""
@@ -96,9 +97,9 @@ def find(name: str | None = None) -> Found:
             "There is no trained model yet; run `make reproduce`, or name one by --model PATH."
         )
     given = Path(name).expanduser()
-    if given.is_file():
+    if is_file(given):
         return describe(given)
-    if (given / "model.keras").is_file():
+    if is_file(given / "model.keras"):
         return describe(given / "model.keras")
     if given.suffix == ".keras":
         raise ConfigError(f"No model {name}; `cunet models` lists those at hand.")

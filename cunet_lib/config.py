@@ -94,6 +94,16 @@ def printable(text: object) -> str:
     )
 
 
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxtuple = 2, 4, 4
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 100
+
+
+def quoted(value: object) -> str:
+    """A value as messages quote it: the beginning, should it be long or nested without end."""
+    return _SHORT.repr(value)
+
+
 class ConfigError(ValueError):
     """A setting, profile, parameter or file is wrong; the message names it and the remedy.
 
@@ -397,8 +407,14 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def _parse(text: str) -> Any:
-    """Content of YAML text; whatever is wrong with it is a :class:`yaml.YAMLError`."""
+def parse_yaml(text: str) -> Any:
+    """Content of YAML text, plain values only.
+
+    Raises
+    ------
+    yaml.YAMLError
+        Whatever is wrong with it, which PyYAML itself tells in many ways.
+    """
     loader = _Loader(text)
     try:
         return loader.get_single_data()
@@ -415,7 +431,7 @@ def _read_profile(path: Path) -> dict[str, Any]:
             raise ConfigError(f"Profile {path} cannot be read: it is no file; check its name.")
         if path.stat().st_size > PROFILE_BYTES:
             raise ConfigError(f"Profile {path} is too large to be a profile; name a YAML file.")
-        settings = _parse(path.read_text(encoding="utf-8"))
+        settings = parse_yaml(path.read_text(encoding="utf-8"))
     except ConfigError:
         raise
     except OSError as error:
@@ -449,7 +465,7 @@ def _assign(settings: dict[str, Any], assignment: str) -> None:
         if not isinstance(settings, dict):
             raise ConfigError(f"Override {assignment!r}: {section!r} is not a section.")
     try:
-        parsed = _parse(value)
+        parsed = parse_yaml(value)
     except yaml.YAMLError as error:
         raise ConfigError(f"Override {assignment!r} has a value that is not YAML.") from error
     # YAML 1.1 reads 1e-3 as a string; people write it that way.
@@ -472,6 +488,5 @@ def _sentence(source: str, error: ValidationError) -> str:
         )
     message = first["msg"].removeprefix("Value error, ").rstrip(".")
     given = first.get("input")
-    # reprlib cuts what a few nested aliases of YAML make endless.
-    shown = "" if isinstance(given, dict | BaseModel) else f" (given: {reprlib.repr(given)})"
+    shown = "" if isinstance(given, dict | BaseModel) else f" (given: {quoted(given)})"
     return f"Profile {source}: {_brief(place)}: {message}{shown}."

@@ -100,6 +100,14 @@ def _is_unwritable(error: BaseException, folder: Path) -> bool:
     return error.errno in UNWRITABLE
 
 
+def is_file(path: Path) -> bool:
+    """Whether there is a file that may be looked at; False for names that no file can have."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
 def sync_folder(folder: Path) -> None:
     """Bring the names in a folder to the disk, where the system can.
 

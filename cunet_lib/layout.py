@@ -29,6 +29,7 @@ from cunet_lib.stems import (
     CODEC_FRAME,
     DECODE_SECONDS,
     LOCAL,
+    RENAME,
     SHORTAGE_SECONDS,
     STEM_FORMAT,
     STEM_NUMBERS,
@@ -40,6 +41,8 @@ from cunet_lib.stems import (
     cut_short,
     ensure_ffmpeg,
     held_out,
+    is_text,
+    native,
     scan,
 )
 
@@ -188,6 +191,9 @@ def read_layout(settings: Profile) -> Layout:
                 f"{_origin(settings)}."
             )
     everything = [source for found in sources.values() for source in found]
+    problems += [
+        f"{each.split}/{each.name}: {RENAME}" for each in everything if not is_text(each.name)
+    ]
     kinds = Counter(source.is_wav for source in everything)
     if len(kinds) > 1:
         problems.append(
@@ -306,7 +312,7 @@ def _wav_headers(source: Source) -> tuple[dict[str, _Stream], list[str]]:
             problems.append(f"{_shown(source, stem)}: missing; copy or unpack it again.")
             continue
         try:
-            info = soundfile.info(path)
+            info = soundfile.info(native(path))
             short = cut_short(path)
         except (soundfile.LibsndfileError, OSError):
             problems.append(
@@ -395,7 +401,7 @@ def _excerpt(source: Source, start: float, seconds: float) -> np.ndarray:
 
         first, count = round(start * RATE), round(seconds * RATE)
         stems = [
-            soundfile.read(path, start=first, frames=count, always_2d=True)[0]
+            soundfile.read(native(path), start=first, frames=count, always_2d=True)[0]
             for path in source.files
         ]
     else:

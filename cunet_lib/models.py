@@ -18,7 +18,7 @@ from keras import initializers, layers
 
 from cunet_lib import archive
 from cunet_lib.config import INSTRUMENTS, PAPER_NAMES, UNETS, VARIANTS, ConfigError
-from cunet_lib.files import replacing
+from cunet_lib.files import is_file, replacing
 from cunet_lib.film import FiLM
 
 PAPER_SHAPE = (512, 128, 1)
@@ -366,7 +366,7 @@ def load(path: Path | str, *, precision: str | None = None) -> keras.Model:
         If the file is missing or is not a model of the study.
     """
     path = Path(path)
-    if not path.is_file():
+    if not is_file(path):
         raise ConfigError(f"No model at {path}; train it with `make reproduce` or name another.")
     remedy = "delete it and run `make reproduce` again, or name another"
     reason = archive.problem(path, UNETS + VARIANTS)

@@ -192,10 +192,16 @@ def load_runs(
             raise missing(settings, paths.run(model, settings.seed) / "run.json")
     for path in (folder / "run.json" for folder in folders):
         record = read_json(settings, path)
+        if "model" not in record:
+            raise ConfigError(
+                f"{_relative(settings, path)} lacks 'model'; delete it and {_remedy(settings)}."
+            )
         if record.get("model") in (*UNETS, *VARIANTS) and (
             seeds is None or record.get("seed") in seeds
         ):
             rows.append({**record, "folder": path.parent})
+    if not rows:
+        raise missing(settings, paths.run(VARIANTS[0], settings.seed) / "run.json")
     order = {model: position for position, model in enumerate((*UNETS, *VARIANTS))}
     rows.sort(key=lambda row: (order[row["model"]], row["seed"]))
     frame = pd.DataFrame(rows)

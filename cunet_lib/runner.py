@@ -122,7 +122,7 @@ def parse_stage(name: str, parameters: Mapping[str, Any] | None = None) -> Stage
         raise ConfigError(f"No notebook {notebook!r}; there are: {', '.join(notebook_names())}.")
     subject = SUBJECTS.get(notebook)
     chosen = dict(parameters or {})
-    if run:
+    if "." in name:
         match = re.fullmatch(r"(?P<subject>\w+)-seed(?P<seed>\d+)(?:-(?P<suffix>\w+))?", run)
         if subject is None or match is None:
             form = f"{notebook}.<{subject}>-seed<number>" if subject else notebook

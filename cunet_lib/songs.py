@@ -740,8 +740,8 @@ def _write(stream, partial, format, song, frames) -> dict[str, float]:
 @contextlib.contextmanager
 def _fresh_folder(out: Path) -> Iterator[Path]:
     """A temporary folder in ``out``; gone at the end, and so is ``out`` if nothing came of it."""
-    made = not out.exists()
     try:
+        made = not out.exists()
         out.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix=".partial-", dir=out))
     except OSError as error:

@@ -104,7 +104,7 @@ def corpus_root(settings: Profile) -> Path:
     given = os.environ.get("CUNET_MUSDB")
     if not given:
         raise ConfigError(
-            f"Profile {settings.name} needs MUSDB18: say where it is, MUSDB=/path/to/musdb18 make …"
+            f"Profile {settings.name} needs MUSDB18; say where it is by MUSDB=/path/to/musdb18."
         )
     return Path(given).expanduser().resolve()
 
@@ -129,6 +129,8 @@ def list_sources(settings: Profile) -> list[Source]:
                 f"No tracks in {root / subset}; run the corpus notebook, or point MUSDB at MUSDB18."
             )
         for source in sources:
+            if not is_text(source.name):
+                raise ConfigError(f"Track {root / subset / source.name}: {RENAME}")
             missing = [file.name for file in source.files if not file.is_file()]
             if missing:
                 raise ConfigError(
@@ -145,6 +147,23 @@ def list_sources(settings: Profile) -> list[Source]:
         for subset, sources in found.items()
         for source in sources
     ]
+
+
+RENAME = "its name is no text in UTF-8; rename it."
+
+
+def is_text(name: str) -> bool:
+    """Whether a name can be written into tables and records: some file systems take any bytes."""
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def native(path: Path) -> bytes | Path:
+    """A path as soundfile takes it, which fails at names that are no text."""
+    return os.fsencode(path) if os.name == "posix" else path
 
 
 def scan(root: Path, subset: str) -> list[Source]:
@@ -266,7 +285,7 @@ def _read_wavs(source: Source) -> Iterator[tuple[np.ndarray, int]]:
 
     for path in source.files:
         try:
-            with soundfile.SoundFile(path) as file:
+            with soundfile.SoundFile(native(path)) as file:
                 check_rate(path, file.samplerate)
                 # In blocks: memory follows what is there, not what the header promises.
                 blocks = []

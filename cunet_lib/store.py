@@ -79,6 +79,8 @@ class Store:
             index = json.loads(path.read_text(encoding="utf-8"))
             self.signal = Signal(**index["signal"])
             self.settings_hash = str(index["settings_hash"])
+            if not isinstance(index["tracks"], list) or not index["tracks"]:
+                raise TypeError("tracks are a list")
             self.entries = [_entry(content) for content in index["tracks"]]
         except (FileNotFoundError, NotADirectoryError) as error:
             raise ConfigError(

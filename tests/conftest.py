@@ -1,6 +1,7 @@
 """Fixtures that several test files use."""
 
 import errno
+import json
 import os
 import re
 import shutil
@@ -213,6 +214,16 @@ def full_disk(monkeypatch):
         monkeypatch.setattr(place, name, refuse)
 
     return fill
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Say how many bad inputs were shown, and leave the numbers to who asked for them."""
+    from gallery import TALLY
+
+    if TALLY:
+        terminalreporter.write_line(f"{sum(TALLY.values())} bad or strange inputs were shown.")
+    if "CUNET_GALLERY" in os.environ:
+        Path(os.environ["CUNET_GALLERY"]).write_text(json.dumps(TALLY), encoding="utf-8")
 
 
 @pytest.fixture
