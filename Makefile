@@ -29,7 +29,7 @@ unexport STAGE GRID
 # Text as one word of the shell.
 quoted = '$(subst ','\'',$(1))'
 
-NEEDS_PROFILE := reproduce stages page conditions steering sweep check plan verify report clean
+NEEDS_PROFILE := reproduce stages page conditions steering sweep check plan verify tolerances report clean
 PROFILES := $(patsubst notebooks/profiles/%.yaml,%,$(wildcard notebooks/profiles/*.yaml))
 ifneq ($(filter $(NEEDS_PROFILE),$(MAKECMDGOALS)),)
   # One word, and no pattern of make's.
@@ -282,8 +282,12 @@ plan: env  ## estimate hours, disk and memory of a run of PROFILE, before it sta
 	@"$(PYTHON)" -m cunet_lib.cli plan $(PROFILE) --seeds "$(SEEDS)"
 
 # KILLS and SEED decide how often, and when, a run is killed; results/reliability has the outcome.
-torture: env  ## kill `make reproduce PROFILE=smoke` again and again, then compare its scores
-	@"$(PYTHON)" tests/torture.py --kills $(or $(KILLS),20) --seed $(or $(SEED),0)
+# In a FOLDER the work is kept, and goes on there when it was stopped itself.
+torture: env  ## kill the whole study again and again, show bad input; nothing may change or break
+	@"$(PYTHON)" tests/torture.py --kills $(or $(KILLS),20) --seed $(or $(SEED),0) $(if $(FOLDER),--folder "$(FOLDER)") $(TORTURE_ARGS)
+
+tolerances: env  ## measure by how much results of PROFILE differ with threads and precision
+	@"$(PYTHON)" tests/tolerances.py $(PROFILE) $(if $(FOLDER),--folder "$(FOLDER)")
 
 # Uploads arrive in one message, of which the server takes 10 MB if it is not told otherwise.
 lab: env  ## explore a trained model, and the notebooks, in Jupyter Lab
@@ -321,4 +325,4 @@ help:
 	@awk '/^## / { sub(/^## /, "  "); print }' Makefile
 
 FORCE:
-.PHONY: env reproduce stages page conditions steering sweep check plan test lint torture lab verify report bench clean distclean lock help FORCE
+.PHONY: env reproduce stages page conditions steering sweep check plan test lint torture tolerances lab verify report bench clean distclean lock help FORCE

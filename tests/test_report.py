@@ -960,6 +960,11 @@ def test_manifest_explains_the_machine_and_names_nobody(study):
     assert set(manifest["runs"][0]) >= {"seed", "steps", "best_val_loss", "commit", "threads"}
     digest = hashlib.sha256((settings.paths.tables / "outcome.csv").read_bytes()).hexdigest()
     assert manifest["tables"]["outcome.csv"] == digest
+    assert manifest["seeds"]["runs"] == [0] and manifest["seeds"]["corpus"] == settings.data.seed
+    assert all(re.fullmatch(r"[0-9a-f]{64}", manifest["code"][n]) for n in ("library", "notebooks"))
+    lock = (config.ROOT / "requirements.lock").read_bytes()
+    assert manifest["code"]["lock"] == hashlib.sha256(lock).hexdigest()
+    assert manifest["threads"]["pools"] and set(manifest["platform"]["cpu"]) == {"model", "flags"}
     assert "scores.csv" in manifest["scores"] and "unet-seed0.csv" in manifest["scores"]
     for private in (platform.node(), str(Path.home()), str(config.ROOT), getpass.getuser()):
         assert f'"{private}' not in text and f"{private}/" not in text

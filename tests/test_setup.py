@@ -324,6 +324,7 @@ def test_make_alone_lists_targets_and_variables(bare_tree):
         "test",
         "lint",
         "torture",
+        "tolerances",
         "lab",
         "check",
         "plan",
