@@ -1013,6 +1013,21 @@ def change(settings, name, edit):
     edit(frame).to_csv(path, index=False)
 
 
+def test_verify_goes_by_what_was_measured(committed, capsys):
+    change(committed, "outcome", shifted("sdr_v4_median_db", 0.3))
+    assert report.verify(committed) == 0
+    assert "reasoned, not measured" in capsys.readouterr().out
+    path = committed.paths.results / report.MEASURED
+    path.write_text(json.dumps({"limits": {"score": 0.2}}))
+    assert report.verify(committed) == 1
+    printed = capsys.readouterr().out
+    assert "tolerances as measured" in printed and "(tolerance 0.2)" in printed
+    for damaged in ("{", "[]", "{}", '{"limits": {"nonsense": 1}}', '{"limits": {"score": -1}}'):
+        path.write_text(damaged)
+        with pytest.raises(config.ConfigError, match=r"tolerances\.json"):
+            report.verify(committed)
+
+
 def test_verify_finds_equal_tables_equal(committed, capsys):
     assert report.verify(committed) == 0
     printed = capsys.readouterr().out

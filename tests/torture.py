@@ -10,9 +10,10 @@ A fixed plan from a seed, bounded by a number of kills and a time for each run:
    finished is never done again, so all kills together cost little more than one study.
 3. Scores, tables and training histories of all three are compared, save for times.
 4. The gallery of bad input is shown to the library (``tests/test_bad_input.py``), and counted.
+5. What deterministic operations would cost is measured (``tests/determinism.py``).
 
-``make torture`` runs it and writes ``results/reliability/reliability.{json,md}``. With
-``--folder`` it works there, and goes on there when it was stopped itself.
+``make torture`` runs it and writes ``results/reliability/reliability.{json,md}`` and the README's
+table. With ``--folder`` it works there, and goes on there when it was stopped itself.
 """
 
 from __future__ import annotations
@@ -36,6 +37,8 @@ import pandas as pd
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+import determinism  # noqa: E402
+
 from cunet_lib.files import write_atomically, write_json  # noqa: E402
 from cunet_lib.parallel import cores  # noqa: E402
 
@@ -49,6 +52,11 @@ PHASES = {
     "plotting": (r"05_.*|report", 0.15),
 }
 """Names of a phase's stages, and its share of the kills; in the order of the study."""
+
+MARKS = ("<!-- reliability: begin -->", "<!-- reliability: end -->")
+"""Between them the README has the outcome."""
+
+OUTPUT = ROOT / "results" / "reliability"
 
 PATIENCE = 60
 """Seconds after which a process that was told to stop counts as hanging."""
@@ -167,8 +175,8 @@ def planned(stages: Mapping[str, float], *, kills: int, seed: int) -> list[dict]
         for phase, (pattern, _) in PHASES.items()
     }
     shares = {phase: share for phase, (_, share) in PHASES.items()}
-    # Largest remainders; at least one in every phase, where there are as many kills.
-    counts = {phase: int(share * kills) for phase, share in shares.items()}
+    # One in every phase, where there are as many kills; the rest by the largest shortfall.
+    counts = dict.fromkeys(PHASES, int(kills >= len(PHASES)))
     while sum(counts.values()) < kills:
         phase = max(shares, key=lambda each: shares[each] * kills - counts[each])
         counts[phase] += 1
@@ -290,6 +298,18 @@ def summary(record: dict) -> list[tuple[str, str]]:
         shown, failed = record["bad_input"]["cases"], record["bad_input"]["failed"]
         rows.append(("Bad inputs shown", f"{sum(shown.values())}"))
         rows.append(("Bad inputs without a clean refusal", str(len(failed))))
+    cost = record["determinism"]
+    if cost:
+        speed, repeats = cost["patches_per_second"], cost["repeats"]
+        rows.append(
+            (
+                f"Deterministic operations ({cost['model']})",
+                f"{cost['slower_by']:.2f} times slower: {speed['on']:.0f} instead of "
+                f"{speed['off']:.0f} patches/s",
+            )
+        )
+        without = "the same weights" if repeats["off"] else "other weights"
+        rows.append(("Training repeated without them", without))
     return rows
 
 
@@ -308,9 +328,7 @@ def report(record: dict) -> str:
         f"{record['cores']} cores, {record['machine']}, Python {record['python']}. Each kill was "
         "followed by the same command again. Made by `make torture`.",
         "",
-        "| what | outcome |",
-        "|---|---|",
-        *(f"| {name} | {value} |" for name, value in summary(record)),
+        table(record),
         "",
         "## Every kill",
         "",
@@ -329,6 +347,20 @@ def report(record: dict) -> str:
     return "\n".join(lines) + "\n"
 
 
+def table(record: dict) -> str:
+    """The outcome as a table of Markdown."""
+    rows = [f"| {name} | {value} |" for name, value in summary(record)]
+    return "\n".join(["| what | outcome |", "|---|---|", *rows])
+
+
+def in_readme(text: str, record: dict) -> str:
+    """The README with the outcome between its two marks."""
+    begin, end = MARKS
+    before, _, rest = text.partition(begin)
+    _, _, after = rest.partition(end)
+    return f"{before}{begin}\n{table(record)}\n{end}{after}"
+
+
 def main() -> int:
     """Run the plan; exit status 1 if anything differs, hangs or fails."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -336,9 +368,10 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--limit", type=float, default=1800, help="seconds for one whole run")
     parser.add_argument("--folder", type=Path, help="work here and keep it (default: temporary)")
-    parser.add_argument("--output", type=Path, default=ROOT / "results" / "reliability")
+    parser.add_argument("--output", type=Path, default=OUTPUT)
     parser.add_argument("--no-second-clone", action="store_true", help="run undisturbed only once")
     parser.add_argument("--no-gallery", action="store_true", help="leave out the bad input")
+    parser.add_argument("--no-cost", action="store_true", help="do not measure determinism")
     options = parser.parse_args()
     if options.kills < 0:
         parser.error("--kills must be at least 0")
@@ -355,9 +388,13 @@ def main() -> int:
             twice=not options.no_second_clone,
         )
         record["bad_input"] = None if options.no_gallery else bad_input(folder)
+        record["determinism"] = None if options.no_cost else determinism.measure()
     write_json(options.output / "reliability.json", record)
     text = report(record)
     write_atomically(options.output / "reliability.md", text)
+    if options.output == OUTPUT:
+        readme = ROOT / "README.md"
+        write_atomically(readme, in_readme(readme.read_text(encoding="utf-8"), record))
     print(text)
     return 1 if failed(record) else 0
 
