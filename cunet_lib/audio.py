@@ -6,6 +6,7 @@ through ffmpeg: without a shell, local files only, and given up when it stalls.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -94,13 +95,16 @@ class AudioFile:
             If the file turns out to be damaged or endless, or ffmpeg stalls.
         """
         frames = 0
-        for block in self._by_ffmpeg() if self.decoder == "ffmpeg" else self._by_libsndfile():
-            frames += len(block)
-            if frames > LONGEST_SECONDS * self.rate:
-                raise ConfigError(
-                    f"{self.path} is longer than {LONGEST_SECONDS // 3600} hours; cut it."
-                )
-            yield block
+        read = self._by_ffmpeg if self.decoder == "ffmpeg" else self._by_libsndfile
+        # Whoever stops early ends ffmpeg at once.
+        with contextlib.closing(read()) as blocks:
+            for block in blocks:
+                frames += len(block)
+                if frames > LONGEST_SECONDS * self.rate:
+                    raise ConfigError(
+                        f"{self.path} is longer than {LONGEST_SECONDS // 3600} hours; cut it."
+                    )
+                yield block
         if frames < (self.seconds - SHORTAGE_SECONDS) * self.rate - PADDING:
             raise _damaged(self.path, "it is cut short")
 
