@@ -355,8 +355,9 @@ def _convert(source: Path, target: Path) -> None:
     """Write one executed notebook as a page that loads nothing from elsewhere."""
     from nbformat import ValidationError
 
+    exporter = _exporter()
     try:
-        page, _ = _exporter().from_filename(str(source))
+        page, _ = exporter.from_filename(str(source))
     except (ValueError, ValidationError) as error:
         raise ConfigError(
             f"notebooks/{source.name} cannot be read; delete it and run `make reproduce`."
