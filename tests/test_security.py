@@ -140,7 +140,7 @@ def processes():
                 yield pytest.param(path, call, id=f"{path.stem}:{call.lineno}")
 
 
-@pytest.mark.parametrize(("path", "call"), processes())
+@pytest.mark.parametrize(("path", "call"), list(processes()))
 def test_programs_get_words_and_not_a_line_for_a_shell(path, call):
     words = call.args[0]
     assert isinstance(words, ast.List | ast.Name | ast.ListComp), ast.unparse(words)
