@@ -188,6 +188,70 @@ def test_the_plan_goes_on_where_it_was_stopped(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["notes.json"]
 
 
+TOY = r"""
+set -eu
+results=$CUNET_RESULTS/smoke
+mkdir -p $results/notebooks $results/scores/excerpt $results/scores/ablation $results/tables
+mkdir -p $results/runs/a-seed0 $results/report
+echo start >> $CUNET_RESULTS/starts
+for stage in 00_corpus 02_train_unet.bass-seed0 04_evaluate.unet-seed0 05_plot; do
+  [ ! -e $results/notebooks/$stage.ipynb ] || continue
+  echo "$stage | started"
+  sleep 0.3
+  touch $results/notebooks/$stage.ipynb
+  echo "$stage | done in 1 s"
+done
+echo "report | web pages from the results"
+sleep 0.2
+[ VERDICT ] || echo "model,value" > $results/scores/a.csv
+for name in scores/excerpt/a scores/ablation/a tables/a runs/a-seed0/history; do
+  echo "model,value" > $results/$name.csv
+done
+printf '{"resumed": 1}' > $results/runs/a-seed0/run.json
+touch $results/report/index.html
+"""
+"""A study of seconds; its scores differ if VERDICT holds."""
+
+
+@pytest.fixture
+def toy(tmp_path, monkeypatch):
+    """A checkout whose `make reproduce` takes seconds; a function that says what goes wrong."""
+    root = tmp_path / "toy"
+    root.mkdir()
+    monkeypatch.setattr(torture, "ROOT", root)
+
+    def write(verdict):
+        (root / "study.sh").write_text(TOY.replace("VERDICT", verdict))
+        (root / "Makefile").write_text("reproduce:\n\t@bash study.sh\n")
+        identity = ("-c", "user.name=test", "-c", "user.email=test@example.org")
+        for words in (("init", "--quiet"), ("add", "."), ("commit", "--quiet", "-m", "toy")):
+            subprocess.run(["git", *identity, *words], cwd=root, check=True)
+
+    return write
+
+
+def test_whole_plan_on_a_toy_study(toy, tmp_path):
+    toy("-n ''")
+    record = torture.torture(tmp_path / "work", kills=4, seed=0, limit=60)
+    assert record["differences"] == record["clones_differ"] == []
+    assert {phase_of(strike["stage"]) for strike in record["strikes"]} == set(torture.PHASES)
+    assert len(record["strikes"]) == 4 and record["resumed"] == {"a-seed0": 1}
+    starts = (tmp_path / "work" / "killed" / "results" / "starts").read_text().splitlines()
+    assert len(starts) == 5
+    # Started again, it knows what it has done.
+    again = torture.torture(tmp_path / "work", kills=4, seed=0, limit=60)
+    assert again == record
+
+
+def test_a_study_that_kills_change_is_found_out(toy, tmp_path):
+    toy("$(wc -l < $CUNET_RESULTS/starts) -gt 1")
+    record = torture.torture(tmp_path / "work", kills=1, seed=0, limit=60, twice=False)
+    assert record["differences"] == ["only in one: scores/a.csv"] and torture.failed(
+        {**record, "bad_input": None}
+    )
+    assert record["clones_differ"] is None
+
+
 # ------------------------------------------------------------------------------------- tolerances
 
 

@@ -19,6 +19,7 @@ table. With ``--folder`` it works there, and goes on there when it was stopped i
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import platform
@@ -128,37 +129,41 @@ class Study:
         return (self.results / "notebooks" / f"{stage}.ipynb").is_file()
 
     def strike(self, stage: str, delay: float, number: signal.Signals, *, limit: float) -> dict:
-        """Start, wait for a stage, then so many seconds more, kill; what happened."""
+        """Start, wait for a stage, then so many seconds more, kill; what happened.
+
+        Should the stage be over sooner, as a training that only had to go on, it is killed then.
+        """
         since = self.log.stat().st_size if self.log.exists() else 0
         process = self.start()
-        began = time.monotonic()
-        begins = f"{stage} | " if stage == "report" else f"{stage} | started\n"
+        began, begun = time.monotonic(), None
         try:
-            while process.poll() is None and not re.search(
-                f"^{re.escape(begins)}", self.said(since), re.MULTILINE
-            ):
-                if time.monotonic() - began > limit:
+            while process.poll() is None:
+                now, said = time.monotonic(), self.said(since)
+                if begun is None and re.search(f"^{re.escape(stage)} \\| ", said, re.MULTILINE):
+                    begun = now
+                if begun is not None and (now - begun >= delay or f"\n{stage} | done in" in said):
+                    break
+                if begun is None and now - began > limit:
                     raise SystemExit(f"{stage} has not begun within {limit:.0f} s; see {self.log}.")
                 time.sleep(0.05)
-            waited = time.monotonic() - began
-            process.wait(timeout=delay)
-        except subprocess.TimeoutExpired:
+            else:
+                if process.returncode:
+                    raise SystemExit(f"make failed ({process.returncode}); see {self.log}.")
+                after = round(time.monotonic() - began, 1)
+                return {"stage": stage, "signal": None, "after": after, "exit": 0}
             struck = time.monotonic()
             os.killpg(process.pid, number)
             code = process.wait(timeout=PATIENCE)
             ended = time.monotonic() - struck
         except BaseException:
-            os.killpg(process.pid, signal.SIGTERM)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGTERM)
             raise
-        else:
-            if process.returncode:
-                raise SystemExit(f"make failed ({process.returncode}); see {self.log}.")
-            return {"stage": stage, "signal": None, "after": round(waited, 1), "exit": 0}
         lines = self.said(since).splitlines()
         return {
             "stage": stage,
             "signal": number.name,
-            "after": round(waited + delay, 1),
+            "after": round(struck - began, 1),
             "ended_in": round(ended, 2),
             "exit": code,
             # What could be told was told; SIGKILL leaves no time for words.
