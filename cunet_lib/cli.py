@@ -41,7 +41,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _complain(f"{named} cannot be read or written: {error.strerror}; check it.")
     except KeyboardInterrupt as stop:
         logging.disable()  # asyncio's complaints about tasks that ended with the kernel
-        _complain(str(stop) or "Stopped; nothing half-written was kept.")
+        _complain(
+            str(stop)
+            or "Stopped; nothing half-written was kept, and the same command starts again."
+        )
         return 130
 
 

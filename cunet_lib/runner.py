@@ -154,7 +154,10 @@ def parse_stage(name: str, parameters: Mapping[str, Any] | None = None) -> Stage
 def stopped(stage: Stage, settings: Profile) -> str:
     """What a stage that was stopped has kept, and how to go on: one sentence for the terminal."""
     if stage.notebook not in TRAININGS:
-        return f"{stage.name} | Stopped; nothing half-written was kept, what was finished is."
+        return (
+            f"{stage.name} | Stopped; what was finished is kept, nothing half-written is; "
+            "the same command goes on."
+        )
     from cunet_lib.checkpoint import kept
 
     run = TRAININGS[stage.notebook] + stage.name.split(".", 1)[1]

@@ -13,9 +13,11 @@ import os
 import pickle
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import gallery
@@ -1108,6 +1110,31 @@ def test_command_ends_with_a_sentence_and_no_traceback(sandbox, case):
     assert done.returncode in (1, 2)
     assert_sentence(done.stderr.removesuffix("\n"))
     assert contents(sandbox) == before
+
+
+def test_a_separation_that_is_stopped_leaves_nothing(trained, sandbox):
+    TALLY["processes"] += 1
+    song, out = sandbox / "song.wav", sandbox / "out"
+    soundfile.write(song, np.tile(gallery.sound(), (1200, 1)), gallery.RATE)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "cunet_lib.cli", "separate", song, "--model", trained, "--out", out],
+        env=clean_environment(PYTHONPATH=ROOT, CUNET_RESULTS=trained.parents[3]),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        # A part of ten minutes of music is being written.
+        while not list(out.glob(".partial-*/*.wav")):
+            assert process.poll() is None
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=30)
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    assert_sentence(errors.splitlines()[-1], "nothing half-written was kept", "same command")
+    assert "Traceback" not in errors and not out.exists()
 
 
 # ------------------------------------------------------------------------------------- how many
