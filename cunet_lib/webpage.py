@@ -359,10 +359,14 @@ def _convert(source: Path, target: Path) -> None:
     try:
         page, _ = exporter.from_filename(str(source))
     except (ValueError, ValidationError) as error:
-        raise ConfigError(
-            f"notebooks/{source.name} cannot be read; delete it and run `make reproduce`."
-        ) from error
+        raise _unreadable(source) from error
     write_atomically(target, page)
+
+
+def _unreadable(source: Path) -> ConfigError:
+    return ConfigError(
+        f"notebooks/{source.name} cannot be read; delete it and run `make reproduce`."
+    )
 
 
 @functools.cache
@@ -375,11 +379,15 @@ def _exporter():
 
 def _about_notebook(source: Path) -> dict[str, str]:
     """Name, title (its first heading) and duration of an executed notebook."""
-    content = json.loads(source.read_text("utf-8"))
-    prose = ("".join(c["source"]) for c in content["cells"] if c["cell_type"] == "markdown")
+    try:
+        content = json.loads(source.read_text("utf-8"))
+        prose = ["".join(c["source"]) for c in content["cells"] if c["cell_type"] == "markdown"]
+        seconds = content.get("metadata", {}).get("papermill", {}).get("duration")
+        seconds = None if seconds is None else float(seconds)
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise _unreadable(source) from error
     headings = (re.match(r"#+ (.+)", text) for text in prose)
     title = next((found[1] for found in headings if found), source.stem)
-    seconds = content.get("metadata", {}).get("papermill", {}).get("duration")
     took = "" if seconds is None else f"{seconds:.0f} s" if seconds < 90 else _minutes(seconds)
     return {"name": source.stem, "title": title, "took": took}
 

@@ -40,14 +40,17 @@ from cunet_lib import (
     checkpoint,
     cli,
     conditions,
+    control,
     layout,
     models,
     results,
     runner,
     scoring,
+    separation,
     songs,
     stems,
     sweep,
+    webpage,
 )
 from cunet_lib.config import (
     INSTRUMENTS,
@@ -780,6 +783,24 @@ def test_broken_record(trained, sandbox, monkeypatch, kind):
         "make reproduce",
         kind="records",
     )
+
+
+@pytest.mark.parametrize("kind", gallery.BROKEN_JSON)
+def test_broken_record_of_a_run(sandbox, monkeypatch, kind):
+    """Where notebooks and the report read a run, and an executed notebook."""
+    monkeypatch.setenv("CUNET_RESULTS", str(sandbox / "results"))
+    folder = SMOKE.paths.run(MODEL, 0)
+    folder.mkdir(parents=True)
+    whole = json.dumps({"settings": SMOKE.model_dump(mode="json")}).encode()
+    (folder / "run.json").write_bytes(gallery.broken_json(kind, whole))
+    for read in (
+        lambda: control.load_run(SMOKE, MODEL, seed=0),
+        lambda: separation.System(SMOKE, MODEL, seed=0),
+    ):
+        refused(read, "run.json", "delete", kind="records")
+    notebook = sandbox / "05_plot.ipynb"
+    notebook.write_bytes(gallery.broken_json(kind, b'{"cells": [], "metadata": {}}'))
+    refused(lambda: webpage._about_notebook(notebook), "05_plot.ipynb", "delete", kind="records")
 
 
 # ------------------------------------------------------------------------- stores, checkpoints
