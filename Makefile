@@ -26,24 +26,29 @@ unexport STAGE GRID
 
 # ---------------------------------------------------------------------------------------- checks
 
-NEEDS_PROFILE := reproduce stages page conditions steering sweep check plan verify report clean
+# Text as one word of the shell.
+quoted = '$(subst ','\'',$(1))'
+
+NEEDS_PROFILE := reproduce stages page conditions steering sweep check plan verify tolerances report clean
 PROFILES := $(patsubst notebooks/profiles/%.yaml,%,$(wildcard notebooks/profiles/*.yaml))
 ifneq ($(filter $(NEEDS_PROFILE),$(MAKECMDGOALS)),)
-  ifeq ($(filter $(PROFILE),$(PROFILES)),)
+  # One word, and no pattern of make's.
+  ifneq ($(words $(PROFILE))$(findstring %,$(PROFILE))$(if $(filter $(PROFILE),$(PROFILES)),,?),1)
     $(error No profile '$(PROFILE)' in notebooks/profiles; PROFILE can be: $(PROFILES))
   endif
-  ifneq ($(shell for n in "$(JOBS)" $(SEEDS) 1; do [[ $$n =~ ^[0-9]+$$ ]] || echo bad; done; [ "$(JOBS)" != 0 ] || echo bad),)
+  ifneq ($(shell set -f; j=$(call quoted,$(JOBS)); s=$(call quoted,$(SEEDS)); for n in "$$j" $$s 1; do [[ $$n =~ ^[0-9]+$$ ]] || echo bad; done; [ "$$j" != 0 ] || echo bad),)
     $(error JOBS must be a whole number above 0 and SEEDS whole numbers with spaces between; they are '$(JOBS)' and '$(SEEDS)')
   endif
   ifeq ($(strip $(SEEDS)),)
     $(error SEEDS is empty; give at least one whole number, such as SEEDS=0)
   endif
 endif
-# Make's own functions would split a path at its spaces.
-ifneq ($(MUSDB),)
-  export CUNET_MUSDB := $(shell d="$(MUSDB)"; [ "$${d:0:2}" != "~/" ] || d="$$HOME/$${d:2}"; cd -- "$$d" 2>/dev/null && pwd)
+# Make's own functions would split a path at its spaces; its shell gets it as text, never as a
+# command, whatever the folder's name.
+ifneq ($(value MUSDB),)
+  export CUNET_MUSDB := $(shell d=$(call quoted,$(value MUSDB)); [ "$${d:0:2}" != "~/" ] || d="$$HOME/$${d:2}"; cd -- "$$d" 2>/dev/null && pwd)
   ifeq ($(CUNET_MUSDB),)
-    $(error MUSDB=$(MUSDB) is no folder; give the one that holds train and test)
+    $(error MUSDB=$(value MUSDB) is no folder; give the one that holds train and test)
   endif
 endif
 
@@ -147,11 +152,11 @@ LOGS := $(RESULTS)/logs
 # makes the stage again. tests/test_imports.py compares these lists with the imports.
 MODULES_00_corpus := config parameters files progress parallel composer voice synth corpus stems layout spectral display
 MODULES_01_preprocess := config parameters files progress parallel stems layout spectral display store
-MODULES_02_train_unet := config parameters files parallel stems spectral display store conditions batches film kernels models cards checkpoint training separation
-MODULES_03_train_cunet := config parameters files parallel stems spectral display store conditions batches film kernels models cards checkpoint training separation
-MODULES_04_evaluate := config parameters files progress parallel stems spectral display store conditions film kernels models separation measures scoring ablation
-MODULES_05_plot := config parameters files spectral film kernels models cards analysis inference published results catalog tables protocols figures drawing report
-MODULES_07_conditions := config parameters files progress parallel stems spectral display store conditions film kernels models separation measures control analysis inference published results tables figures control_figures
+MODULES_02_train_unet := config parameters files parallel stems spectral display store conditions batches film kernels archive models cards checkpoint training separation
+MODULES_03_train_cunet := config parameters files parallel stems spectral display store conditions batches film kernels archive models cards checkpoint training separation
+MODULES_04_evaluate := config parameters files progress parallel stems spectral display store conditions film kernels archive models separation measures scoring ablation
+MODULES_05_plot := config parameters files spectral film kernels archive models cards analysis inference published results catalog tables protocols figures drawing report
+MODULES_07_conditions := config parameters files progress parallel stems spectral display store conditions film kernels archive models separation measures control analysis inference published results tables figures control_figures
 
 INSTRUMENTS := bass drums other vocals
 VARIANTS := dense_simple dense_complex cnn_simple cnn_complex
@@ -277,8 +282,12 @@ plan: env  ## estimate hours, disk and memory of a run of PROFILE, before it sta
 	@"$(PYTHON)" -m cunet_lib.cli plan $(PROFILE) --seeds "$(SEEDS)"
 
 # KILLS and SEED decide how often, and when, a run is killed; results/reliability has the outcome.
-torture: env  ## kill `make reproduce PROFILE=smoke` again and again, then compare its scores
-	@"$(PYTHON)" tests/torture.py --kills $(or $(KILLS),20) --seed $(or $(SEED),0)
+# In a FOLDER the work is kept, and goes on there when it was stopped itself.
+torture: env  ## kill the whole study again and again, show bad input; nothing may change or break
+	@"$(PYTHON)" tests/torture.py --kills $(or $(KILLS),20) --seed $(or $(SEED),0) $(if $(FOLDER),--folder "$(FOLDER)") $(TORTURE_ARGS)
+
+tolerances: env  ## measure by how much results of PROFILE differ with threads and precision
+	@"$(PYTHON)" tests/tolerances.py $(PROFILE) $(if $(FOLDER),--folder "$(FOLDER)")
 
 # Uploads arrive in one message, of which the server takes 10 MB if it is not told otherwise.
 lab: env  ## explore a trained model, and the notebooks, in Jupyter Lab
@@ -316,4 +325,4 @@ help:
 	@awk '/^## / { sub(/^## /, "  "); print }' Makefile
 
 FORCE:
-.PHONY: env reproduce stages page conditions steering sweep check plan test lint torture lab verify report bench clean distclean lock help FORCE
+.PHONY: env reproduce stages page conditions steering sweep check plan test lint torture tolerances lab verify report bench clean distclean lock help FORCE

@@ -15,7 +15,7 @@ what its last column names; ``tests/test_imports.py`` reads this table and holds
 | `voice` | the singing voice | `tensorflow`, `models` |
 | `synth` | drums, bass and other instruments as sound | `tensorflow`, `models` |
 | `corpus` | the rendered corpus: stems and mixtures in MUSDB18-HQ layout | `tensorflow`, `models` |
-| `stems` | tracks of a corpus through `musdb`: splits, decoding, resampling | `tensorflow` |
+| `stems` | tracks of a corpus as `musdb` reads them: splits, decoding, resampling | `tensorflow` |
 | `layout` | whether a corpus is complete and sound, every problem by file; its download | `tensorflow`, `models` |
 | `audio` | audio files of any kind, read and written in blocks | `tensorflow`, `models` |
 | `spectral` | STFT and inverse STFT conventions, patch cut and join, magnitude scale | `musdb` |
@@ -25,6 +25,7 @@ what its last column names; ``tests/test_imports.py`` reads this table and holds
 | `batches` | seeded `tf.data`: patches, conditions, augmentation | `musdb`, `models` |
 | `film` | FiLM layers and the control networks | `corpus`, `stems`, `store`, `batches` |
 | `kernels` | two of Keras' layers by faster kernels, with the same numbers | every other module |
+| `archive` | what a `.keras` file holds, looked at before Keras builds it | every other module, `tensorflow` |
 | `models` | U-Net and C-U-Net builders, the registry of variants | `corpus`, `stems`, `store`, `batches` |
 | `cards` | the model card beside every trained model | `tensorflow`, `musdb` |
 | `checkpoint` | the state of an unfinished training on disk, whole or not at all | `tensorflow`, `musdb` |

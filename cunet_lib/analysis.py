@@ -110,7 +110,7 @@ def _read_scores(path: Path) -> pd.DataFrame:
             na_values={"value": ["", "nan", "NaN"]},
             dtype={"track": str, "model": str, "target": str, "metric": str, "protocol": str},
         )
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+    except ValueError as error:  # ParserError, EmptyDataError, UnicodeDecodeError
         raise ConfigError(problem.format("not a CSV table")) from error
     missing = [column for column in SCORE_COLUMNS if column not in frame]
     if missing:

@@ -6,6 +6,7 @@ through ffmpeg: without a shell, local files only, and given up when it stalls.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -20,13 +21,21 @@ import numpy as np
 import soundfile
 
 from cunet_lib.config import ConfigError
-from cunet_lib.stems import ensure_ffmpeg
+from cunet_lib.stems import (
+    LOCAL,
+    LONGEST_SECONDS,
+    RATES,
+    SHORTAGE_SECONDS,
+    check_rate,
+    cut_short,
+    ensure_ffmpeg,
+    native,
+)
 
 BLOCK = 1 << 16
 """Frames of a block. libsndfile's Vorbis encoder crashes on much larger ones."""
 
-MINIMUM_RATE = 1000
-"""Hz; below it there is no music, and windows would be a handful of samples."""
+MINIMUM_RATE, MAXIMUM_RATE = RATES
 
 PROBE_SECONDS = 30
 STALL_SECONDS = 60
@@ -46,8 +55,11 @@ EXACT = ("wav", "aiff")
 LOSSY_BY_FFMPEG = (".mp3", ".mp2", ".mpga")
 """Suffixes of MPEG audio. libsndfile's decoder of it complains straight to the terminal."""
 
-# A song is a local file; it must not make ffmpeg open anything on a network.
-_LOCAL = ("-v", "error", "-protocol_whitelist", "file,pipe")
+PADDING = 2048
+"""Samples: two frames of AAC, by which headers and what is decoded may differ."""
+
+FRAMED = ("mov", "mp4", "m4a")
+"""Names of ffmpeg's formats whose header says exactly how long the audio is."""
 
 
 @dataclass(frozen=True)
@@ -64,12 +76,15 @@ class AudioFile:
         Number of channels.
     decoder
         ``"libsndfile"`` or ``"ffmpeg"``.
+    seconds
+        Least length by the header, where a format has an exact one; 0 elsewhere.
     """
 
     path: Path
     rate: int
     channels: int
     decoder: str
+    seconds: float = 0.0
 
     def blocks(self) -> Iterator[np.ndarray]:
         """The samples in order, ``(frames, channels)`` float32, at most :data:`BLOCK` frames each.
@@ -77,20 +92,32 @@ class AudioFile:
         Raises
         ------
         ConfigError
-            If the file turns out to be damaged, or ffmpeg stalls.
+            If the file turns out to be damaged or endless, or ffmpeg stalls.
         """
-        return self._by_ffmpeg() if self.decoder == "ffmpeg" else self._by_libsndfile()
+        frames = 0
+        read = self._by_ffmpeg if self.decoder == "ffmpeg" else self._by_libsndfile
+        # Whoever stops early ends ffmpeg at once.
+        with contextlib.closing(read()) as blocks:
+            for block in blocks:
+                frames += len(block)
+                if frames > LONGEST_SECONDS * self.rate:
+                    raise ConfigError(
+                        f"{self.path} is longer than {LONGEST_SECONDS // 3600} hours; cut it."
+                    )
+                yield block
+        if frames < (self.seconds - SHORTAGE_SECONDS) * self.rate - PADDING:
+            raise _damaged(self.path, "it is cut short")
 
     def _by_libsndfile(self) -> Iterator[np.ndarray]:
         try:
-            with soundfile.SoundFile(self.path) as file:
+            with soundfile.SoundFile(native(self.path)) as file:
                 while len(block := file.read(BLOCK, dtype="float32", always_2d=True)):
                     yield block
         except soundfile.LibsndfileError as error:
             raise _damaged(self.path, error.error_string) from error
 
     def _by_ffmpeg(self) -> Iterator[np.ndarray]:
-        command = [ensure_ffmpeg(), "-nostdin", *_LOCAL, "-i", _address(self.path)]
+        command = [ensure_ffmpeg(), *LOCAL, "-i", _address(self.path)]
         command += ["-map", "0:a:0", "-ar", str(self.rate), "-ac", str(self.channels)]
         command += ["-c:a", "pcm_f32le", "-f", "f32le", "pipe:1"]
         frame = 4 * self.channels
@@ -130,8 +157,8 @@ def open_audio(path: Path | str) -> AudioFile:
     Raises
     ------
     ConfigError
-        If it is missing, empty, no audio, or audio at less than :data:`MINIMUM_RATE`; one sentence
-        names the file and the remedy.
+        If it is missing, empty, cut short, no audio, or audio at a rate outside
+        :data:`cunet_lib.stems.RATES`; one sentence names the file and the remedy.
     """
     path = Path(path)
     if path.is_dir():
@@ -145,10 +172,9 @@ def open_audio(path: Path | str) -> AudioFile:
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}; check its rights.") from error
     found = _ask_libsndfile(path) or _ask_ffprobe(path)
-    if found.rate < MINIMUM_RATE:
-        raise ConfigError(
-            f"{path} has {found.rate} samples a second; resample it to {MINIMUM_RATE} or more."
-        )
+    check_rate(path, found.rate)
+    if found.decoder == "libsndfile" and cut_short(path):
+        raise _damaged(path, "it is cut short")
     return found
 
 
@@ -156,7 +182,7 @@ def _ask_libsndfile(path: Path) -> AudioFile | None:
     if path.suffix.lower() in LOSSY_BY_FFMPEG:
         return None
     try:
-        info = soundfile.info(path)
+        info = soundfile.info(native(path))
     except (soundfile.LibsndfileError, TypeError):  # TypeError: headerless data, by its suffix
         return None
     return AudioFile(path, info.samplerate, info.channels, "libsndfile")
@@ -164,9 +190,9 @@ def _ask_libsndfile(path: Path) -> AudioFile | None:
 
 def _ask_ffprobe(path: Path) -> AudioFile:
     probe = Path(ensure_ffmpeg()).with_name("ffprobe")
-    command = [str(probe) if probe.exists() else "ffprobe", *_LOCAL]
-    command += ["-select_streams", "a:0", "-show_entries", "stream=sample_rate,channels"]
-    command += ["-of", "json", _address(path)]
+    command = [str(probe) if probe.exists() else "ffprobe", *LOCAL[1:]]
+    command += ["-select_streams", "a:0", "-of", "json", "-show_entries"]
+    command += ["stream=sample_rate,channels,duration:format=format_name", _address(path)]
     try:
         done = subprocess.run(
             command,
@@ -175,15 +201,18 @@ def _ask_ffprobe(path: Path) -> AudioFile:
             timeout=PROBE_SECONDS,
             check=False,
         )
-        streams = json.loads(done.stdout or b"{}").get("streams", [])
-        rate, channels = (int(streams[0][key]) for key in ("sample_rate", "channels"))
+        found = json.loads(done.stdout or b"{}")
+        stream = found.get("streams", [])[0]
+        rate, channels = (int(stream[key]) for key in ("sample_rate", "channels"))
+        exact = not {*found["format"]["format_name"].split(",")}.isdisjoint(FRAMED)
+        seconds = float(stream.get("duration", 0)) if exact else 0.0
     except subprocess.TimeoutExpired as error:
         raise _stalled(path) from error
     except (ValueError, KeyError, IndexError) as error:
         raise _no_audio(path) from error
     if rate < 1 or channels < 1:
         raise _no_audio(path)
-    return AudioFile(path, rate, channels, "ffmpeg")
+    return AudioFile(path, rate, channels, "ffmpeg", seconds)
 
 
 def _address(path: Path) -> str:

@@ -133,8 +133,8 @@ def read(path: Path) -> dict | None:
     try:
         parts = path.read_text(encoding="utf-8").split("---\n", 2)
         content = yaml.safe_load(parts[1]) if len(parts) == 3 and not parts[0] else None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
-        return None
+    except (OSError, ValueError, LookupError, TypeError, RecursionError, yaml.YAMLError):
+        return None  # YAML raises more than its own errors, as of the date 2020-13-45
     return content if isinstance(content, dict) else None
 
 

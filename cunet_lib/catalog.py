@@ -29,6 +29,7 @@ from cunet_lib.config import (
     Signal,
     load_profile,
 )
+from cunet_lib.files import is_file
 
 MEANINGLESS = "smoke"
 """Profile whose models are never taken unless named: they were trained for seconds."""
@@ -99,9 +100,9 @@ def find(name: str | None = None) -> Found:
             "There is no trained model yet; run `make reproduce`, or name one by --model PATH."
         )
     given = Path(name).expanduser()
-    if given.is_file():
+    if is_file(given):
         return describe(given)
-    if (given / "model.keras").is_file():
+    if is_file(given / "model.keras"):
         return describe(given / "model.keras")
     if given.suffix == ".keras":
         raise ConfigError(f"No model {name}; `cunet models` lists those at hand.")
@@ -129,14 +130,17 @@ def describe(path: Path) -> Found:
     root = _root_of(path)
     record = _record(path)
     settings = record.get("settings") or {}
+    model, seed = record.get("model"), record.get("seed")
     try:
+        if not isinstance(settings, Mapping) or not isinstance(model, str | None):
+            raise TypeError("settings are a mapping, a model has a name")
         signal = Signal.model_validate(settings.get("signal", {}))
         separate = Separate.model_validate(settings.get("separate", {}))
-    except ValidationError as error:
+        trained_on = _trained_on(settings)
+    except (ValidationError, TypeError) as error:
         raise ConfigError(
-            f"The record beside {path} has signal settings that make no sense; train it again."
+            f"The record beside {path} has settings that make no sense; train it again."
         ) from error
-    model, seed = record.get("model"), record.get("seed")
     folder = root / _profile(path) if root else None
     scores = median_sdr(folder, model, seed) if folder and model is not None else {}
     return Found(
@@ -146,7 +150,7 @@ def describe(path: Path) -> Found:
         seed,
         signal,
         separate,
-        _trained_on(settings),
+        trained_on,
         scores,
     )
 
@@ -293,16 +297,18 @@ def _record(path: Path) -> dict:
 def _json(path: Path) -> dict:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is not valid JSON; delete it and train again.") from error
     return content if isinstance(content, dict) else {}
 
 
 def _trained_on(settings: Mapping) -> str:
-    title = settings.get("title")
+    title, data = settings.get("title"), settings.get("data") or {}
     if not title:
         return "unknown data (no record beside it)"
-    source = (settings.get("data") or {}).get("source")
+    if not isinstance(title, str) or not isinstance(data, Mapping):
+        raise TypeError("a title is text, data are settings")
+    source = data.get("source")
     return f"{title}, no real music" if source == "rendered" else title
 
 

@@ -8,36 +8,43 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
+import io
 import logging
+import os
 import signal
 import sys
 from collections.abc import Sequence
 
-from cunet_lib.config import ConfigError, load_profile, profile_names
-from cunet_lib.files import UNWRITABLE, WriteError
+from cunet_lib.config import ConfigError, load_profile, printable, profile_names
+from cunet_lib.files import Busy, WriteError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
+    # File names may hold bytes that are no text; they shall not end the command.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     options = _parser().parse_args(arguments)
     # `make` and schedulers stop jobs with SIGTERM: clean up as after Ctrl-C.
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         return options.command(options)
-    except FileNotFoundError as error:
-        named = error.filename and f"No file {error.filename}: {error.strerror}."
-        return _complain(named or str(error))
     except ConfigError as error:
         return _complain(str(error))
+    except (WriteError, Busy) as error:
+        return _complain(printable(error))
     except OSError as error:
-        if isinstance(error, WriteError):
-            return _complain(str(error))
-        if error.errno in UNWRITABLE and error.filename:
-            return _complain(f"{error.filename}: {error.strerror}.")
-        raise
+        if not error.filename or not error.strerror:
+            raise
+        named = printable(os.fsdecode(error.filename))
+        return _complain(f"{named} cannot be read or written: {error.strerror}; check it.")
     except KeyboardInterrupt as stop:
         logging.disable()  # asyncio's complaints about tasks that ended with the kernel
-        _complain(str(stop) or "Stopped; nothing half-written was kept.")
+        _complain(
+            str(stop)
+            or "Stopped; nothing half-written was kept, and the same command starts again."
+        )
         return 130
 
 

@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import re
+import reprlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -75,8 +76,51 @@ SCORE_COLUMNS = (
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
+PROFILE_BYTES = 1 << 20
+"""A profile is a page of settings; whatever is larger than this is something else."""
+
+
+def printable(text: object) -> str:
+    r"""Text for one line of a terminal: control characters and stray bytes are escaped.
+
+    File names may hold line breaks and commands to the terminal; neither shall reach it.
+
+    >>> printable("a\nb")
+    'a\\nb'
+    """
+    return "".join(
+        sign if sign.isprintable() or sign == "\N{ZERO WIDTH JOINER}" else ascii(sign)[1:-1]
+        for sign in str(text)
+    )
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxtuple = 2, 4, 4
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 100
+
+
+def quoted(value: object) -> str:
+    """A value as messages quote it: the beginning, should it be long or nested without end."""
+    return _SHORT.repr(value)
+
+
 class ConfigError(ValueError):
-    """A setting, profile or parameter is wrong; the message names it and the remedy."""
+    """A setting, profile, parameter or file is wrong; the message names it and the remedy.
+
+    Parameters
+    ----------
+    sentence
+        What is wrong and what helps; one line, whatever is in the names it quotes.
+    problems
+        Lines below it, where there is more than one thing to mend.
+    """
+
+    def __init__(self, sentence: str, *problems: str):
+        super().__init__(sentence, *problems)
+
+    def __str__(self) -> str:
+        sentence, *problems = self.args
+        return "\n  ".join(printable(line) for line in (sentence, *problems))
 
 
 class _Section(BaseModel):
@@ -105,6 +149,10 @@ class Data(_Section):
                     f"validation = {self.validation} leaves no training track "
                     f"of train_tracks = {self.train_tracks}"
                 )
+        elif not self.validation:
+            raise ValueError("validation must name at least 1 track")
+        elif len(set(self.validation)) < len(self.validation):
+            raise ValueError("validation names a track twice")
         return self
 
 
@@ -348,15 +396,7 @@ def load_profile(name: str, overrides: str | Sequence[str] = "") -> Profile:
         if name not in profile_names():
             raise ConfigError(f"No profile {name!r}; there are: {', '.join(profile_names())}.")
         path = ROOT / "notebooks" / "profiles" / f"{name}.yaml"
-    try:
-        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"Profile {path} cannot be read: {error.strerror}.") from error
-    except yaml.YAMLError as error:
-        where = str(error).replace("\n", " ")
-        raise ConfigError(f"Profile {path.name} is not valid YAML: {where}.") from error
-    if not isinstance(settings, dict):
-        raise ConfigError(f"Profile {path.name} must be a mapping of settings.")
+    settings = _read_profile(path)
     settings.setdefault("name", path.stem)
     for assignment in overrides.split() if isinstance(overrides, str) else overrides:
         _assign(settings, assignment)
@@ -364,6 +404,67 @@ def load_profile(name: str, overrides: str | Sequence[str] = "") -> Profile:
         return Profile.model_validate(settings)
     except ValidationError as error:
         raise ConfigError(_sentence(path.name, error)) from error
+
+
+class _Loader(yaml.SafeLoader):
+    """Plain YAML in which every key stands once: the last of two would win in silence."""
+
+    def construct_mapping(self, node, deep=False):
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        twice = [key for key in keys if keys.count(key) > 1 and key != "<<"]
+        if twice:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"{twice[0]!r} stands twice", node.start_mark
+            )
+        return super().construct_mapping(node, deep)
+
+
+def parse_yaml(text: str) -> Any:
+    """Content of YAML text, plain values only.
+
+    Raises
+    ------
+    yaml.YAMLError
+        Whatever is wrong with it, which PyYAML itself tells in many ways.
+    """
+    loader = _Loader(text)
+    try:
+        return loader.get_single_data()
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        # Such as the date 2020-13-45, `!!bool x`, or a thousand brackets.
+        raise yaml.YAMLError(f"{type(error).__name__}: {error}") from error
+    finally:
+        loader.dispose()
+
+
+def _read_profile(path: Path) -> dict[str, Any]:
+    try:
+        if not path.is_file():  # a pipe would wait for ever
+            raise ConfigError(f"Profile {path} cannot be read: it is no file; check its name.")
+        if path.stat().st_size > PROFILE_BYTES:
+            raise ConfigError(f"Profile {path} is too large to be a profile; name a YAML file.")
+        settings = parse_yaml(path.read_text(encoding="utf-8"))
+    except ConfigError:
+        raise
+    except OSError as error:
+        raise ConfigError(
+            f"Profile {path} cannot be read: {error.strerror}; mend that or name another."
+        ) from error
+    except yaml.YAMLError as error:
+        where = " ".join(str(error).split())
+        raise ConfigError(
+            f"Profile {path.name} is not valid YAML: {_brief(where, 300)}."
+        ) from error
+    except ValueError as error:  # other bytes than UTF-8, or a null byte in the path
+        raise ConfigError(f"Profile {path} is no text in UTF-8; name a YAML file.") from error
+    if not isinstance(settings, dict):
+        raise ConfigError(f"Profile {path.name} must be a mapping of settings.")
+    return settings
+
+
+def _brief(text: str, length: int = 100) -> str:
+    """The beginning of a text that may be long."""
+    return text if len(text) <= length else f"{text[:length]}..."
 
 
 def _assign(settings: dict[str, Any], assignment: str) -> None:
@@ -376,7 +477,7 @@ def _assign(settings: dict[str, Any], assignment: str) -> None:
         if not isinstance(settings, dict):
             raise ConfigError(f"Override {assignment!r}: {section!r} is not a section.")
     try:
-        parsed = yaml.safe_load(value)
+        parsed = parse_yaml(value)
     except yaml.YAMLError as error:
         raise ConfigError(f"Override {assignment!r} has a value that is not YAML.") from error
     # YAML 1.1 reads 1e-3 as a string; people write it that way.
@@ -392,12 +493,12 @@ def _sentence(source: str, error: ValidationError) -> str:
     if first["type"] == "extra_forbidden":
         section = Profile
         for part in first["loc"][:-1]:
-            section = section.model_fields[part].annotation
+            section = section.model_fields[str(part)].annotation
         return (
             f"Profile {source}: unknown setting {place!r}; "
             f"valid here: {', '.join(section.model_fields)}."
         )
     message = first["msg"].removeprefix("Value error, ").rstrip(".")
     given = first.get("input")
-    shown = "" if isinstance(given, dict | BaseModel) else f" (given: {given!r})"
-    return f"Profile {source}: {place}: {message}{shown}."
+    shown = "" if isinstance(given, dict | BaseModel) else f" (given: {quoted(given)})"
+    return f"Profile {source}: {_brief(place)}: {message}{shown}."

@@ -72,7 +72,8 @@ def load_run(settings: Profile, model: str, *, seed: int, suffix: str = "") -> R
     Raises
     ------
     ConfigError
-        If the model is no C-U-Net, has not been trained yet, or had other signal settings.
+        If the model is no C-U-Net, has not been trained yet, had other signal settings, or its
+        record is damaged.
     """
     if model not in VARIANTS:
         raise ConfigError(f"No C-U-Net {model!r}; there are: {', '.join(VARIANTS)}.")
@@ -83,8 +84,13 @@ def load_run(settings: Profile, model: str, *, seed: int, suffix: str = "") -> R
             f"No finished training run {folder.name}; "
             f"`make {'conditions' if suffix else 'reproduce'} PROFILE={settings.name}` trains it."
         )
-    record = json.loads(path.read_text(encoding="utf-8"))
-    trained = record["settings"]["signal"]
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        trained = record["settings"]["signal"]
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
+        raise ConfigError(
+            f"{path} is damaged; delete the folder and run `make reproduce` again."
+        ) from error
     if trained != settings.signal.model_dump(mode="json"):
         raise ConfigError(
             f"The run {folder.name} was trained with the signal settings {trained}; "

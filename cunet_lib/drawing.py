@@ -60,7 +60,7 @@ def architecture(settings: Profile, runs: pd.DataFrame, model: str) -> Figure:
         name = UNETS[0] if model == "unet" else model
         raise missing(settings, settings.paths.run(name, settings.seed) / "architecture.json")
     run = chosen.iloc[0]
-    blocks = read_json(settings, Path(run["folder"]) / "architecture.json")
+    blocks = read_json(settings, Path(run["folder"]) / "architecture.json", list)
     parts = {
         part: [block for block in blocks if block["part"] == part]
         for part in ("control", "encoder", "decoder")

@@ -16,7 +16,6 @@ import functools
 import html
 import io
 import itertools
-import subprocess
 import tempfile
 import threading
 import time
@@ -38,6 +37,7 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.image import imsave
 from matplotlib.ticker import MaxNLocator
 
+from cunet_lib.audio import open_audio
 from cunet_lib.conditions import label, vector
 from cunet_lib.config import INSTRUMENTS, ROOT, ConfigError, Profile, Separate, Signal
 from cunet_lib.control import FLOOR_DB, level_db, load_run
@@ -45,7 +45,7 @@ from cunet_lib.figures import INSTRUMENT_COLOURS, INSTRUMENT_MARKERS, styled
 from cunet_lib.models import is_conditioned, load
 from cunet_lib.scoring import real_excerpt
 from cunet_lib.spectral import cut_patches, istft, join_patches, stft
-from cunet_lib.stems import STEMS, ensure_ffmpeg
+from cunet_lib.stems import LOUDEST, STEMS
 from cunet_lib.store import open_store
 
 EXCERPT = "a real excerpt (6 s of a MUSDB18 test track)"
@@ -125,33 +125,26 @@ def songs(settings: Profile) -> dict[str, Callable[[], np.ndarray]]:
 def decode_upload(name: str, content: bytes, sample_rate: int) -> np.ndarray:
     """Mono audio of an uploaded file, ``(1, samples)`` float32 at ``sample_rate``.
 
-    Whatever libsndfile reads is read at once; ffmpeg has a try at the rest.
-
     Raises
     ------
     ConfigError
         If it is no audio, or holds none.
     """
-    try:
-        audio, rate = soundfile.read(io.BytesIO(content), dtype="float32", always_2d=True)
-    except soundfile.LibsndfileError:
-        audio, rate = _with_ffmpeg(name, content)
-    if not len(audio) or not np.isfinite(audio).all():
-        raise ConfigError(f"{name} holds no audio.")
-    return soxr.resample(audio.mean(axis=1), rate, sample_rate, quality="HQ")[None]
-
-
-def _with_ffmpeg(name: str, content: bytes) -> tuple[np.ndarray, int]:
-    program = ensure_ffmpeg()
     # A file, since some formats have their index at the end. Its name has nothing of the upload's.
     with tempfile.TemporaryDirectory(prefix="cunet-") as folder:
-        source, target = Path(folder) / "upload", Path(folder) / "audio.wav"
+        source = Path(folder) / "upload"
         source.write_bytes(content)
-        command = [program, "-v", "error", "-nostdin", "-i", source, "-vn", "-f", "wav", target]
-        done = subprocess.run(command, capture_output=True)
-        if done.returncode or not target.is_file():
-            raise ConfigError(f"{name} cannot be read as audio.")
-        return soundfile.read(target, dtype="float32", always_2d=True)
+        try:
+            song = open_audio(source)
+            blocks = [block.mean(axis=1) for block in song.blocks()]
+        except ConfigError as error:
+            raise ConfigError(
+                f"{name} cannot be read as audio; convert it to WAV or FLAC."
+            ) from error
+    audio = np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
+    if not len(audio) or not np.isfinite(audio).all() or np.abs(audio).max() > LOUDEST:
+        raise ConfigError(f"{name} holds no audio; export it again.")
+    return soxr.resample(audio, song.rate, sample_rate, quality="HQ")[None]
 
 
 def loudest(audio: np.ndarray, length: int) -> int:

@@ -20,6 +20,10 @@ UNWRITABLE = {
     errno.EPERM: "mend its permissions",
     errno.EROFS: "choose a folder that can be written to (CUNET_DATA, CUNET_RESULTS)",
     errno.EIO: "look after the disk",
+    errno.ENAMETOOLONG: "shorten the name that it is made from",
+    errno.ENOTDIR: "move the file that is where a folder should be",
+    errno.EISDIR: "move the folder that is where the file should be",
+    errno.ELOOP: "mend the symbolic link",
 }
 """Reasons for which a file cannot be written, and what helps."""
 
@@ -60,7 +64,8 @@ def replacing(path: Path, *, suffix: str | None = None) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(
             dir=path.parent,
-            prefix=f".{path.stem}.partial-",
+            # Names may be as long as the file system allows, and this one is longer.
+            prefix=f".{path.stem[:40]}.partial-",
             suffix=path.suffix if suffix is None else suffix,
         )
         os.close(handle)
@@ -93,6 +98,14 @@ def _is_unwritable(error: BaseException, folder: Path) -> bool:
         if named.parent != folder and named not in (folder, *folder.parents):
             return False  # another file, which the body reads
     return error.errno in UNWRITABLE
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is a file that may be looked at; False for names that no file can have."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
 
 
 def sync_folder(folder: Path) -> None:

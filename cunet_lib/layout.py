@@ -22,19 +22,27 @@ from pathlib import Path
 
 import numpy as np
 
-from cunet_lib.config import ConfigError, Profile
+from cunet_lib.config import ConfigError, Profile, printable
 from cunet_lib.files import write_json
 from cunet_lib.parallel import cores
 from cunet_lib.stems import (
     CODEC_FRAME,
+    DECODE_SECONDS,
+    LOCAL,
+    RENAME,
+    SHORTAGE_SECONDS,
+    STEM_FORMAT,
     STEM_NUMBERS,
     STEM_SUFFIX,
     STEMS,
     SUBSETS,
     Source,
     corpus_root,
+    cut_short,
     ensure_ffmpeg,
     held_out,
+    is_text,
+    native,
     scan,
 )
 
@@ -44,9 +52,6 @@ MUSDB18_TRACKS = {"train": 100, "test": 50}
 INDEX = "corpus.json"
 
 EXCERPT_SECONDS = 2.0
-SHORTAGE_SECONDS = 0.1
-"""A file whose end cannot be decoded by more than this is cut short; codecs pad less than that."""
-
 SUM_LIMITS = {True: (3e-3, 0.05), False: (0.2, 0.5)}
 """Error of the stems' sum relative to the mixture (root of the ratio of energies, over a track's
 excerpts), by ``is_wav``: worth a remark, and a problem.
@@ -156,7 +161,7 @@ def check_corpus(
                 problems += found.problems
         _refuse(layout.root, problems)
     for remark in remarks:
-        report(f"remark: {remark}")
+        report(f"remark: {printable(remark)}")
     if settings.data.source != "rendered":
         # The rendered corpus has a record of its own under this name.
         record = {"format": layout.format, "tracks": [asdict(track) for track in layout.tracks]}
@@ -186,6 +191,9 @@ def read_layout(settings: Profile) -> Layout:
                 f"{_origin(settings)}."
             )
     everything = [source for found in sources.values() for source in found]
+    problems += [
+        f"{each.split}/{each.name}: {RENAME}" for each in everything if not is_text(each.name)
+    ]
     kinds = Counter(source.is_wav for source in everything)
     if len(kinds) > 1:
         problems.append(
@@ -243,8 +251,7 @@ def _unusual_counts(settings: Profile, sources: dict[str, list[Source]]) -> Iter
 def _refuse(root: Path, problems: list[str]) -> None:
     if problems:
         many = f"{len(problems)} problems" if len(problems) > 1 else "1 problem"
-        lines = "\n".join(f"  {problem}" for problem in problems)
-        raise ConfigError(f"The corpus {root} has {many}:\n{lines}")
+        raise ConfigError(f"The corpus {root} has {many}:", *problems)
 
 
 # ---------------------------------------------------------------------------------------- headers
@@ -305,12 +312,15 @@ def _wav_headers(source: Source) -> tuple[dict[str, _Stream], list[str]]:
             problems.append(f"{_shown(source, stem)}: missing; copy or unpack it again.")
             continue
         try:
-            info = soundfile.info(path)
+            info = soundfile.info(native(path))
+            short = cut_short(path)
         except (soundfile.LibsndfileError, OSError):
             problems.append(
                 f"{_shown(source, stem)}: cannot be read as audio; copy or unpack it again."
             )
             continue
+        if short:
+            problems.append(f"{_shown(source, stem)}: is cut short; copy or unpack it again.")
         streams[stem] = _Stream(info.frames, info.samplerate, info.channels)
     return streams, problems
 
@@ -318,9 +328,9 @@ def _wav_headers(source: Source) -> tuple[dict[str, _Stream], list[str]]:
 def _stem_headers(source: Source) -> tuple[dict[str, _Stream], list[str]]:
     path = source.files[0]
     name = f"{source.split}/{path.name}"
-    command = ["ffprobe", "-v", "error", "-of", "json", "-show_streams", f"file:{path}"]
-    done = subprocess.run(command, capture_output=True, check=False)
+    command = ["ffprobe", *LOCAL[1:], *STEM_FORMAT, "-of", "json", "-show_streams"]
     try:
+        done = _run([*command, f"file:{path}"])
         found = json.loads(done.stdout)["streams"]
         audio = {int(s["index"]): s for s in found if s["codec_type"] == "audio"}
         streams = {
@@ -332,7 +342,7 @@ def _stem_headers(source: Source) -> tuple[dict[str, _Stream], list[str]]:
             for stem, place in STEM_NUMBERS.items()
             if place in audio
         }
-    except (ValueError, KeyError):
+    except (ValueError, LookupError, TypeError, subprocess.SubprocessError):
         return {}, [f"{name}: cannot be read as audio; copy or unpack it again."]
     missing = [f"{stem} ({n})" for stem, n in STEM_NUMBERS.items() if n not in audio]
     if missing:
@@ -362,7 +372,7 @@ def _listen(source: Source, seconds: float) -> _Heard:
     for start in (0.25 * (seconds - length), 0.5 * (seconds - length), seconds - length):
         try:
             audio = _excerpt(source, start, length)
-        except (OSError, ValueError, RuntimeError):
+        except (OSError, ValueError, RuntimeError, subprocess.SubprocessError):
             audio = np.zeros((len(STEMS), 0, CHANNELS))
         if audio.shape[1] < (length - SHORTAGE_SECONDS) * RATE:
             return _Heard([], [f"{name}: cannot be decoded to its end; copy or unpack it again."])
@@ -391,20 +401,30 @@ def _excerpt(source: Source, start: float, seconds: float) -> np.ndarray:
 
         first, count = round(start * RATE), round(seconds * RATE)
         stems = [
-            soundfile.read(path, start=first, frames=count, always_2d=True)[0]
+            soundfile.read(native(path), start=first, frames=count, always_2d=True)[0]
             for path in source.files
         ]
     else:
         # All streams in one pass; stempeg would decode from the beginning, stream by stream.
         inputs = "".join(f"[0:{STEM_NUMBERS[stem]}]" for stem in STEMS)
-        command = ["ffmpeg", "-v", "error", "-ss", f"{start:.6f}", "-t", f"{seconds:.6f}"]
+        command = ["ffmpeg", *LOCAL, "-ss", f"{start:.6f}", "-t", f"{seconds:.6f}", *STEM_FORMAT]
         command += ["-i", f"file:{source.files[0]}"]
         command += ["-filter_complex", f"{inputs}amerge=inputs={len(STEMS)}", "-f", "f32le", "-"]
-        done = subprocess.run(command, capture_output=True, check=False)
+        done = _run(command)
         whole = len(done.stdout) // (4 * CHANNELS * len(STEMS)) * CHANNELS * len(STEMS)
         frames = np.frombuffer(done.stdout, "<f4", whole).reshape(-1, len(STEMS), CHANNELS)
         stems = frames.transpose(1, 0, 2)
     return np.asarray(stems, float)
+
+
+def _run(command: list[str]) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        command,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=DECODE_SECONDS,
+        check=False,
+    )
 
 
 # ----------------------------------------------------------------------------- 7-second excerpts

@@ -8,7 +8,6 @@ with; a C-U-Net takes the condition vector as second input. Sizes and details fo
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,8 +16,9 @@ import numpy as np
 import pandas as pd
 from keras import initializers, layers
 
+from cunet_lib import archive
 from cunet_lib.config import INSTRUMENTS, PAPER_NAMES, UNETS, VARIANTS, ConfigError
-from cunet_lib.files import replacing
+from cunet_lib.files import is_file, replacing
 from cunet_lib.film import FiLM
 from cunet_lib.kernels import BatchNormalization, ToOneChannel
 
@@ -368,18 +368,19 @@ def load(path: Path | str, *, precision: str | None = None) -> keras.Model:
         If the file is missing or is not a model of the study.
     """
     path = Path(path)
-    if not path.is_file():
+    if not is_file(path):
         raise ConfigError(f"No model at {path}; train it with `make reproduce` or name another.")
+    remedy = "delete it and run `make reproduce` again, or name another"
+    reason = archive.problem(path, UNETS + VARIANTS)
+    if reason is not None:
+        raise ConfigError(f"{path} is not a model of the study ({reason}); {remedy}.")
     try:
         model = keras.saving.load_model(path, compile=False, safe_mode=True)
-    except (ValueError, OSError, TypeError, KeyError, zipfile.BadZipFile) as error:
+        return model if precision is None else with_precision(model, precision)
+    except Exception as error:  # Keras and HDF5 raise a dozen kinds for a file that is not right
         raise ConfigError(
-            f"{path} cannot be read as a Keras model; it is damaged or was not saved by the study. "
-            "Delete it and run `make reproduce` again, or name another."
+            f"{path} cannot be read as a Keras model of the study; {remedy}."
         ) from error
-    if model.name not in UNETS + VARIANTS:
-        raise ConfigError(f"{path} holds {model.name!r}, which is not a model of the study.")
-    return model if precision is None else with_precision(model, precision)
 
 
 def with_precision(model: keras.Model, precision: str) -> keras.Model:

@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from cunet_lib.config import INSTRUMENTS, VARIANTS, ConfigError
+from cunet_lib.config import INSTRUMENTS, VARIANTS, ConfigError, parse_yaml, quoted
 
 CHOICES = {"instrument": INSTRUMENTS, "variant": VARIANTS}
 """Values of the parameters that mean the same in every notebook."""
@@ -136,12 +136,18 @@ def _as_type_of(default: Any, value: Any, what: str) -> Any:
         if isinstance(value, str):
             return value
         raise ConfigError(
-            f"{what} must be a string (given: {value!r}; papermill passes text as it is with -r)."
+            f"{what} must be a string (given: {quoted(value)}; "
+            "papermill passes text as it is with -r)."
         )
-    parsed = yaml.safe_load(value) if isinstance(value, str) else value
+    parsed = value
+    if isinstance(value, str):
+        with contextlib.suppress(yaml.YAMLError):  # it stays text then, which is of another type
+            parsed = parse_yaml(value)
     if isinstance(default, float) and type(parsed) in (int, str):
         with contextlib.suppress(ValueError):  # YAML 1.1 reads 1e-3 as a string
             parsed = float(parsed)
     if default is not None and type(parsed) is not type(default):
-        raise ConfigError(f"{what} must be of type {type(default).__name__} (given: {value!r}).")
+        raise ConfigError(
+            f"{what} must be of type {type(default).__name__} (given: {quoted(value)})."
+        )
     return parsed

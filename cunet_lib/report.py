@@ -14,15 +14,17 @@ import os
 import platform
 import re
 import subprocess
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
+import threadpoolctl
 
 from cunet_lib.catalog import write_cards
 from cunet_lib.config import ROOT, SCORE_COLUMNS, ConfigError, Profile
 from cunet_lib.figures import save_figure
-from cunet_lib.files import write_atomically
+from cunet_lib.files import sha256, write_atomically
 from cunet_lib.results import (
     count,
     json_text,
@@ -61,8 +63,19 @@ DISTRIBUTIONS = (
 )
 """Distributions whose versions the manifest records."""
 
-CPU_FLAGS = ("avx", "avx2", "fma", "avx512f", "avx512_bf16", "amx_bf16", "neon", "asimd", "bf16")
+CPU_FLAGS = (
+    *("sse4_2", "avx", "avx2", "fma", "f16c", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16"),
+    *("avx512_fp16", "amx_tile", "amx_int8", "amx_bf16", "neon", "asimd", "sve", "i8mm", "bf16"),
+)
 """CPU features that change how numbers are computed."""
+
+VARIABLES = (
+    *("CUNET_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"),
+    *("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OPENBLAS_CORETYPE", "PYTHONHASHSEED"),
+    *("TF_ENABLE_ONEDNN_OPTS", "TF_DETERMINISTIC_OPS", "TF_XLA_FLAGS", "XLA_FLAGS"),
+    *("KERAS_BACKEND", "NVIDIA_TF32_OVERRIDE", "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"),
+)
+"""Environment variables that change how numbers are computed; none of them holds a path."""
 
 
 def save_scores(settings: Profile, scores: pd.DataFrame) -> Path:
@@ -79,8 +92,9 @@ def write_manifest(settings: Profile, *, runs: pd.DataFrame | None = None) -> Pa
 
     The models' cards are written anew too, now that their scores are known.
 
-    Versions, platform, CPU, cores, the profile with its hash, the store's hashes, a summary of
-    each run, and hashes of the tables and scores. No paths, no host or user names.
+    Versions, platform, CPU, cores, threads, the profile with its hash, seeds, hashes of corpus,
+    store, code and lock, a summary of each run, and hashes of the tables and scores. No paths, no
+    host or user names.
 
     Parameters
     ----------
@@ -98,7 +112,14 @@ def write_manifest(settings: Profile, *, runs: pd.DataFrame | None = None) -> Pa
         "profile": settings.name,
         "settings": settings.model_dump(mode="json"),
         "settings_hash": settings.section_hash(),
+        "seeds": {
+            "profile": settings.seed,
+            "corpus": settings.data.seed,
+            "runs": sorted({int(seed) for seed in runs["seed"]}),
+        },
+        "corpus_sha256": _digest(paths.corpus / "corpus.json"),
         "store": _store(settings),
+        "code": _code(settings),
         "platform": {
             "python": platform.python_version(),
             "implementation": platform.python_implementation(),
@@ -109,6 +130,7 @@ def write_manifest(settings: Profile, *, runs: pd.DataFrame | None = None) -> Pa
             "cores": os.cpu_count(),
             "usable_cores": _usable_cores(),
         },
+        "threads": _threads(),
         "versions": _versions(),
         "runs": [_run(row) for _, row in runs.iterrows()],
         "tables": _digests(paths.tables.glob("*.csv")),
@@ -186,6 +208,38 @@ def _cpu() -> dict:
     return {"model": model, "flags": [flag for flag in CPU_FLAGS if flag in flags]}
 
 
+def _threads() -> dict:
+    """Variables that are set, and the pools of threads in NumPy's libraries."""
+    pools = [
+        {key: pool.get(key) for key in ("internal_api", "version", "architecture", "num_threads")}
+        for pool in threadpoolctl.threadpool_info()
+    ]
+    return {
+        "variables": {name: os.environ[name] for name in VARIABLES if name in os.environ},
+        "pools": sorted(pools, key=str),
+    }
+
+
+def _code(settings: Profile) -> dict[str, str | None]:
+    """Hashes of what was run: library, notebooks, profile and pinned packages."""
+    groups = {
+        "library": sorted((ROOT / "cunet_lib").glob("*.py")),
+        "notebooks": sorted((ROOT / "notebooks").glob("*.ipynb")),
+    }
+    hashes = {
+        name: hashlib.sha256(
+            "\n".join(f"{path.name} {_digest(path)}" for path in paths).encode()
+        ).hexdigest()
+        for name, paths in groups.items()
+    }
+    profile = ROOT / "notebooks" / "profiles" / f"{settings.name}.yaml"
+    return {**hashes, "profile": _digest(profile), "lock": _digest(ROOT / "requirements.lock")}
+
+
+def _digest(path: Path) -> str | None:
+    return sha256(path) if path.is_file() else None
+
+
 def _digests(files) -> dict[str, str]:
     return {
         path.name: hashlib.sha256(path.read_bytes()).hexdigest()
@@ -226,15 +280,46 @@ TOLERANCES = (
 """The first kind whose expression fits a column's name holds. Trained models differ a little from
 machine to machine (threads, instruction sets); counts, flags and words do not."""
 
+MEASURED = "tolerances.json"
+"""Beside a profile's tables: how far they were apart between thread counts and precisions."""
+
 KEYS = (
     *("ablation", "model", "system", "study", "reference"),
     *("target", "condition", "metric", "protocol", "aggregation", "seed"),
 )
 
 
-def tolerance_of(column: str) -> Tolerance:
-    """The tolerance that holds for a column."""
-    return next(kind for kind in TOLERANCES if re.fullmatch(kind.columns, column))
+def tolerance_of(column: str, measured: Mapping[str, float] | None = None) -> Tolerance:
+    """The tolerance that holds for a column; its limit as measured, where it was."""
+    found = next(kind for kind in TOLERANCES if re.fullmatch(kind.columns, column))
+    if found.limit is None or not measured or found.kind not in measured:
+        return found
+    return replace(found, limit=measured[found.kind])
+
+
+def measured_limits(settings: Profile) -> dict[str, float]:
+    """Limits that ``make tolerances`` has measured for a profile, by kind; none if it has not.
+
+    Raises
+    ------
+    ConfigError
+        If ``tolerances.json`` is damaged.
+    """
+    path = settings.paths.results / MEASURED
+    if not path.is_file():
+        return {}
+    content = read_json(settings, path)
+    limits = content.get("limits")
+    kinds = {kind.kind for kind in TOLERANCES}
+    if (
+        not isinstance(limits, dict)
+        or not set(limits) <= kinds
+        or not all(isinstance(each, int | float) and each >= 0 for each in limits.values())
+    ):
+        raise ConfigError(
+            f"{settings.name}/{MEASURED} holds no tolerances; delete it, or run `make tolerances`."
+        )
+    return limits
 
 
 def verify(settings: Profile, *, reference: str = "HEAD") -> int:
@@ -257,14 +342,17 @@ def verify(settings: Profile, *, reference: str = "HEAD") -> int:
     """
     folder = f"results/{settings.name}/tables"
     committed = _committed(folder, reference)
+    measured = measured_limits(settings)
     differing = 0
-    print(f"Tables of profile {settings.name} against {reference}:")
+    how = "as measured" if measured else "reasoned, not measured for this profile"
+    print(f"Tables of profile {settings.name} against {reference}, tolerances {how}:")
     width = max(len(name) for name in committed)
     for name, text in committed.items():
         path = settings.paths.tables / f"{name}.csv"
         if path.is_file():
             try:
-                problems, notes = compare(_read(path.read_text("utf-8")), _read(text))
+                current = _read(path.read_text("utf-8"))
+                problems, notes = compare(current, _read(text), measured)
             except ValueError as error:
                 problems, notes = [f"cannot be compared: {error}"], []
         else:
@@ -326,8 +414,17 @@ def _read(text: str) -> pd.DataFrame:
     return pd.read_csv(io.StringIO(text))
 
 
-def compare(current: pd.DataFrame, committed: pd.DataFrame) -> tuple[list[str], list[str]]:
+def compare(
+    current: pd.DataFrame, committed: pd.DataFrame, measured: Mapping[str, float] | None = None
+) -> tuple[list[str], list[str]]:
     """What differs between two versions of a table.
+
+    Parameters
+    ----------
+    current, committed
+        Tables as they were saved.
+    measured
+        Limits by kind, as :func:`measured_limits` gives them.
 
     Returns
     -------
@@ -353,7 +450,7 @@ def compare(current: pd.DataFrame, committed: pd.DataFrame) -> tuple[list[str], 
     left = left.loc[right.index]
     problems, notes = [], []
     for column in right.columns:
-        tolerance = tolerance_of(column)
+        tolerance = tolerance_of(column, measured)
         problem, note = _difference(left[column], right[column], tolerance)
         problems += [problem] if problem else []
         notes += [note] if note else []
@@ -370,16 +467,10 @@ def _difference(
     name = left.name
     if tolerance.limit is None:
         return None, f"{name} differs (not compared: {tolerance.kind})"
-    numeric = all(
-        pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column)
-        for column in (left, right)
-    )
-    if not numeric:
+    gap = gaps(left, right, tolerance)
+    if gap is None:
         where = same[~same].index[0]
         return f"{name} is {left[where]}, was {right[where]} at {_place(where)}", None
-    gap = (left - right).abs().astype(float).mask(same, 0.0).fillna(float("inf"))
-    if tolerance.relative:
-        gap = gap / right.abs().clip(lower=1e-12)
     worst = gap.idxmax()
     digits = 2 if tolerance.unit else 4
     unit = f" {tolerance.unit}" if tolerance.unit else " of it" if tolerance.relative else ""
@@ -388,6 +479,22 @@ def _difference(
         return None, text
     beyond = count(int((gap > tolerance.limit).sum()), "row")
     return f"{text} in {beyond}, most at {_place(worst)}", None
+
+
+def gaps(left: pd.Series, right: pd.Series, tolerance: Tolerance) -> pd.Series | None:
+    """How far two columns are apart, row by row, in the tolerance's own measure.
+
+    Infinite where only one of them has a value; None if they do not hold numbers.
+    """
+    numeric = all(
+        pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column)
+        for column in (left, right)
+    )
+    if not numeric:
+        return None
+    same = (left == right) | (left.isna() & right.isna())
+    gap = (left - right).abs().astype(float).mask(same, 0.0).fillna(float("inf"))
+    return gap / right.abs().clip(lower=1e-12) if tolerance.relative else gap
 
 
 def _place(key) -> str:

@@ -192,10 +192,16 @@ def load_runs(
             raise missing(settings, paths.run(model, settings.seed) / "run.json")
     for path in (folder / "run.json" for folder in folders):
         record = read_json(settings, path)
+        if "model" not in record:
+            raise ConfigError(
+                f"{_relative(settings, path)} lacks 'model'; delete it and {_remedy(settings)}."
+            )
         if record.get("model") in (*UNETS, *VARIANTS) and (
             seeds is None or record.get("seed") in seeds
         ):
             rows.append({**record, "folder": path.parent})
+    if not rows:
+        raise missing(settings, paths.run(VARIANTS[0], settings.seed) / "run.json")
     order = {model: position for position, model in enumerate((*UNETS, *VARIANTS))}
     rows.sort(key=lambda row: (order[row["model"]], row["seed"]))
     frame = pd.DataFrame(rows)
@@ -243,8 +249,8 @@ def load_excerpt(settings: Profile, *, seeds: Sequence[int] | None = None) -> pd
     )
 
 
-def read_json(settings: Profile, path: Path):
-    """Content of a JSON file of the results.
+def read_json(settings: Profile, path: Path, kind: type = dict):
+    """Content of a JSON file of the results, an object or what ``kind`` says.
 
     Raises
     ------
@@ -254,11 +260,16 @@ def read_json(settings: Profile, path: Path):
     if not path.is_file():
         raise missing(settings, path)
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
         raise ConfigError(
             f"{_relative(settings, path)} is not valid JSON; delete it and {_remedy(settings)}."
         ) from error
+    if not isinstance(content, kind):
+        raise ConfigError(
+            f"{_relative(settings, path)} holds something else; delete it and {_remedy(settings)}."
+        )
+    return content
 
 
 def read_csv(settings: Profile, path: Path, columns: Sequence[str], **options) -> pd.DataFrame:
@@ -278,7 +289,7 @@ def read_csv(settings: Profile, path: Path, columns: Sequence[str], **options) -
         )
     try:
         frame = pd.read_csv(path, **options)
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+    except ValueError as error:  # ParserError, EmptyDataError, UnicodeDecodeError
         raise ConfigError(
             f"{_relative(settings, path)} is not a CSV table; delete it and {_remedy(settings)}."
         ) from error

@@ -122,7 +122,7 @@ def parse_stage(name: str, parameters: Mapping[str, Any] | None = None) -> Stage
         raise ConfigError(f"No notebook {notebook!r}; there are: {', '.join(notebook_names())}.")
     subject = SUBJECTS.get(notebook)
     chosen = dict(parameters or {})
-    if run:
+    if "." in name:
         match = re.fullmatch(r"(?P<subject>\w+)-seed(?P<seed>\d+)(?:-(?P<suffix>\w+))?", run)
         if subject is None or match is None:
             form = f"{notebook}.<{subject}>-seed<number>" if subject else notebook
@@ -140,7 +140,13 @@ def parse_stage(name: str, parameters: Mapping[str, Any] | None = None) -> Stage
         if missing:
             raise ConfigError(f"Notebook {notebook} has no parameter {', '.join(sorted(missing))}.")
         name = f"{notebook}.{known[subject]}-seed{known['seed']}"
+        if not re.fullmatch(r"\w+", str(known[subject])):
+            raise ConfigError(f"Parameter {subject} = {known[subject]!r} must be a plain name.")
         if known.get("suffix"):
+            if not re.fullmatch(r"[A-Za-z0-9_]+", known["suffix"]):
+                raise ConfigError(
+                    f"Parameter suffix = {known['suffix']!r} may hold letters, digits and _ only."
+                )
             name += f"-{known['suffix']}"
     return Stage(notebook, name, values)
 
@@ -148,7 +154,10 @@ def parse_stage(name: str, parameters: Mapping[str, Any] | None = None) -> Stage
 def stopped(stage: Stage, settings: Profile) -> str:
     """What a stage that was stopped has kept, and how to go on: one sentence for the terminal."""
     if stage.notebook not in TRAININGS:
-        return f"{stage.name} | Stopped; nothing half-written was kept, what was finished is."
+        return (
+            f"{stage.name} | Stopped; what was finished is kept, nothing half-written is; "
+            "the same command goes on."
+        )
     from cunet_lib.checkpoint import kept
 
     run = TRAININGS[stage.notebook] + stage.name.split(".", 1)[1]

@@ -7,11 +7,12 @@ and the ideal ratio mask (upper), which is computed from the references.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 
@@ -89,26 +90,31 @@ def read_track(path: Path, *, track: str, model: str, seed: int) -> pd.DataFrame
         If the file is damaged.
     """
     rows = []
-    for target in _content(path, "targets"):
-        for metric in SCORE_METRICS:
-            frames = np.array([frame["metrics"][metric] for frame in target["frames"]], dtype=float)
-            defined = frames[np.isfinite(frames)]
-            for aggregation, reduce in (("median", np.median), ("mean", np.mean)):
-                rows.append(
-                    (
-                        model,
-                        seed,
-                        track,
-                        target["name"],
-                        metric,
-                        PROTOCOL,
-                        f"{aggregation} over frames",
-                        float(reduce(defined)) if len(defined) else np.nan,
-                        len(frames),
-                        len(frames) - len(defined),
-                    )
+    with _damage_named(path):
+        for target in json.loads(path.read_text(encoding="utf-8"))["targets"]:
+            if target["name"] not in INSTRUMENTS:
+                raise ValueError("no instrument")
+            for metric in SCORE_METRICS:
+                frames = np.array(
+                    [frame["metrics"][metric] for frame in target["frames"]], dtype=float
                 )
-    return pd.DataFrame(rows, columns=SCORE_COLUMNS)
+                defined = frames[np.isfinite(frames)]
+                for aggregation, reduce in (("median", np.median), ("mean", np.mean)):
+                    rows.append(
+                        (
+                            model,
+                            seed,
+                            track,
+                            target["name"],
+                            metric,
+                            PROTOCOL,
+                            f"{aggregation} over frames",
+                            float(reduce(defined)) if len(defined) else np.nan,
+                            len(frames),
+                            len(frames) - len(defined),
+                        )
+                    )
+        return pd.DataFrame(rows, columns=SCORE_COLUMNS)
 
 
 def read_rows(path: Path, *, track: str, model: str, seed: int) -> pd.DataFrame:
@@ -119,14 +125,22 @@ def read_rows(path: Path, *, track: str, model: str, seed: int) -> pd.DataFrame:
     ConfigError
         If the file is damaged.
     """
-    rows = [(model, seed, track, *row) for row in _content(path, "rows")]
-    return pd.DataFrame(rows, columns=SCORE_COLUMNS)
+    with _damage_named(path):
+        content = json.loads(path.read_text(encoding="utf-8"))["rows"]
+        for *names, value, frames, undefined in content:
+            if not all(isinstance(name, str) for name in names):
+                raise TypeError("names are text")
+            np.array([value, frames, undefined], dtype=float)
+        rows = [(model, seed, track, *row) for row in content]
+        return pd.DataFrame(rows, columns=SCORE_COLUMNS)
 
 
-def _content(path: Path, key: str) -> list:
+@contextlib.contextmanager
+def _damage_named(path: Path) -> Iterator[None]:
+    """Turn what reading a damaged file of scores raises into one sentence."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))[key]
-    except (ValueError, KeyError, TypeError) as error:
+        yield
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise ConfigError(
             f"The scores in {path.parent.name}/{path.name} are damaged; delete the file and run "
             "`make reproduce` again."

@@ -197,7 +197,7 @@ def _check_signal(folder: Path, signal: Signal) -> None:
         raise ConfigError(f"No finished training run in {folder}; `make reproduce` trains it.")
     try:
         trained = json.loads(path.read_text(encoding="utf-8"))["settings"]["signal"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
         raise ConfigError(
             f"{path} is damaged; delete the folder and run `make reproduce` again."
         ) from error

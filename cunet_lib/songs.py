@@ -42,8 +42,9 @@ import soundfile
 import soxr
 
 from cunet_lib import audio, catalog, conditions
-from cunet_lib.config import INSTRUMENTS, UNETS, ConfigError, Signal
+from cunet_lib.config import INSTRUMENTS, UNETS, ConfigError, Signal, printable
 from cunet_lib.progress import progress
+from cunet_lib.stems import LOUDEST
 
 HIGHS = ("extend", "cut")
 
@@ -408,6 +409,11 @@ def _downmixed(song) -> Iterator[np.ndarray]:
             raise ConfigError(
                 f"{song.path} holds values that are not finite; export the song again."
             )
+        if np.abs(block).max(initial=0.0) > LOUDEST:
+            raise ConfigError(
+                f"{song.path} holds values beyond {LOUDEST:g} times full scale; "
+                "export the song again."
+            )
         yield mono
 
 
@@ -582,10 +588,11 @@ def separate(
 
 
 def _separate_array(separator, samples, rate, instruments, residual) -> dict[str, np.ndarray]:
-    if rate is None or rate != int(rate) or rate < audio.MINIMUM_RATE:
+    low, high = audio.MINIMUM_RATE, audio.MAXIMUM_RATE
+    if not isinstance(rate, int | float | np.number) or rate % 1 or not low <= rate <= high:
         raise ConfigError(
-            f"An array needs its rate, a whole number of Hz of {audio.MINIMUM_RATE} or more "
-            f"(given: {rate})."
+            f"An array needs its rate, a whole number of Hz between {low} and {high} "
+            f"(given: {rate!r})."
         )
     if samples.ndim not in (1, 2) or not np.issubdtype(samples.dtype, np.floating):
         raise ConfigError(
@@ -733,8 +740,8 @@ def _write(stream, partial, format, song, frames) -> dict[str, float]:
 @contextlib.contextmanager
 def _fresh_folder(out: Path) -> Iterator[Path]:
     """A temporary folder in ``out``; gone at the end, and so is ``out`` if nothing came of it."""
-    made = not out.exists()
     try:
+        made = not out.exists()
         out.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix=".partial-", dir=out))
     except OSError as error:
@@ -809,23 +816,25 @@ def separate_files(
                     "itself with another --out."
                 )
             separator = separator or SongSeparator(found, highs=highs)
-            done = separate_file(separator, song, label=path.name, **options)
+            done = separate_file(separator, song, label=printable(path.name), **options)
             taken[place] = path
         except ConfigError as error:
             failed += 1
             complain(str(error))
         except OSError as error:
             failed += 1
-            complain(f"{path} could not be separated: {error.strerror or error}.")
+            reason = error.strerror or error
+            complain(printable(f"{path} could not be separated: {reason}; look after the disk."))
         else:
             speed = done.seconds / done.took
+            name = printable(path)
             say(
-                f"{path}: {done.seconds:.1f} s of music in {done.took:.1f} s ({speed:.3g} times "
-                f"real time), in {place}"
+                f"{name}: {done.seconds:.1f} s of music in {done.took:.1f} s ({speed:.3g} times "
+                f"real time), in {printable(place)}"
             )
             if done.clipped:
                 say(
-                    f"{path}: peaks of {', '.join(done.clipped)} are clipped; "
+                    f"{name}: peaks of {', '.join(done.clipped)} are clipped; "
                     "--format wav keeps them."
                 )
     return failed

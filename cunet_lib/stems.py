@@ -1,10 +1,13 @@
-"""Tracks of a corpus, read through ``musdb``: splits, decoding, downmix and resampling."""
+"""Tracks of a corpus as ``musdb`` reads them: splits, decoding, downmix and resampling."""
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
-from collections.abc import Sequence
+import struct
+import subprocess
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +24,27 @@ STEM_NUMBERS = {"mixture": 0, "drums": 1, "bass": 2, "other": 3, "vocals": 4}
 
 SUBSETS = ("train", "test")
 STEM_SUFFIX = ".stem.mp4"
+RATES = (1000, 768000)
+"""Hz that audio may have: below there is no music, above no recording, only broken headers."""
+
+LOUDEST = 1e9
+"""Samples beyond it (full scale is 1) are no audio; their spectrograms would overflow."""
+
+LONGEST_SECONDS = 24 * 3600
+"""Longer audio is a broken or hostile file rather than music."""
+
+SHORTAGE_SECONDS = 0.1
+"""A file whose end cannot be decoded by more than this is cut short; codecs pad less than that."""
+
+DECODE_SECONDS = 1800
+"""Patience with one run of ffmpeg over a track."""
+
+LOCAL = ("-nostdin", "-v", "error", "-protocol_whitelist", "file,pipe")
+"""Options of every ffmpeg: it asks nothing, and opens nothing but local files."""
+
+STEM_FORMAT = ("-f", "mov")
+"""Stem files are read as MP4 whatever they look like: a playlist of that name opens no file."""
+
 CODEC_FRAME = 1024
 """Samples of an AAC frame: streams of one stem file may differ by the padding of the last one."""
 
@@ -80,7 +104,7 @@ def corpus_root(settings: Profile) -> Path:
     given = os.environ.get("CUNET_MUSDB")
     if not given:
         raise ConfigError(
-            f"Profile {settings.name} needs MUSDB18: say where it is, MUSDB=/path/to/musdb18 make …"
+            f"Profile {settings.name} needs MUSDB18; say where it is by MUSDB=/path/to/musdb18."
         )
     return Path(given).expanduser().resolve()
 
@@ -105,6 +129,8 @@ def list_sources(settings: Profile) -> list[Source]:
                 f"No tracks in {root / subset}; run the corpus notebook, or point MUSDB at MUSDB18."
             )
         for source in sources:
+            if not is_text(source.name):
+                raise ConfigError(f"Track {root / subset / source.name}: {RENAME}")
             missing = [file.name for file in source.files if not file.is_file()]
             if missing:
                 raise ConfigError(
@@ -121,6 +147,23 @@ def list_sources(settings: Profile) -> list[Source]:
         for subset, sources in found.items()
         for source in sources
     ]
+
+
+RENAME = "its name is no text in UTF-8; rename it."
+
+
+def is_text(name: str) -> bool:
+    """Whether a name can be written into tables and records: some file systems take any bytes."""
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def native(path: Path) -> bytes | Path:
+    """A path as soundfile takes it, which fails at names that are no text."""
+    return os.fsencode(path) if os.name == "posix" else path
 
 
 def scan(root: Path, subset: str) -> list[Source]:
@@ -161,6 +204,8 @@ def held_out(names: Sequence[str], validation: int | Sequence[str]) -> set[str]:
     unknown = sorted(set(validation) - set(names))
     if unknown:
         raise ConfigError(f"data.validation names tracks that do not exist: {', '.join(unknown)}.")
+    if set(validation) == set(names):
+        raise ConfigError(f"data.validation names all {len(names)} tracks; leave some to train on.")
     return set(validation)
 
 
@@ -177,50 +222,137 @@ def decode(source: Source, sample_rate: int) -> np.ndarray:
     Raises
     ------
     ConfigError
-        If the stems differ in length, hold values that are not finite, or cannot be read. Streams
-        of a stem file that differ by less than a frame of the codec are cut to the shortest.
+        If the stems differ in length or rate, are empty or cut short, hold values that are not
+        finite, or cannot be read. Streams of a stem file that differ by less than a frame of the
+        codec are cut to the shortest.
     """
     read = _read_wavs(source) if source.is_wav else _read_stem_file(source)
-    stems = []
+    stems, sizes = [], set()
     for audio, rate in read:
+        sizes.add((len(audio), rate))
         mono = audio.mean(axis=1, dtype=np.float64).astype(np.float32)
+        if not np.isfinite(mono).all() or np.abs(mono).max(initial=0.0) > LOUDEST:
+            raise ConfigError(
+                f"Track {source.name!r} holds values that are not finite, or no audio; "
+                "copy or unpack it again."
+            )
         stems.append(soxr.resample(mono, rate, sample_rate, quality="HQ"))
-    lengths = {len(stem) for stem in stems}
-    if len(lengths) > 1:
-        raise ConfigError(f"The stems of track {source.name!r} differ in length.")
-    audio = np.stack(stems)
-    if not np.isfinite(audio).all():
-        raise ConfigError(f"Track {source.name!r} holds values that are not finite.")
-    return audio
+    if len(sizes) > 1:
+        raise ConfigError(
+            f"The stems of track {source.name!r} differ in length or rate; copy or unpack it again."
+        )
+    return np.stack(stems)
 
 
-def _read_wavs(source: Source):
+def check_rate(path: Path, rate: int) -> None:
+    """Refuse rates outside :data:`RATES`, with which sizes of windows and files would explode.
+
+    Raises
+    ------
+    ConfigError
+        One sentence that names the file.
+    """
+    low, high = RATES
+    if not low <= rate <= high:
+        raise ConfigError(
+            f"{path} has {rate} samples a second; resample it to between {low} and {high}."
+        )
+
+
+def cut_short(path: Path) -> bool:
+    """Whether a WAV file ends before its header says.
+
+    libsndfile reads such a file as if it were a shorter one. Headers of streams, whose size was
+    not known when they were written, say nothing.
+    """
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(0)
+        form = file.read(12)
+        if form[:4] != b"RIFF" or form[8:] != b"WAVE":
+            return False
+        while len(chunk := file.read(8)) == 8:
+            name, length = struct.unpack("<4sI", chunk)
+            if name == b"data":
+                return length != 0xFFFFFFFF and file.tell() + length > size
+            file.seek(length + length % 2, os.SEEK_CUR)
+    return False
+
+
+def _read_wavs(source: Source) -> Iterator[tuple[np.ndarray, int]]:
     # musdb would start ffmpeg five times per track for the same values (a test holds that).
     import soundfile
 
     for path in source.files:
         try:
-            yield soundfile.read(path, dtype="float32", always_2d=True)
-        except soundfile.LibsndfileError as error:
-            raise ConfigError(f"{path} cannot be read as audio: {error.error_string}.") from error
+            with soundfile.SoundFile(native(path)) as file:
+                check_rate(path, file.samplerate)
+                # In blocks: memory follows what is there, not what the header promises.
+                blocks = []
+                while len(block := file.read(1 << 20, dtype="float32", always_2d=True)):
+                    blocks.append(block)
+                audio = np.concatenate(blocks) if blocks else np.zeros((0, 1), np.float32)
+                if not len(audio):
+                    raise ConfigError(f"{path} holds no audio; copy or unpack it again.")
+                if len(audio) != file.frames or cut_short(path):
+                    raise ConfigError(f"{path} is cut short; copy or unpack it again.")
+        except (soundfile.LibsndfileError, OSError) as error:
+            reason = getattr(error, "error_string", None) or error.strerror or str(error)
+            raise ConfigError(
+                f"{path} cannot be read as audio: {reason.rstrip('.')}; copy or unpack it again."
+            ) from error
+        yield audio, file.samplerate
 
 
-def _read_stem_file(source: Source):
-    ensure_ffmpeg()
-    from musdb.audio_classes import Track
-
+def _read_stem_file(source: Source) -> Iterator[tuple[np.ndarray, int]]:
+    # As stempeg does for musdb (a test holds that), which would open whatever a file refers to.
     path = source.files[0]
-    streams = []
-    # stempeg raises Warning and RuntimeError, ffmpeg-python its own; all mean the same here.
     try:
-        track = Track(path=str(path), is_wav=False, stem_id=0, subset=source.split)
-        for stem in STEMS:
-            track.stem_id = STEM_NUMBERS[stem]
-            streams.append(track.audio)
-    except Exception as error:
-        raise ConfigError(f"{path} cannot be decoded as a MUSDB18 stem file.") from error
+        rate, channels, seconds = _stem_header(path)
+        check_rate(path, rate)
+        if not 0 < seconds <= LONGEST_SECONDS:
+            raise ValueError("no length, or an impossible one")
+        streams = [_stem_stream(path, STEM_NUMBERS[stem], rate, channels) for stem in STEMS]
+    except ConfigError:
+        raise
+    except (OSError, ValueError, LookupError, TypeError, subprocess.SubprocessError) as error:
+        raise ConfigError(
+            f"{path} cannot be decoded as a MUSDB18 stem file; copy or unpack it again."
+        ) from error
     lengths = [len(audio) for audio in streams]
+    if min(lengths) < (seconds - SHORTAGE_SECONDS) * rate or not min(lengths):
+        raise ConfigError(f"{path} is cut short; copy or unpack it again.")
     if max(lengths) - min(lengths) < CODEC_FRAME:
         streams = [audio[: min(lengths)] for audio in streams]
     for audio in streams:
-        yield audio, track.rate
+        yield audio, rate
+
+
+def _stem_header(path: Path) -> tuple[int, int, float]:
+    """Rate, channels and seconds of the mixture's stream."""
+    ensure_ffmpeg()
+    command = ["ffprobe", *LOCAL[1:], *STEM_FORMAT, "-select_streams", "a:0", "-of", "json"]
+    command += ["-show_entries", "stream=sample_rate,channels,duration", f"file:{path}"]
+    done = subprocess.run(
+        command,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=DECODE_SECONDS,
+        check=True,
+    )
+    stream = json.loads(done.stdout)["streams"][0]
+    return int(stream["sample_rate"]), int(stream["channels"]), float(stream["duration"])
+
+
+def _stem_stream(path: Path, number: int, rate: int, channels: int) -> np.ndarray:
+    """One stream ``(samples, channels)``, in 16 bits as stempeg decodes it for musdb."""
+    command = ["ffmpeg", *LOCAL, *STEM_FORMAT, "-i", f"file:{path}", "-map", f"0:{number}"]
+    command += ["-ar", str(rate), "-ac", str(channels), "-f", "s16le", "pipe:"]
+    done = subprocess.run(
+        command,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=DECODE_SECONDS,
+        check=True,
+    )
+    return np.frombuffer(done.stdout, "<i2").reshape(-1, channels) / np.float64(32768)

@@ -10,6 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import re
+import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -75,13 +78,20 @@ class Store:
         try:
             index = json.loads(path.read_text(encoding="utf-8"))
             self.signal = Signal(**index["signal"])
-            self.settings_hash = index["settings_hash"]
-            self.entries = [Entry(**entry) for entry in index["tracks"]]
-        except FileNotFoundError as error:
+            self.settings_hash = str(index["settings_hash"])
+            if not isinstance(index["tracks"], list) or not index["tracks"]:
+                raise TypeError("tracks are a list")
+            self.entries = [_entry(content) for content in index["tracks"]]
+        except (FileNotFoundError, NotADirectoryError) as error:
             raise ConfigError(
                 f"No prepared store in {self.folder}; run the preprocess notebook first."
             ) from error
-        except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+        except OSError as error:
+            raise ConfigError(
+                f"{path} cannot be read: {error.strerror}; mend that, or delete it and run the "
+                "preprocess notebook again."
+            ) from error
+        except (LookupError, TypeError, ValueError, RecursionError) as error:
             raise ConfigError(
                 f"{path} is damaged; delete it and run the preprocess notebook again."
             ) from error
@@ -95,11 +105,12 @@ class Store:
         path = self.folder / entry.file
         try:
             audio = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
             raise ConfigError(
                 f"{path} is missing or damaged; run the preprocess notebook again."
             ) from error
-        if audio.shape != (len(STEMS), entry.samples):
+        shape = getattr(audio, "shape", None)
+        if shape != (len(STEMS), entry.samples) or audio.dtype != np.float32:
             raise ConfigError(
                 f"{path} is damaged; delete it and run the preprocess notebook again."
             )
@@ -143,6 +154,27 @@ class Store:
         """SHA-256 over the settings and every track's content, 16 hex digits."""
         lines = [self.settings_hash, *(f"{e.name} {e.split} {e.sha256}" for e in self.entries)]
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+
+
+def _entry(content: dict) -> Entry:
+    """Entry of the index; one that :func:`build_store` cannot have written is refused.
+
+    Names and files become parts of paths, which must stay inside their folders.
+    """
+    entry = Entry(**content)
+    texts = (entry.name, entry.split, entry.file, entry.sha256, entry.source)
+    numbers = (entry.samples, entry.seconds, entry.scale)
+    if not all(isinstance(text, str) for text in texts):
+        raise TypeError("names, hashes and files are text")
+    if not all(isinstance(number, int | float) and 0 < number < math.inf for number in numbers):
+        raise ValueError("lengths and scales are above zero")
+    if not isinstance(entry.samples, int) or entry.split not in ("train", "valid", "test"):
+        raise ValueError("samples are whole, splits are three")
+    if not re.fullmatch(r"[0-9a-f]+\.npy", entry.file):
+        raise ValueError("not a file of a store")
+    if entry.name in ("", ".", "..") or not {"/", "\0"}.isdisjoint(entry.name):
+        raise ValueError("not the name of a track")
+    return entry
 
 
 def open_store(settings: Profile) -> Store:

@@ -70,7 +70,9 @@ class Run:
             return None
         try:
             record = json.loads(paths[0].read_text(encoding="utf-8"))
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
+            return None
+        if not isinstance(record, dict):
             return None
         same = record.get("settings") == self.settings.model_dump(mode="json")
         return record if same else None

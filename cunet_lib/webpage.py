@@ -359,15 +359,20 @@ def _convert(source: Path, target: Path) -> None:
     """Write one executed notebook as a page that loads nothing from elsewhere."""
     import nbformat
 
+    exporter = _exporter()
     try:
         notebook = nbformat.read(source, as_version=4)
     except (ValueError, nbformat.ValidationError) as error:
-        raise ConfigError(
-            f"notebooks/{source.name} cannot be read; delete it and run `make reproduce`."
-        ) from error
+        raise _unreadable(source) from error
     # A template that is missing is no fault of the notebook: its own error tells.
-    page, _ = _exporter().from_notebook_node(notebook, {"metadata": {"name": source.stem}})
+    page, _ = exporter.from_notebook_node(notebook, {"metadata": {"name": source.stem}})
     write_atomically(target, page)
+
+
+def _unreadable(source: Path) -> ConfigError:
+    return ConfigError(
+        f"notebooks/{source.name} cannot be read; delete it and run `make reproduce`."
+    )
 
 
 @functools.cache
@@ -380,12 +385,16 @@ def _exporter():
 
 def _about_notebook(source: Path) -> dict[str, str]:
     """Name, title (its first heading) and duration of an executed notebook."""
-    content = json.loads(source.read_text("utf-8"))
-    prose = ("".join(c["source"]) for c in content["cells"] if c["cell_type"] == "markdown")
+    try:
+        content = json.loads(source.read_text("utf-8"))
+        prose = ["".join(c["source"]) for c in content["cells"] if c["cell_type"] == "markdown"]
+        seconds = content.get("metadata", {}).get("papermill", {}).get("duration")
+        seconds = None if seconds is None else float(seconds)
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise _unreadable(source) from error
     headings = (re.match(r"#+ (.+)", text) for text in prose)
     title = next((found[1] for found in headings if found), source.stem)
     title = re.sub(r"^\d+ · ", "", title)  # the name has the number
-    seconds = content.get("metadata", {}).get("papermill", {}).get("duration")
     took = "" if seconds is None else f"{seconds:.0f} s" if seconds < 90 else _minutes(seconds)
     return {"name": source.stem, "title": title, "took": took}
 

@@ -1,6 +1,7 @@
 """Fixtures that several test files use."""
 
 import errno
+import json
 import os
 import re
 import shutil
@@ -250,6 +251,16 @@ def keep_picture(page, name):
     """Keep what a page shows in the folder ``CUNET_SCREENSHOTS``, if there is one to look at it."""
     if folder := os.environ.get("CUNET_SCREENSHOTS"):
         page.screenshot(path=Path(folder) / f"{name}.png")
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Say how many bad inputs were shown, and leave the numbers to who asked for them."""
+    from gallery import TALLY
+
+    if TALLY:
+        terminalreporter.write_line(f"{sum(TALLY.values())} bad or strange inputs were shown.")
+    if "CUNET_GALLERY" in os.environ:
+        Path(os.environ["CUNET_GALLERY"]).write_text(json.dumps(TALLY), encoding="utf-8")
 
 
 @pytest.fixture

@@ -170,7 +170,7 @@ def test_a_file_that_is_no_model_of_ours_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="No model at"):
         models.load(tmp_path / "missing.keras")
     (tmp_path / "text.keras").write_text("not a model")
-    with pytest.raises(ConfigError, match="cannot be read"):
+    with pytest.raises(ConfigError, match="not a model of the study"):
         models.load(tmp_path / "text.keras")
     foreign = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)], name="foreign")
     foreign.save(tmp_path / "foreign.keras")

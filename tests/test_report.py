@@ -960,6 +960,11 @@ def test_manifest_explains_the_machine_and_names_nobody(study):
     assert set(manifest["runs"][0]) >= {"seed", "steps", "best_val_loss", "commit", "threads"}
     digest = hashlib.sha256((settings.paths.tables / "outcome.csv").read_bytes()).hexdigest()
     assert manifest["tables"]["outcome.csv"] == digest
+    assert manifest["seeds"]["runs"] == [0] and manifest["seeds"]["corpus"] == settings.data.seed
+    assert all(re.fullmatch(r"[0-9a-f]{64}", manifest["code"][n]) for n in ("library", "notebooks"))
+    lock = (config.ROOT / "requirements.lock").read_bytes()
+    assert manifest["code"]["lock"] == hashlib.sha256(lock).hexdigest()
+    assert manifest["threads"]["pools"] and set(manifest["platform"]["cpu"]) == {"model", "flags"}
     assert "scores.csv" in manifest["scores"] and "unet-seed0.csv" in manifest["scores"]
     for private in (platform.node(), str(Path.home()), str(config.ROOT), getpass.getuser()):
         assert f'"{private}' not in text and f"{private}/" not in text
@@ -1006,6 +1011,21 @@ def change(settings, name, edit):
     path = settings.paths.tables / f"{name}.csv"
     frame = pd.read_csv(path)
     edit(frame).to_csv(path, index=False)
+
+
+def test_verify_goes_by_what_was_measured(committed, capsys):
+    change(committed, "outcome", shifted("sdr_v4_median_db", 0.3))
+    assert report.verify(committed) == 0
+    assert "reasoned, not measured" in capsys.readouterr().out
+    path = committed.paths.results / report.MEASURED
+    path.write_text(json.dumps({"limits": {"score": 0.2}}))
+    assert report.verify(committed) == 1
+    printed = capsys.readouterr().out
+    assert "tolerances as measured" in printed and "(tolerance 0.2)" in printed
+    for damaged in ("{", "[]", "{}", '{"limits": {"nonsense": 1}}', '{"limits": {"score": -1}}'):
+        path.write_text(damaged)
+        with pytest.raises(config.ConfigError, match=r"tolerances\.json"):
+            report.verify(committed)
 
 
 def test_verify_finds_equal_tables_equal(committed, capsys):

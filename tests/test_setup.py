@@ -324,6 +324,7 @@ def test_make_alone_lists_targets_and_variables(bare_tree):
         "test",
         "lint",
         "torture",
+        "tolerances",
         "lab",
         "check",
         "plan",
@@ -348,6 +349,15 @@ def test_make_alone_lists_targets_and_variables(bare_tree):
         (("PROFILE=tiny", "SEEDS=one two"), ("SEEDS", "one two")),
         (("PROFILE=tiny", "SEEDS="), ("SEEDS",)),
         (("PROFILE=tiny", "MUSDB=/nowhere/at/all"), ("MUSDB=/nowhere/at/all",)),
+        (("PROFILE=%",), ("'%'", "tiny")),
+        (("PROFILE=tiny tiny",), ("'tiny tiny'",)),
+        (("PROFILE=../tiny",), ("'../tiny'",)),
+        (("PROFILE=tiny", "SEEDS=0; touch injected"), ("SEEDS", "touch")),
+        (("PROFILE=tiny", "SEEDS='; touch injected; '"), ("SEEDS", "touch")),
+        (("PROFILE=tiny", "SEEDS=*"), ("SEEDS",)),
+        (("PROFILE=tiny", "JOBS=`touch injected`"), ("JOBS", "touch")),
+        (("PROFILE=tiny", "MUSDB=$(touch injected)/x"), ("MUSDB=",)),
+        (("PROFILE=tiny", "MUSDB='; touch injected; '"), ("MUSDB=",)),
     ],
 )
 def test_bad_variable_is_one_sentence(bare_tree, arguments, words):
@@ -355,6 +365,21 @@ def test_bad_variable_is_one_sentence(bare_tree, arguments, words):
     assert done.returncode != 0
     assert len(done.stderr.splitlines()) == 1
     assert all(word in done.stderr for word in words)
+    assert not list(bare_tree.root.rglob("injected"))
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["two words", "it's", '"$(touch injected)"', "`touch injected`", "a;touch injected", "é#%"],
+)
+def test_musdb_s_folder_is_text_whatever_its_name(bare_tree, tmp_path, name):
+    folder = tmp_path / name
+    folder.mkdir()
+    shown = bare_tree.root / "shown.mk"
+    shown.write_text("include Makefile\nshow:\n\t@printf '%s' \"$$CUNET_MUSDB\"\n")
+    done = bare_tree.make("-f", shown.name, "show", MUSDB=folder)
+    assert (done.stdout, done.stderr) == (str(folder.resolve()), "")
+    assert not list(bare_tree.root.rglob("injected"))
 
 
 def test_clean_keeps_committed_results_and_other_profiles(bare_tree):

@@ -1,25 +1,36 @@
-"""Kill ``make reproduce PROFILE=smoke`` again and again; the scores must be as if never killed.
+"""Kill ``make reproduce PROFILE=smoke`` again and again; the results must be as if never killed.
 
-A fixed plan from a seed, bounded by a number of kills and a time for each run: an undisturbed run
-says what the results are and how long it takes; then a second study, in folders of its own, is
-killed (SIGKILL to make and all its jobs, or SIGTERM, or SIGINT, as Ctrl-C sends it) at moments
-drawn from the seed, started again each time, and at last left to finish. Scores and tables of both
-are compared, save for times. ``make torture`` runs it and writes
-``results/reliability/reliability.{json,md}``.
+A fixed plan from a seed, bounded by a number of kills and a time for each run:
+
+1. Two clones of this checkout run the study undisturbed, each on its own. Their scores must be the
+   same, byte for byte; how long each stage takes is read from the first.
+2. A third study is killed (SIGKILL to make and all its jobs, or SIGTERM, or SIGINT, as Ctrl-C sends
+   it) within stages drawn from the seed: corpus and preprocessing, trainings, evaluations, plotting
+   and report. Each time the same command is started again, and at last left to finish. What was
+   finished is never done again, so all kills together cost little more than one study.
+3. Scores, tables and training histories of all three are compared, save for times.
+4. The gallery of bad input is shown to the library (``tests/test_bad_input.py``), and counted.
+5. What deterministic operations would cost is measured (``tests/determinism.py``).
+
+``make torture`` runs it and writes ``results/reliability/reliability.{json,md}`` and the README's
+table. With ``--folder`` it works there, and goes on there when it was stopped itself.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import platform
 import random
+import re
 import signal
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -27,23 +38,42 @@ import pandas as pd
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+import determinism  # noqa: E402
+
 from cunet_lib.files import write_atomically, write_json  # noqa: E402
 from cunet_lib.parallel import cores  # noqa: E402
 
-SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
-"""Drawn evenly, so that half of the kills cannot be caught."""
+SIGNALS = (signal.SIGKILL, signal.SIGINT, signal.SIGKILL, signal.SIGTERM)
+"""Dealt in turn, so that half of the kills cannot be caught, to moments in any order."""
+
+PHASES = {
+    "preprocessing": (r"0[01]_.*", 0.2),
+    "training": (r"0[23]_.*", 0.4),
+    "evaluation": (r"04_.*", 0.25),
+    "plotting": (r"05_.*|report", 0.15),
+}
+"""Names of a phase's stages, and its share of the kills; in the order of the study."""
+
+MARKS = ("<!-- reliability: begin -->", "<!-- reliability: end -->")
+"""Between them the README has the outcome."""
+
+OUTPUT = ROOT / "results" / "reliability"
+
+PATIENCE = 60
+"""Seconds after which a process that was told to stop counts as hanging."""
 
 
 class Study:
-    """One study of the smoke profile in folders of its own."""
+    """One study of the smoke profile, from a checkout of its own, in folders of its own."""
 
-    def __init__(self, root: Path):
+    def __init__(self, checkout: Path, root: Path):
+        self.checkout = checkout
         self.root = root
         self.results = root / "results" / "smoke"
-        self.output: list[str] = []
+        self.log = root / "output.txt"
 
     def start(self) -> subprocess.Popen:
-        """Start ``make reproduce``; its output goes to a file."""
+        """Start ``make reproduce``; its output is added to a file."""
         self.root.mkdir(parents=True, exist_ok=True)
         environment = {
             key: value
@@ -52,47 +82,126 @@ class Study:
         }
         roots = {"CUNET_DATA": self.root / "data", "CUNET_RESULTS": self.root / "results"}
         environment |= {"CUNET_PYTHON": sys.executable, **{k: str(v) for k, v in roots.items()}}
-        with (self.root / "output.txt").open("ab") as output:
+        with self.log.open("ab") as output:
             return subprocess.Popen(
                 ["make", "reproduce", "PROFILE=smoke"],
-                cwd=ROOT,
+                cwd=self.checkout,
                 env=environment,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
 
+    def said(self, since: int = 0) -> str:
+        """Output from a position of the file on."""
+        with self.log.open("rb") as file:
+            file.seek(since)
+            return file.read().decode("utf-8", "replace")
+
     def finish(self, *, limit: float) -> float:
         """Run to the end; seconds."""
         began = time.monotonic()
-        code = self.start().wait(timeout=limit)
+        process = self.start()
+        try:
+            code = process.wait(timeout=limit)
+        except BaseException:
+            os.killpg(process.pid, signal.SIGTERM)
+            raise
         if code:
-            raise SystemExit(f"make failed ({code}); see {self.root / 'output.txt'}.")
+            raise SystemExit(f"make failed ({code}); see {self.log}.")
         return time.monotonic() - began
 
-    def strike(self, after: float, number: signal.Signals) -> dict:
-        """Start, wait, kill; what happened."""
+    def stages(self) -> dict[str, float]:
+        """Seconds of each stage, in the order in which they began."""
+        text = self.said()
+        names = [*dict.fromkeys(re.findall(r"^(\S+) \| started$", text, re.MULTILINE)), "report"]
+        seconds = dict.fromkeys(names, 3.0)
+        for name, minutes, rest in re.findall(
+            r"^(\S+) \| done in (?:(\d+) min )?(\d+) s$", text, re.MULTILINE
+        ):
+            seconds[name] = 60.0 * int(minutes or 0) + int(rest)
+        return seconds
+
+    def done(self, stage: str) -> bool:
+        """Whether a stage has its result."""
+        if stage == "report":
+            return (self.results / "report" / "index.html").is_file()
+        return (self.results / "notebooks" / f"{stage}.ipynb").is_file()
+
+    def strike(self, stage: str, delay: float, number: signal.Signals, *, limit: float) -> dict:
+        """Start, wait for a stage, then so many seconds more, kill; what happened.
+
+        Should the stage be over sooner, as a training that only had to go on, it is killed then.
+        """
+        since = self.log.stat().st_size if self.log.exists() else 0
         process = self.start()
-        began = time.monotonic()
+        began, begun = time.monotonic(), None
         try:
-            code = process.wait(timeout=after)
-        except subprocess.TimeoutExpired:
-            began = time.monotonic()
+            while process.poll() is None:
+                now, said = time.monotonic(), self.said(since)
+                if begun is None and re.search(f"^{re.escape(stage)} \\| ", said, re.MULTILINE):
+                    begun = now
+                if begun is not None and (now - begun >= delay or f"\n{stage} | done in" in said):
+                    break
+                if begun is None and now - began > limit:
+                    raise SystemExit(f"{stage} has not begun within {limit:.0f} s; see {self.log}.")
+                time.sleep(0.05)
+            else:
+                if process.returncode:
+                    raise SystemExit(f"make failed ({process.returncode}); see {self.log}.")
+                after = round(time.monotonic() - began, 1)
+                return {"stage": stage, "signal": None, "after": after, "exit": 0}
+            struck = time.monotonic()
             os.killpg(process.pid, number)
-            code = process.wait(timeout=60)
-            return {
-                "signal": number.name,
-                "after": round(after, 1),
-                "ended_in": round(time.monotonic() - began, 2),
-                "exit": code,
-                "stages_done": len(list((self.results / "notebooks").glob("*.ipynb"))),
-            }
+            code = process.wait(timeout=PATIENCE)
+            ended = time.monotonic() - struck
+        except BaseException:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGTERM)
+            raise
+        lines = self.said(since).splitlines()
         return {
-            "signal": None,
-            "after": round(time.monotonic() - began, 1),
+            "stage": stage,
+            "signal": number.name,
+            "after": round(struck - began, 1),
+            "ended_in": round(ended, 2),
             "exit": code,
-            "stages_done": len(list((self.results / "notebooks").glob("*.ipynb"))),
+            # What could be told was told; SIGKILL leaves no time for words.
+            "told": sum(" | Stopped; " in line for line in lines),
+            "tracebacks": sum("Traceback" in line for line in lines),
         }
+
+
+def planned(stages: Mapping[str, float], *, kills: int, seed: int) -> list[dict]:
+    """Moments of the kills: stage, seconds into it and signal, in the order of the study."""
+    rng = random.Random(seed)
+    groups = {
+        phase: [name for name in stages if re.fullmatch(pattern, name)]
+        for phase, (pattern, _) in PHASES.items()
+    }
+    shares = {phase: share for phase, (_, share) in PHASES.items()}
+    # One in every phase, where there are as many kills; the rest by the largest shortfall.
+    counts = dict.fromkeys(PHASES, int(kills >= len(PHASES)))
+    while sum(counts.values()) < kills:
+        phase = max(shares, key=lambda each: shares[each] * kills - counts[each])
+        counts[phase] += 1
+    deck = [SIGNALS[place % len(SIGNALS)].name for place in range(kills)]
+    rng.shuffle(deck)
+    moments = []
+    for phase, names in groups.items():
+        # Every stage once before any is struck twice.
+        chosen = rng.sample(names * (counts[phase] // len(names) + 1), counts[phase])
+        for name in sorted(chosen, key=list(stages).index):
+            delay = rng.uniform(0.02, 0.98) * stages[name]
+            moments.append({"stage": name, "delay": delay, "signal": deck.pop()})
+    return moments
+
+
+def clone(folder: Path) -> Path:
+    """A clone of this checkout's last commit."""
+    if not folder.is_dir():
+        subprocess.run(["git", "clone", "--quiet", ROOT, folder], check=True)
+    return folder
 
 
 def differences(one: Study, other: Study) -> list[str]:
@@ -144,77 +253,223 @@ def resumed(study: Study) -> dict[str, int]:
     return {name: record["resumed"] for name, record in records.items()}
 
 
+def bad_input(folder: Path) -> dict:
+    """Show the gallery of bad input to the library; cases by kind, and how many tests failed."""
+    counted = folder / "gallery.json"
+    counted.unlink(missing_ok=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "tests/test_bad_input.py"],
+        cwd=ROOT,
+        env={**os.environ, "CUNET_GALLERY": str(counted)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    failed = re.findall(r"^FAILED (\S+)", done.stdout, re.MULTILINE)
+    if done.returncode and not failed:
+        raise SystemExit(f"The gallery could not be shown:\n{done.stdout[-2000:]}{done.stderr}")
+    return {"cases": json.loads(counted.read_text(encoding="utf-8")), "failed": failed}
+
+
+# -------------------------------------------------------------------------------------- the report
+
+
+def summary(record: dict) -> list[tuple[str, str]]:
+    """The outcome in a few rows, as the README shows it."""
+    strikes = [strike for strike in record["strikes"] if strike["signal"]]
+    counts = {
+        name: sum(strike["signal"] == name for strike in strikes)
+        for name in ("SIGKILL", "SIGTERM", "SIGINT")
+    }
+    phases = ", ".join(
+        f"{phase} {sum(bool(re.fullmatch(pattern, strike['stage'])) for strike in strikes)}"
+        for phase, (pattern, _) in PHASES.items()
+    )
+    stops = [strike["ended_in"] for strike in strikes if strike["signal"] == "SIGINT"]
+    rows = [
+        ("Kills", f"{len(strikes)} ({', '.join(f'{n} {name}' for name, n in counts.items())})"),
+        ("Kills by phase", phases),
+        ("Results that differ from an undisturbed run", _listed(record["differences"])),
+        ("Trainings that went on from a checkpoint", str(sum(record["resumed"].values()))),
+        (
+            "Ctrl-C to the end",
+            f"at most {max(stops):.1f} s" if stops else "not tried",
+        ),
+        ("Undisturbed run", f"{record['undisturbed_seconds']:.0f} s"),
+        ("Killed run, all its starts together", f"{record['killed_seconds']:.0f} s"),
+        ("Results that differ between two clones", _listed(record["clones_differ"])),
+    ]
+    if record["bad_input"]:
+        shown, failed = record["bad_input"]["cases"], record["bad_input"]["failed"]
+        rows.append(("Bad inputs shown", f"{sum(shown.values())}"))
+        rows.append(("Bad inputs without a clean refusal", str(len(failed))))
+    cost = record["determinism"]
+    if cost:
+        speed, repeats = cost["patches_per_second"], cost["repeats"]
+        rows.append(
+            (
+                f"Deterministic operations ({cost['model']})",
+                f"{cost['slower_by']:.2f} times slower: {speed['on']:.0f} instead of "
+                f"{speed['off']:.0f} patches/s",
+            )
+        )
+        without = "the same weights" if repeats["off"] else "other weights"
+        rows.append(("Training repeated without them", without))
+    return rows
+
+
+def _listed(names: list[str] | None) -> str:
+    if names is None:
+        return "not tried"
+    return ", ".join(names) or "none"
+
+
 def report(record: dict) -> str:
     """The outcome as Markdown."""
-    outcome = "none" if not record["differences"] else ", ".join(record["differences"])
     lines = [
         "# Reliability of `make reproduce`",
         "",
-        f"{record['kills']} kills of the profile `smoke` (seed {record['seed']}, {record['cores']} "
-        f"cores), each followed by the same command again. An undisturbed run took "
-        f"{record['undisturbed_seconds']:.0f} s, the killed one {record['killed_seconds']:.0f} s "
-        f"in all. Trainings that went on from a checkpoint: {sum(record['resumed'].values())}.",
+        f"Profile `smoke`, {record['kills']} kills planned from seed {record['seed']}, "
+        f"{record['cores']} cores, {record['machine']}, Python {record['python']}. Each kill was "
+        "followed by the same command again. Made by `make torture`.",
         "",
-        f"Scores, tables and training histories that differ from the undisturbed run: {outcome}.",
+        table(record),
         "",
-        "| signal | after (s) | ended in (s) | stages done |",
-        "|---|---|---|---|",
+        "## Every kill",
+        "",
+        "| stage | signal | after (s) | ended in (s) | stages that told what is kept |",
+        "|---|---|---:|---:|---:|",
     ]
     lines += [
-        f"| {strike['signal'] or 'none: it had finished'} | {strike['after']} | "
-        f"{strike.get('ended_in', '')} | {strike['stages_done']} |"
+        f"| {strike['stage']} | {strike['signal'] or 'none: it had finished'} | {strike['after']} "
+        f"| {strike.get('ended_in', '')} | {strike.get('told', '')} |"
         for strike in record["strikes"]
     ]
+    if record["bad_input"]:
+        lines += ["", "## Bad input", "", "| kind | cases |", "|---|---:|"]
+        cases = record["bad_input"]["cases"]
+        lines += [f"| {kind} | {number} |" for kind, number in sorted(cases.items())]
     return "\n".join(lines) + "\n"
 
 
+def table(record: dict) -> str:
+    """The outcome as a table of Markdown."""
+    rows = [f"| {name} | {value} |" for name, value in summary(record)]
+    return "\n".join(["| what | outcome |", "|---|---|", *rows])
+
+
+def in_readme(text: str, record: dict) -> str:
+    """The README with the outcome between its two marks."""
+    begin, end = MARKS
+    before, _, rest = text.partition(begin)
+    _, _, after = rest.partition(end)
+    return f"{before}{begin}\n{table(record)}\n{end}{after}"
+
+
 def main() -> int:
-    """Run the plan; exit status 1 if anything differs."""
+    """Run the plan; exit status 1 if anything differs, hangs or fails."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--limit", type=float, default=1800, help="seconds for one whole run")
     parser.add_argument("--folder", type=Path, help="work here and keep it (default: temporary)")
-    parser.add_argument("--output", type=Path, default=ROOT / "results" / "reliability")
+    parser.add_argument("--output", type=Path, default=OUTPUT)
+    parser.add_argument("--no-second-clone", action="store_true", help="run undisturbed only once")
+    parser.add_argument("--no-gallery", action="store_true", help="leave out the bad input")
+    parser.add_argument("--no-cost", action="store_true", help="do not measure determinism")
     options = parser.parse_args()
     if options.kills < 0:
         parser.error("--kills must be at least 0")
+    # Told by a scheduler to stop: end what was started, as after Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with tempfile.TemporaryDirectory(prefix="cunet-torture-") as scratch:
         folder = (options.folder or Path(scratch)).resolve()
-        record = torture(folder, kills=options.kills, seed=options.seed, limit=options.limit)
+        folder.mkdir(parents=True, exist_ok=True)
+        record = torture(
+            folder,
+            kills=options.kills,
+            seed=options.seed,
+            limit=options.limit,
+            twice=not options.no_second_clone,
+        )
+        record["bad_input"] = None if options.no_gallery else bad_input(folder)
+        record["determinism"] = None if options.no_cost else determinism.measure()
     write_json(options.output / "reliability.json", record)
     text = report(record)
     write_atomically(options.output / "reliability.md", text)
+    if options.output == OUTPUT:
+        readme = ROOT / "README.md"
+        write_atomically(readme, in_readme(readme.read_text(encoding="utf-8"), record))
     print(text)
-    return 1 if record["differences"] else 0
+    return 1 if failed(record) else 0
 
 
-def torture(folder: Path, *, kills: int, seed: int, limit: float) -> dict:
+def failed(record: dict) -> bool:
+    """Whether anything was not as it must be."""
+    shown = record["bad_input"]
+    return bool(
+        record["differences"]
+        or record["clones_differ"]
+        or any(strike.get("tracebacks") for strike in record["strikes"])
+        or (shown and shown["failed"])
+    )
+
+
+def torture(folder: Path, *, kills: int, seed: int, limit: float, twice: bool = True) -> dict:
     """Run the plan in a folder and return its record."""
-    undisturbed, killed = Study(folder / "undisturbed"), Study(folder / "killed")
-    seconds = undisturbed.finish(limit=limit)
-    print(f"undisturbed run: {seconds:.0f} s", flush=True)
-    rng = random.Random(seed)
-    began = time.monotonic()
-    strikes = []
-    for number in range(kills):
-        # A stage takes some seconds; with more kills each comes sooner, so that all of them fall
-        # into the run, and the last stages are reached too.
-        after = rng.uniform(2.0, max(6.0, 2.5 * seconds / max(kills, 1)))
-        strikes.append(killed.strike(after, rng.choice(SIGNALS)))
-        print(f"kill {number + 1}/{kills}: {strikes[-1]}", flush=True)
-    killed.finish(limit=limit)
+    one, two = clone(folder / "clone-1"), clone(folder / "clone-2")
+    undisturbed = Study(one, folder / "undisturbed")
+    killed = Study(two, folder / "killed")
+    again = Study(two, folder / "again")
+    known = _Notes(folder / "notes.json")
+    for name, study in (("undisturbed", undisturbed), *((("again", again),) if twice else ())):
+        if name not in known:
+            print(f"{name} run", flush=True)
+            known[name] = round(study.finish(limit=limit), 1)
+            print(f"{name} run: {known[name]:.0f} s", flush=True)
+    stages = undisturbed.stages()
+    moments = planned(stages, kills=kills, seed=seed)
+    strikes = known.get("strikes", [])
+    for moment in moments[len(strikes) :]:
+        later = [*stages][[*stages].index(moment["stage"]) :]
+        # A stage that another kill let finish is past; the next one takes the blow.
+        stage = next((each for each in later if not killed.done(each)), later[-1])
+        delay = min(moment["delay"], stages[stage])
+        began = time.monotonic()
+        number = signal.Signals[moment["signal"]]
+        strikes = [*strikes, killed.strike(stage, delay, number, limit=limit)]
+        known["strikes"] = strikes
+        known["killed"] = known.get("killed", 0.0) + time.monotonic() - began
+        print(f"kill {len(strikes)}/{kills}: {strikes[-1]}", flush=True)
+    if "finished" not in known:
+        known["killed"] = known.get("killed", 0.0) + killed.finish(limit=limit)
+        known["finished"] = True
     return {
         "seed": seed,
         "kills": kills,
         "cores": cores(),
         "machine": platform.machine(),
-        "undisturbed_seconds": round(seconds, 1),
-        "killed_seconds": round(time.monotonic() - began, 1),
+        "python": platform.python_version(),
+        "undisturbed_seconds": known["undisturbed"],
+        "killed_seconds": round(known["killed"], 1),
+        "stages": stages,
         "resumed": resumed(killed),
         "strikes": strikes,
         "differences": differences(undisturbed, killed),
+        "clones_differ": differences(undisturbed, again) if twice else None,
     }
+
+
+class _Notes(dict):
+    """What is done so far, kept in a file, so that this program can be killed too."""
+
+    def __init__(self, path: Path):
+        super().__init__(json.loads(path.read_text("utf-8")) if path.is_file() else {})
+        self._path = path
+
+    def __setitem__(self, key, value):
+        super().__setitem__(key, value)
+        write_json(self._path, dict(self))
 
 
 if __name__ == "__main__":

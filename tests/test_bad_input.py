@@ -1,0 +1,1188 @@
+"""Bad input of every kind: one sentence with culprit and remedy, nothing written, nothing hangs.
+
+The cases stand in ``gallery.py``. Most are shown to the command in this process, some to a real
+one; property tests add inputs that nobody thought of.
+"""
+
+import ast
+import contextlib
+import hashlib
+import io
+import json
+import os
+import pickle
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import gallery
+import numpy as np
+import pytest
+import soundfile
+from conftest import ROOT, clean_environment
+from gallery import TALLY
+from hypothesis import HealthCheck, given
+from hypothesis import settings as examples
+from hypothesis import strategies as st
+from IPython.core.inputtransformer2 import TransformerManager
+from papermill.translators import PythonTranslator
+
+from cunet_lib import (
+    analysis,
+    archive,
+    audio,
+    catalog,
+    checkpoint,
+    cli,
+    conditions,
+    control,
+    layout,
+    models,
+    results,
+    runner,
+    scoring,
+    separation,
+    songs,
+    stems,
+    sweep,
+    webpage,
+)
+from cunet_lib.config import (
+    INSTRUMENTS,
+    SCORE_COLUMNS,
+    SCORE_METRICS,
+    UNETS,
+    VARIANTS,
+    ConfigError,
+    load_profile,
+)
+from cunet_lib.files import WriteError
+from cunet_lib.store import Store, build_store, open_store
+
+SMOKE = load_profile("smoke")
+MODEL = "dense_simple"
+few = examples(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+pytestmark = pytest.mark.timeout(60)  # none of them may hang
+
+
+@pytest.fixture(autouse=True)
+def sandbox(tmp_path, monkeypatch):
+    """Work in an empty folder, so that whatever is written beside it is seen."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    yield tmp_path
+    assert not list(tmp_path.rglob("injected"))
+
+
+def contents(folder):
+    """Every path below a folder, with what tells whether it was changed."""
+    found = {}
+    for path in folder.rglob("*"):
+        regular = path.is_file() and not path.is_symlink()
+        try:
+            found[path] = hashlib.sha256(path.read_bytes()).digest() if regular else None
+        except PermissionError:
+            found[path] = None
+    return found
+
+
+def assert_sentence(text, *words):
+    """One line, for people: it names the culprit, ends as a sentence does, and shows no insides."""
+    assert "\n" not in text and "\r" not in text and "\x1b" not in text, text
+    assert text.endswith(".") and len(text) < 700, text
+    assert "Traceback" not in text and " object at 0x" not in text, text
+    missing = [word for word in words if word not in text]
+    assert not missing, (missing, text)
+
+
+def refused(call, *words, kind=""):
+    """The library refuses with one sentence that holds these words; counts a case."""
+    TALLY[kind] += 1
+    with pytest.raises((ConfigError, WriteError)) as caught:
+        call()
+    assert_sentence(str(caught.value), *words)
+    return str(caught.value)
+
+
+def shown(path):
+    """A file's name as messages show it."""
+    return "".join(c if c.isprintable() or c == "\u200d" else ascii(c)[1:-1] for c in path)
+
+
+# ---------------------------------------------------------------------------------------- songs
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Results folder with one small model; its file."""
+    root = tmp_path_factory.mktemp("results").resolve()
+    folder = root / "demo" / "runs" / f"{MODEL}-seed0"
+    folder.mkdir(parents=True)
+    shape = {"shape": SMOKE.patch_shape, "filters": 2, "blocks": 4}
+    models.build(MODEL, **shape, start="he").save(folder / "model.keras")
+    record = {"model": MODEL, "seed": 0, "settings": SMOKE.model_dump(mode="json")}
+    (folder / "run.json").write_text(json.dumps(record))
+    return folder / "model.keras"
+
+
+@pytest.fixture(scope="module")
+def separator(trained):
+    return songs.SongSeparator(catalog.describe(trained))
+
+
+@pytest.fixture
+def separated(trained, separator, monkeypatch, sandbox, capfd):
+    """Show a song to ``cunet separate``: exit status, stderr, files by name."""
+    monkeypatch.setenv("CUNET_RESULTS", str(trained.parents[3]))
+
+    def ready(self, found, *, highs="extend"):
+        self.__dict__.update(separator.__dict__)
+
+    monkeypatch.setattr(songs.SongSeparator, "__init__", ready)
+
+    def show(path, *options):
+        out = sandbox / "out"
+        before = contents(sandbox)
+        options = options or ("--instruments", "vocals")
+        status = cli.main(["separate", *map(str, [path]), *options, "--out", str(out)])
+        errors = capfd.readouterr().err
+        if status:
+            assert contents(sandbox) == before
+            assert_sentence(errors.removesuffix("\n"))
+            return status, errors, {}
+        assert errors == ""
+        written = {each: None for each in contents(sandbox) if each not in before}
+        assert all(each == out or each.is_relative_to(out) for each in written)
+        files = sorted(each for each in written if each.is_file())
+        assert len(files) == 1 and files[0].name == "vocals.wav"
+        return status, errors, files[0]
+
+    return show
+
+
+def one_of(separated, path, *, must=False, kind):
+    """A damaged song is refused by name, or read as far as it goes; what comes out is finite."""
+    TALLY[kind] += 1
+    status, errors, file = separated(path)
+    if status:
+        assert status == 1 and shown(path.name) in errors and ";" in errors
+        return
+    assert not must, "it should have been refused"
+    samples, _ = soundfile.read(file)
+    assert len(samples) and np.isfinite(samples).all()
+
+
+@pytest.mark.parametrize("damage", [*gallery.NO_AUDIO, *gallery.DAMAGES])
+@pytest.mark.parametrize("kind", gallery.CONTAINERS)
+def test_damaged_song(separated, sandbox, kind, damage):
+    change = {**gallery.NO_AUDIO, **gallery.DAMAGES}[damage]
+    path = sandbox / f"song.{kind}"
+    path.write_bytes(change(gallery.container(kind)))
+    must = damage in gallery.NO_AUDIO or (kind, damage) in gallery.MUST_REFUSE
+    one_of(separated, path, must=must, kind="damaged songs")
+
+
+@pytest.mark.parametrize("kind", gallery.CONTAINERS)
+def test_sound_song(separated, sandbox, kind):
+    (sandbox / f"song.{kind}").write_bytes(gallery.container(kind))
+    status, _, file = separated(sandbox / f"song.{kind}")
+    info = soundfile.info(file)
+    assert status == 0 and info.frames == pytest.approx(8000, rel=0.5)
+
+
+@pytest.mark.parametrize("field", gallery.HEADERS)
+def test_song_with_an_impossible_header(separated, sandbox, field):
+    content = gallery.HEADERS[field]
+    path = sandbox / ("song.wav" if content else "song.flac")
+    path.write_bytes(content or gallery.huge_flac())
+    one_of(separated, path, must=True, kind="impossible headers")
+
+
+@pytest.mark.parametrize("name", gallery.ODD_SOUNDS)
+def test_strange_sound_comes_out_finite_and_as_long(separated, sandbox, name):
+    TALLY["strange sounds"] += 1
+    samples = gallery.ODD_SOUNDS[name].astype(np.float32)
+    path = sandbox / "song.wav"
+    soundfile.write(path, samples, gallery.RATE, subtype="FLOAT")
+    status, _, file = separated(path)
+    assert status == 0
+    estimate, rate = soundfile.read(file)
+    assert rate == gallery.RATE and len(estimate) == len(samples)
+    assert np.isfinite(estimate).all()
+    assert np.abs(estimate).max() <= 4 * np.abs(samples).max() + 1e-6
+
+
+@pytest.mark.parametrize("name", gallery.NAMES)
+def test_strange_name_is_only_a_name(separated, sandbox, name):
+    TALLY["strange names"] += 2
+    (sandbox / "songs").mkdir()
+    path = sandbox / "songs" / f"{name}.wav"
+    path.write_bytes(gallery.container("wav"))
+    status, _, file = separated(path)
+    assert status == 0 and file.parent.parent == sandbox / "out"
+    shutil.rmtree(sandbox / "out")
+    path.write_bytes(b"no audio")
+    status, errors, _ = separated(path)
+    assert status == 1 and shown(path.name) in errors
+
+
+@pytest.mark.parametrize("kind", gallery.SPECIAL)
+def test_what_is_no_file_is_no_song(separated, sandbox, kind):
+    path = gallery.special(kind, sandbox / "song.wav")
+    TALLY["no files"] += 1
+    status, errors, _ = separated(path)
+    assert status == 1 and (shown(path.name) in errors or kind == "null byte")
+
+
+@pytest.mark.parametrize(
+    "address", ["", ".", "..", "http://127.0.0.1/a.mp3", "concat:a|b", "pipe:"]
+)
+def test_an_address_is_no_song(separated, address):
+    TALLY["no files"] += 1
+    status, _, _ = separated(address)
+    assert status == 1
+
+
+@pytest.mark.parametrize("kind", gallery.PLAYLISTS)
+def test_a_playlist_reaches_no_network(separated, sandbox, kind):
+    TALLY["playlists"] += 1
+    server, host = gallery.listener()
+    path = sandbox / f"list.{kind}"
+    path.write_text(gallery.PLAYLISTS[kind].replace("{host}", host))
+    with server:
+        status, errors, _ = separated(path)
+        with pytest.raises(BlockingIOError):
+            server.accept()
+    assert status == 1 and path.name in errors
+
+
+@contextlib.contextmanager
+def as_nobody():
+    """Without root's rights, as far as this process has them."""
+    if os.geteuid():
+        yield
+        return
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+@pytest.fixture
+def locked_place():
+    """A folder that everyone may enter, for files that not everyone may read."""
+    with tempfile.TemporaryDirectory(prefix="cunet-test-") as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+
+
+def test_unreadable_files_are_named(locked_place, sandbox):
+    song, folder = locked_place / "song.wav", locked_place / "closed"
+    song.write_bytes(gallery.container("wav"))
+    song.chmod(0)
+    folder.mkdir(mode=0)
+    profile = locked_place / "mine.yaml"
+    profile.write_text(gallery.MINIMAL)
+    profile.chmod(0)
+    source = stems.Source("T", "train", (song,) * 5, True)
+    with as_nobody():
+        refused(lambda: audio.open_audio(song), "song.wav", "rights", kind="unreadable")
+        refused(lambda: load_profile(str(profile)), "mine.yaml", kind="unreadable")
+        refused(lambda: stems.decode(source, 8192), "song.wav", kind="unreadable")
+        refused(
+            lambda: songs._fresh_folder(folder / "out").__enter__(),
+            "closed",
+            "--out",
+            kind="unreadable",
+        )
+    folder.chmod(0o755)
+
+
+@pytest.mark.parametrize("text", gallery.REQUESTS)
+def test_bad_request(separated, sandbox, text):
+    (sandbox / "song.wav").write_bytes(gallery.container("wav"))
+    TALLY["requests"] += 1
+    status, _, _ = separated(sandbox / "song.wav", "--instruments", text)
+    assert status == 2
+
+
+@few
+@given(
+    st.sampled_from(["wav", "flac", "aiff", "ogg"]),
+    st.lists(st.tuples(st.integers(0, 1 << 20), st.integers(0, 255)), max_size=12),
+    st.integers(0, 1 << 20),
+)
+def test_any_change_of_a_song_is_refused_or_read(tmp_path, kind, changes, length):
+    TALLY["property: songs"] += 1
+    content = bytearray(gallery.container(kind))
+    for place, value in changes:
+        content[place % len(content)] = value
+    path = tmp_path / f"any.{kind}"
+    path.write_bytes(content[: max(1, length % (2 * len(content)))])
+    try:
+        with contextlib.closing(audio.open_audio(path).blocks()) as blocks:
+            for block in blocks:
+                assert block.dtype == np.float32 and block.ndim == 2
+    except ConfigError as error:
+        assert_sentence(str(error), path.name)
+
+
+# --------------------------------------------------------------------------------------- corpora
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    root = tmp_path_factory.mktemp("corpus")
+    gallery.write_corpus(root)
+    return root
+
+
+@pytest.fixture
+def tracks(corpus, sandbox, monkeypatch):
+    """A copy of the corpus to damage, and the settings that read it."""
+    root = sandbox / "musdb"
+    shutil.copytree(corpus, root, copy_function=os.link)
+    monkeypatch.setenv("CUNET_MUSDB", str(root))
+    monkeypatch.setenv("CUNET_DATA", str(sandbox / "data"))
+    monkeypatch.setenv("CUNET_RESULTS", str(sandbox / "results"))
+    return root, load_profile("smoke", "data.source=musdb18 data.validation=1")
+
+
+def checked(settings):
+    """Problems that ``cunet check`` finds, one a line; nothing is written."""
+    before = contents(settings.paths.data) if settings.paths.data.exists() else {}
+    with pytest.raises(ConfigError) as caught:
+        layout.check_corpus(settings, report=lambda line: None)
+    assert (contents(settings.paths.data) if settings.paths.data.exists() else {}) == before
+    _, *problems = str(caught.value).splitlines()
+    for problem in problems:
+        assert problem.strip().endswith(".") and ";" in problem, problem
+    return [problem.strip() for problem in problems]
+
+
+def store_refused(settings, *words, kind):
+    refused(lambda: build_store(settings, workers=1), *words, kind=kind)
+    folder = settings.paths.store
+    left = {path.name for path in folder.iterdir()} if folder.exists() else set()
+    # Tracks that were finished are kept for the next time; the index, which makes a store, is not.
+    assert all(re.fullmatch(r"[0-9a-f]+\.npy|\.lock", name) for name in left)
+
+
+@pytest.mark.parametrize("stem", ["mixture", "vocals"])
+@pytest.mark.parametrize("damage", gallery.STEM_DAMAGES)
+def test_damaged_stem(tracks, damage, stem):
+    root, settings = tracks
+    path = root / "train" / "Track 1 - train" / f"{stem}.wav"
+    gallery.STEM_DAMAGES[damage](path)
+    TALLY["damaged stems"] += 1
+    problems = checked(settings)
+    assert any("Track 1 - train" in problem for problem in problems)
+    assert all("Track 1" in problem for problem in problems)
+    store_refused(settings, "Track 1 - train", kind="damaged stems")
+
+
+@pytest.mark.parametrize("damage", gallery.ONLY_CHECKED)
+def test_stem_that_does_not_fit(tracks, damage):
+    root, settings = tracks
+    gallery.ONLY_CHECKED[damage](root / "test" / "Track 0 - test" / "drums.wav")
+    TALLY["damaged stems"] += 1
+    assert all("Track 0 - test" in problem for problem in checked(settings))
+
+
+@pytest.mark.parametrize("change", gallery.ODD_STEMS)
+def test_strange_stems_are_prepared_finite_and_as_long(tracks, change):
+    TALLY["strange stems"] += 1
+    root, settings = tracks
+    folder = root / "train" / "Track 2 - train"
+    for path in folder.glob("*.wav"):
+        gallery._resounded(gallery.ODD_STEMS[change])(path)
+    store = build_store(settings, workers=1)
+    (entry,) = [entry for entry in store.entries if entry.name == folder.name]
+    assert np.isfinite(store.audio(entry)).all() and entry.samples == pytest.approx(2458, abs=2)
+    assert gallery.finite(entry.scale) and entry.scale > 0
+
+
+TRACK_NAMES = [name for name in gallery.NAMES if not name.startswith(".") and stems.is_text(name)]
+
+
+def test_a_track_whose_name_is_no_text_is_refused(tracks):
+    root, settings = tracks
+    (root / "train" / "Track 0 - train").rename(root / "train" / os.fsdecode(b"latin \xe9"))
+    TALLY["strange names"] += 1
+    assert any("rename it" in problem for problem in checked(settings))
+    store_refused(settings, "latin", "rename it", kind="strange names")
+
+
+@pytest.mark.parametrize("name", TRACK_NAMES)
+def test_strange_track_name_is_only_a_name(tracks, name, sandbox):
+    TALLY["strange names"] += 2
+    root, settings = tracks
+    folder = (root / "train" / "Track 0 - train").rename(root / "train" / name)
+    store = build_store(settings, workers=1)
+    assert name in [entry.name for entry in open_store(settings).entries]
+    assert all((store.folder / entry.file).parent == store.folder for entry in store.entries)
+    (folder / "bass.wav").unlink()
+    (problem,) = checked(settings)
+    assert shown(name) in problem
+    store_refused_again = refused(lambda: stems.list_sources(settings), kind="strange names")
+    assert shown(name) in store_refused_again
+
+
+def _nothing(root):
+    shutil.rmtree(root)
+
+
+def _file(root):
+    shutil.rmtree(root)
+    root.write_text("x")
+
+
+def _empty(root):
+    shutil.rmtree(root)
+    root.mkdir()
+
+
+def _no_tracks(subset):
+    def change(root):
+        shutil.rmtree(root / subset)
+        (root / subset).mkdir()
+
+    return change
+
+
+def _without(subset):
+    return lambda root: shutil.rmtree(root / subset)
+
+
+def _as_file(subset):
+    def change(root):
+        shutil.rmtree(root / subset)
+        (root / subset).write_text("x")
+
+    return change
+
+
+def _one_track(root):
+    for index in (1, 2):
+        shutil.rmtree(root / "train" / f"Track {index} - train")
+
+
+def _twice(root):
+    shutil.copytree(root / "train" / "Track 0 - train", root / "test" / "Track 0 - train")
+
+
+def _mixed(root):
+    (root / "train" / "Other.stem.mp4").write_bytes(gallery.container("m4a"))
+
+
+def _stem_file(content):
+    def change(root):
+        for folder in (root / "train").iterdir():
+            shutil.rmtree(folder)
+        for index in range(2):
+            (root / "train" / f"S{index}.stem.mp4").write_bytes(content)
+
+    return change
+
+
+def _stray(root):
+    (root / "train" / "an empty folder").mkdir()
+
+
+CORPORA = {
+    "no folder": (_nothing, "musdb"),
+    "a file": (_file, "musdb"),
+    "an empty folder": (_empty, "train"),
+    "no train": (_without("train"), "train"),
+    "no test": (_without("test"), "test"),
+    "train is a file": (_as_file("train"), "train"),
+    "nothing in train": (_no_tracks("train"), "train"),
+    "nothing in test": (_no_tracks("test"), "test"),
+    "one track to train and validate": (_one_track, "data.validation"),
+    "an empty track": (_stray, "an empty folder"),
+    "stem files of one stream": (_stem_file(gallery.container("m4a")), "S0"),
+    "stem files of nothing": (_stem_file(b""), "S0"),
+    "stem files of text": (_stem_file(b"La la la\n" * 99), "S0"),
+    "stem files of half": (_stem_file(gallery.container("m4a")[:600]), "S0"),
+    "stem files that are WAV": (_stem_file(gallery.container("wav")), "S0"),
+    "stem files that are playlists": (_stem_file(gallery.PLAYLISTS["mp4"].encode()), "S0"),
+}
+
+
+@pytest.mark.parametrize("case", CORPORA)
+def test_impossible_corpus(tracks, case):
+    root, settings = tracks
+    change, word = CORPORA[case]
+    change(root)
+    TALLY["impossible corpora"] += 1
+    with pytest.raises(ConfigError) as caught:
+        layout.check_corpus(settings, report=lambda line: None)
+    assert word in str(caught.value)
+    store_refused(settings, word, kind="impossible corpora")
+
+
+@pytest.mark.parametrize(
+    ("change", "overrides", "word"),
+    [
+        (_twice, "", "Track 0 - train"),
+        (_mixed, "", "mixed"),
+        (None, "data.validation=[Nobody]", "Nobody"),
+        (None, "data.validation=3", "data.validation"),
+        (None, "data.validation=99", "data.validation"),
+    ],
+)
+def test_impossible_splits(tracks, change, overrides, word):
+    root, settings = tracks
+    if change:
+        change(root)
+    settings = load_profile("smoke", f"data.source=musdb18 data.validation=1 {overrides}")
+    TALLY["impossible corpora"] += 1
+    assert any(word in problem for problem in checked(settings))
+
+
+def test_all_tracks_cannot_be_held_out(tracks):
+    _, settings = tracks
+    names = tuple(f"Track {index} - train" for index in range(3))
+    every = settings.model_copy(
+        update={"data": settings.data.model_copy(update={"validation": names})}
+    )
+    assert any("data.validation" in problem for problem in checked(every))
+    store_refused(every, "data.validation", kind="impossible corpora")
+
+
+def test_no_musdb_is_told(monkeypatch):
+    monkeypatch.delenv("CUNET_MUSDB", raising=False)
+    settings = load_profile("musdb18")
+    refused(lambda: layout.check_corpus(settings), "MUSDB=", kind="impossible corpora")
+
+
+def test_links_out_of_the_tree_are_read_and_never_written(tracks, sandbox):
+    TALLY["links"] += 1
+    root, settings = tracks
+    outside = sandbox / "outside"
+    shutil.move(root / "train" / "Track 0 - train", outside)
+    (root / "train" / "Track 0 - train").symlink_to(outside)
+    before = contents(outside)
+    layout.check_corpus(settings, report=lambda line: None)
+    assert len(build_store(settings, workers=1).entries) == 4
+    assert contents(outside) == before
+
+
+def test_a_link_in_place_of_a_result_is_replaced_and_not_followed(tracks, sandbox):
+    TALLY["links"] += 1
+    _, settings = tracks
+    secret = sandbox / "secret.json"
+    secret.write_text("{}")
+    settings.paths.store.mkdir(parents=True)
+    (settings.paths.store / "index.json").symlink_to(secret)
+    build_store(settings, workers=1)
+    assert secret.read_text() == "{}"
+    assert not (settings.paths.store / "index.json").is_symlink()
+
+
+# -------------------------------------------------------------------------------------- profiles
+
+
+@pytest.mark.parametrize("override", gallery.OVERRIDES)
+def test_wrong_override(override):
+    keys = override.partition("=")[0].split(".")
+    told = refused(lambda: load_profile("smoke", [override]), kind="overrides")
+    assert any(key in told for key in keys) or "must look like" in told
+
+
+@pytest.mark.parametrize("case", [*gallery.YAML_FILES, *gallery.BINARY_PROFILES])
+def test_wrong_profile(sandbox, case, capsys):
+    path = sandbox / "mine.yaml"
+    content = gallery.YAML_FILES.get(case)
+    path.write_bytes(gallery.BINARY_PROFILES[case] if content is None else content.encode())
+    refused(lambda: load_profile(str(path)), "mine.yaml", kind="profiles")
+    before = contents(sandbox)
+    assert cli.main(["params", "--profile", str(path)]) == 2
+    assert_sentence(capsys.readouterr().err.removesuffix("\n"), "mine.yaml")
+    assert contents(sandbox) == before
+
+
+@pytest.mark.parametrize("kind", [kind for kind in gallery.SPECIAL if kind != "device"])
+def test_what_is_no_file_is_no_profile(sandbox, kind):
+    path = gallery.special(kind, sandbox / "mine.yaml")
+    if path.suffix != ".yaml":
+        path = path.with_name(path.name + ".yaml")
+    refused(lambda: load_profile(str(path)), kind="profiles")
+
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner),
+    max_leaves=8,
+)
+sections = st.sampled_from(["title", "seed", "name", "shipped", *type(SMOKE).model_fields])
+
+
+@few
+@given(st.dictionaries(sections, values, max_size=4))
+def test_any_profile_is_accepted_or_refused_in_one_sentence(tmp_path, content):
+    TALLY["property: profiles"] += 1
+    path = tmp_path / "any.yaml"
+    path.write_text(json.dumps(content))
+    try:
+        load_profile(str(path))
+    except ConfigError as error:
+        assert_sentence(str(error), "any.yaml")
+
+
+@few
+@given(
+    st.binary(max_size=60) | st.text(max_size=60).map(lambda text: text.encode("utf-8", "replace"))
+)
+def test_any_bytes_as_a_profile_are_refused_in_one_sentence(tmp_path, content):
+    TALLY["property: profiles"] += 1
+    path = tmp_path / "any.yaml"
+    path.write_bytes(gallery.MINIMAL.encode() + content)
+    try:
+        load_profile(str(path))
+    except ConfigError as error:
+        assert_sentence(str(error), "any.yaml")
+
+
+# ----------------------------------------------------------------------------- stages and grids
+
+
+@pytest.mark.parametrize("name", gallery.STAGES)
+def test_wrong_stage(name, sandbox):
+    before = contents(sandbox)
+    refused(lambda: runner.parse_stage(name, {}), kind="stages")
+    assert contents(sandbox) == before
+
+
+@pytest.mark.parametrize(("notebook", "name", "value"), gallery.PARAMETERS)
+def test_wrong_parameter(notebook, name, value, sandbox, monkeypatch, capsys):
+    TALLY["parameters"] += 1
+    monkeypatch.setenv("CUNET_RESULTS", str(sandbox / "results"))
+    before = contents(sandbox)
+    assert cli.main(["run", notebook, "-p", name, value]) == 2
+    assert_sentence(capsys.readouterr().err.removesuffix("\n"))
+    assert contents(sandbox) == before
+
+
+@pytest.mark.parametrize("grid", gallery.GRIDS)
+def test_wrong_grid(grid, sandbox, monkeypatch):
+    monkeypatch.setenv("CUNET_RESULTS", str(sandbox / "results"))
+    refused(lambda: sweep.plan("smoke", "03_train_cunet", grid), kind="grids")
+    assert not (sandbox / "results").exists()
+
+
+@few
+@given(st.text(max_size=40))
+def test_any_text_as_stage_grid_or_request_is_refused_in_one_sentence(text):
+    for call in (
+        lambda: runner.parse_stage(text, {}),
+        lambda: sweep.plan("smoke", "03_train_cunet", text),
+        lambda: songs.requests([text]),
+        lambda: conditions.parse(text),
+    ):
+        TALLY["property: texts"] += 1
+        try:
+            call()
+        except ConfigError as error:
+            assert_sentence(str(error))
+
+
+@few
+@given(st.text(max_size=80))
+def test_papermill_s_cell_holds_text_as_text(text):
+    """What papermill writes into a notebook is read back as what it was given, never run."""
+    TALLY["property: texts"] += 1
+    cell = PythonTranslator.codify({"overrides": text}, "Parameters")
+    (statement,) = ast.parse(TransformerManager().transform_cell(cell)).body
+    assert isinstance(statement, ast.Assign) and statement.targets[0].id == "overrides"
+    assert ast.literal_eval(statement.value) == text
+
+
+# ---------------------------------------------------------------------------------------- models
+
+
+@pytest.mark.parametrize("case", gallery.MODELS)
+def test_wrong_model(trained, sandbox, monkeypatch, case, capsys):
+    path = sandbox / "mine.keras"
+    path.write_bytes(gallery.MODELS[case](trained.read_bytes()))
+    refused(lambda: models.load(path), "mine.keras", kind="models")
+    (sandbox / "song.wav").write_bytes(gallery.container("wav"))
+    before = contents(sandbox)
+    assert cli.main(["separate", "../song.wav", "--model", str(path)]) != 0
+    assert_sentence(capsys.readouterr().err.removesuffix("\n"), "mine.keras")
+    assert contents(sandbox) == before
+
+
+@pytest.mark.parametrize("kind", [kind for kind in gallery.SPECIAL if kind != "null byte"])
+def test_what_is_no_file_is_no_model(sandbox, kind):
+    path = gallery.special(kind, sandbox / "mine.keras")
+    refused(lambda: models.load(path), kind="models")
+    refused(lambda: catalog.find(str(path)), kind="models")
+
+
+@few
+@given(st.lists(st.tuples(st.integers(0, 1 << 24), st.integers(0, 255)), min_size=1, max_size=9))
+def test_any_change_of_a_model_is_seen_before_keras_reads_it(trained, tmp_path, changes):
+    TALLY["property: models"] += 1
+    content = bytearray(trained.read_bytes())
+    before = bytes(content)
+    for place, value in changes:
+        content[place % len(content)] = value
+    path = tmp_path / "any.keras"
+    path.write_bytes(content)
+    reason = archive.problem(path, UNETS + VARIANTS)
+    if reason is None:
+        # Only what no checksum covers may have changed: dates and padding of the archive.
+        read = gallery.altered_archive(bytes(content), lambda members: members)
+        assert read == gallery.altered_archive(before, lambda members: members)
+
+
+@pytest.mark.parametrize("junk", gallery.JUNK, ids=repr)
+@pytest.mark.parametrize("key", ["settings", "model", "seed", "settings.signal", "settings.title"])
+def test_strange_record_beside_a_model(trained, sandbox, monkeypatch, key, junk):
+    """It is refused by name, or the model is listed all the same."""
+    TALLY["records"] += 1
+    monkeypatch.setenv("CUNET_RESULTS", str(sandbox / "results"))
+    folder = sandbox / "results" / "demo" / "runs" / f"{MODEL}-seed0"
+    folder.mkdir(parents=True)
+    os.link(trained, folder / "model.keras")
+    record = json.loads((trained.parent / "run.json").read_text())
+    place = record
+    *sections, last = key.split(".")
+    for section in sections:
+        place = place[section]
+    place[last] = junk
+    (folder / "run.json").write_text(json.dumps(record))
+    try:
+        assert catalog.table(catalog.available())
+    except ConfigError as error:
+        assert_sentence(str(error), "model.keras")
+
+
+@pytest.mark.parametrize("kind", gallery.BROKEN_JSON)
+def test_broken_record(trained, sandbox, monkeypatch, kind):
+    TALLY["records"] += 1
+    monkeypatch.setenv("CUNET_RESULTS", str(sandbox / "results"))
+    folder = sandbox / "results" / "smoke" / "runs" / f"{MODEL}-seed0"
+    folder.mkdir(parents=True)
+    os.link(trained, folder / "model.keras")
+    whole = (trained.parent / "run.json").read_bytes()
+    (folder / "run.json").write_bytes(gallery.broken_json(kind, whole))
+    with contextlib.suppress(ConfigError):  # a JSON of another kind says nothing of the model
+        catalog.describe(folder / "model.keras")
+    refused(
+        lambda: results.load_runs(SMOKE.model_copy(), require=()),
+        "run.json",
+        "make reproduce",
+        kind="records",
+    )
+
+
+@pytest.mark.parametrize("kind", gallery.BROKEN_JSON)
+def test_broken_record_of_a_run(sandbox, monkeypatch, kind):
+    """Where notebooks and the report read a run, and an executed notebook."""
+    monkeypatch.setenv("CUNET_RESULTS", str(sandbox / "results"))
+    folder = SMOKE.paths.run(MODEL, 0)
+    folder.mkdir(parents=True)
+    whole = json.dumps({"settings": SMOKE.model_dump(mode="json")}).encode()
+    (folder / "run.json").write_bytes(gallery.broken_json(kind, whole))
+    for read in (
+        lambda: control.load_run(SMOKE, MODEL, seed=0),
+        lambda: separation.System(SMOKE, MODEL, seed=0),
+    ):
+        refused(read, "run.json", "delete", kind="records")
+    notebook = sandbox / "05_plot.ipynb"
+    notebook.write_bytes(gallery.broken_json(kind, b'{"cells": [], "metadata": {}}'))
+    refused(lambda: webpage._about_notebook(notebook), "05_plot.ipynb", "delete", kind="records")
+
+
+# ------------------------------------------------------------------------- stores, checkpoints
+
+
+@pytest.fixture(scope="module")
+def prepared(corpus, tmp_path_factory):
+    """A finished store to copy, and its settings."""
+    root = tmp_path_factory.mktemp("prepared")
+    patch = pytest.MonkeyPatch()
+    patch.setenv("CUNET_MUSDB", str(corpus))
+    patch.setenv("CUNET_DATA", str(root))
+    settings = load_profile("smoke", "data.source=musdb18 data.validation=1")
+    store = build_store(settings, workers=1)
+    patch.undo()
+    return settings, store
+
+
+@pytest.fixture
+def store_folder(prepared, sandbox, monkeypatch):
+    settings, store = prepared
+    monkeypatch.setenv("CUNET_DATA", str(sandbox / "data"))
+    shutil.copytree(store.folder, settings.paths.store)
+    return settings, settings.paths.store
+
+
+@pytest.mark.parametrize("kind", gallery.BROKEN_JSON)
+def test_broken_index(store_folder, kind):
+    settings, folder = store_folder
+    path = folder / "index.json"
+    path.write_bytes(gallery.broken_json(kind, path.read_bytes()))
+    refused(lambda: open_store(settings), "index.json", kind="stores")
+
+
+WRONG_ENTRIES = [
+    *(("name", junk) for junk in (None, 1, [], {}, "", "..", "../x", "a/b", "\0")),
+    *(("file", junk) for junk in (None, 1, [], "", "x", "../x.npy", "/etc/passwd", "a/b.npy")),
+    *(("samples", junk) for junk in (None, 0, -1, 1.5, "9", [], {}, float("inf"))),
+    *(("seconds", junk) for junk in (None, 0, -1, "9", float("nan"), float("inf"))),
+    *(("scale", junk) for junk in (None, 0, -1.5, "x", float("nan"), float("inf"), [1])),
+    *(("split", junk) for junk in (None, "training", "", 1, [])),
+    *(("sha256", junk) for junk in (None, 1, [])),
+    *(("source", junk) for junk in (None, 1, {})),
+]
+
+
+@pytest.mark.parametrize(("field", "junk"), WRONG_ENTRIES, ids=str)
+def test_altered_index(store_folder, field, junk):
+    settings, folder = store_folder
+    index = json.loads((folder / "index.json").read_text())
+    index["tracks"][0][field] = junk
+    (folder / "index.json").write_text(json.dumps(index))
+    refused(lambda: open_store(settings), "index.json", "delete", kind="stores")
+
+
+@pytest.mark.parametrize("junk", gallery.JUNK, ids=repr)
+@pytest.mark.parametrize("key", ["signal", "settings_hash", "tracks"])
+def test_strange_index(store_folder, key, junk):
+    settings, folder = store_folder
+    index = json.loads((folder / "index.json").read_text())
+    if key == "tracks" and junk == []:
+        return
+    index[key] = junk
+    (folder / "index.json").write_text(json.dumps(index))
+    if key == "signal" and junk == {}:  # nothing but defaults, which these are not
+        index["settings_hash"] = "other"
+        (folder / "index.json").write_text(json.dumps(index))
+    refused(lambda: open_store(settings), kind="stores")
+
+
+@pytest.mark.parametrize("kind", gallery.ARRAYS)
+def test_altered_audio_of_a_store(store_folder, kind):
+    settings, folder = store_folder
+    store = open_store(settings)
+    entry = store.split("train")[0]
+    path = folder / entry.file
+    path.write_bytes(gallery.arrays(kind, path.read_bytes()))
+    refused(lambda: store.audio(entry), entry.file, "preprocess", kind="stores")
+    refused(lambda: store.verify("train"), entry.file, "preprocess", kind="stores")
+
+
+def test_missing_store_is_told(sandbox, monkeypatch):
+    monkeypatch.setenv("CUNET_DATA", str(sandbox / "data"))
+    refused(lambda: open_store(SMOKE), "preprocess", kind="stores")
+    (sandbox / "data").write_text("x")
+    refused(lambda: open_store(SMOKE), "preprocess", kind="stores")
+    refused(lambda: Store(Path("/dev/null")), "preprocess", kind="stores")
+
+
+@few
+@given(st.sampled_from(["tracks", "signal", "settings_hash"]), values)
+def test_any_index_is_refused_in_one_sentence(tmp_path, key, junk):
+    TALLY["property: stores"] += 1
+    content = {"signal": {}, "settings_hash": "a", "tracks": [{}], key: junk}
+    (tmp_path / "index.json").write_text(json.dumps(content))
+    try:
+        Store(tmp_path)
+    except ConfigError as error:
+        assert_sentence(str(error), "index.json")
+
+
+def _named(content):
+    """Content under the name that a checkpoint of that content has."""
+    return f"epoch-000003.{hashlib.sha256(content).hexdigest()[:16]}.npz", content
+
+
+def _npz(**parts):
+    buffer = io.BytesIO()
+    np.savez(buffer, **parts)
+    return buffer.getvalue()
+
+
+ABOUT = np.frombuffer(json.dumps({"facts": {}, "state": {}}).encode(), np.uint8)
+CHECKPOINTS = {
+    "nothing": b"",
+    "text": b"weights\n" * 99,
+    "a zip of text": gallery._zip(b"x"),
+    "one array": np.lib.format.magic(1, 0) + bytes(20),
+    "a pickle": pickle.dumps({"network": []}),
+    "nothing about it": _npz(network_0000=np.zeros(3)),
+    "no JSON about it": _npz(about=np.frombuffer(b"{", np.uint8)),
+    "a list about it": _npz(about=np.frombuffer(b"[]", np.uint8)),
+    "a number about it": _npz(about=np.frombuffer(b"1", np.uint8)),
+    "no facts": _npz(about=np.frombuffer(b'{"state": {}}', np.uint8)),
+    "no state": _npz(about=np.frombuffer(b'{"facts": {}}', np.uint8)),
+    "facts of text": _npz(about=np.frombuffer(b'{"facts": "a", "state": {}}', np.uint8)),
+    "pickled weights": _npz(about=ABOUT, network_0000=np.array([{}], object)),
+    "brackets about it": _npz(about=np.frombuffer(b"[" * 99999, np.uint8)),
+}
+
+
+@pytest.mark.parametrize("case", CHECKPOINTS)
+def test_a_checkpoint_of_something_else_is_passed_over_in_one_line(sandbox, case):
+    """Even under a name that fits its content."""
+    TALLY["checkpoints"] += 1
+    name, content = _named(CHECKPOINTS[case])
+    (sandbox / "checkpoint").mkdir()
+    (sandbox / "checkpoint" / name).write_bytes(content)
+    lines = []
+    assert checkpoint.load(sandbox / "checkpoint", {"seed": 0}, lines.append) is None
+    assert lines == [f"checkpoint {name} is damaged and is passed over"]
+
+
+# ---------------------------------------------------------------------------------------- scores
+
+
+def museval_record():
+    frame = {"time": 0.0, "duration": 1.0, "metrics": dict.fromkeys(SCORE_METRICS, 1.0)}
+    return {"targets": [{"name": name, "frames": [frame]} for name in INSTRUMENTS]}
+
+
+def further_record():
+    return {"track": "t", "rows": [["bass", "SDR", "plain SDR", "whole track", 1.0, 1, 0]]}
+
+
+READERS = {"museval": scoring.read_track, "further": scoring.read_rows}
+
+
+def read_scores(kind, path):
+    return READERS[kind](path, track="t", model="unet", seed=0)
+
+
+@pytest.mark.parametrize("case", gallery.BROKEN_JSON)
+@pytest.mark.parametrize("kind", READERS)
+def test_broken_scores_of_a_track(sandbox, kind, case):
+    path = sandbox / "t.json"
+    content = json.dumps(museval_record() if kind == "museval" else further_record()).encode()
+    path.write_bytes(gallery.broken_json(case, content))
+    refused(lambda: read_scores(kind, path), "t.json", "delete", kind="scores")
+
+
+SCORE_JUNK = [junk for junk in gallery.JUNK if junk not in ([], 1, True) or junk is None]
+
+
+@pytest.mark.parametrize("junk", SCORE_JUNK, ids=repr)
+@pytest.mark.parametrize("place", ["targets", "a target", "name", "frames", "a frame", "metrics"])
+def test_strange_scores_of_a_track(sandbox, place, junk):
+    record = museval_record()
+    target = record["targets"][1]
+    if place == "targets":
+        record["targets"] = junk
+    elif place == "a target":
+        record["targets"][0] = junk
+    elif place == "name":
+        target["name"] = junk
+    elif place == "frames":
+        target["frames"] = junk
+    elif place == "a frame":
+        target["frames"][0] = junk
+    else:
+        target["frames"][0]["metrics"] = junk
+    path = sandbox / "t.json"
+    path.write_text(json.dumps(record))
+    if junk in ({}, "") and place in ("targets", "frames"):
+        TALLY["scores"] += 1  # nothing in it, and nothing to complain of
+        read_scores("museval", path)
+        return
+    refused(lambda: read_scores("museval", path), "t.json", kind="scores")
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        *(None, 1, "x", [], [1], {}, ["bass"] * 3),
+        ["bass", "SDR", "p", "w", "loud", 1, 0],
+        ["bass", "SDR", "p", "w", 1.0, 1, 0, 9],
+        [1, 2, 3, 4, 1.0, 1, 0],
+        [[], "SDR", "p", "w", 1, 1, 0],
+    ],
+    ids=repr,
+)
+def test_strange_rows_of_scores(sandbox, row):
+    path = sandbox / "t.json"
+    path.write_text(json.dumps({"rows": [row]}))
+    refused(lambda: read_scores("further", path), "t.json", kind="scores")
+
+
+GOOD_ROW = ["unet", 0, "t", "bass", "SDR", "BSS Eval v4", "median over frames", 1.0, 9, 0]
+HEAD = ",".join(SCORE_COLUMNS) + "\n"
+LINE = ",".join(map(str, GOOD_ROW)) + "\n"
+TABLES = {
+    "nothing": "",
+    "only a head": HEAD,
+    "cut": (HEAD + LINE)[:-4],
+    "a row cut": HEAD + LINE + LINE[: len(LINE) // 2],
+    "no head": LINE,
+    "a column less": (HEAD + LINE).replace(",protocol", "", 1),
+    "unknown system": HEAD + LINE.replace("unet", "u_net"),
+    "another system": HEAD + LINE.replace("unet", "mixture"),
+    "another seed": HEAD + LINE.replace("unet,0", "unet,1"),
+    "unknown target": HEAD + LINE.replace("bass", "flute"),
+    "unknown metric": HEAD + LINE.replace("SDR", "PESQ"),
+    "unknown protocol": HEAD + LINE.replace("BSS Eval v4", "BSS Eval v9"),
+    "words for values": HEAD + LINE.replace("1.0", "loud"),
+    "words for frames": HEAD + LINE.replace(",9,", ",many,"),
+    "words for seeds": HEAD + LINE.replace("unet,0", "unet,zero"),
+    "a row twice": HEAD + LINE + LINE,
+    "too many cells": HEAD + LINE.replace("\n", ",1,2,3\n") + LINE,
+    "an open quote": HEAD + LINE + '"' + LINE,
+    "text": "La la la\n" * 9,
+    "a page": "<html>\n<body>\n",
+    "zeros": "\0" * 99 + "\n",
+}
+
+
+@pytest.mark.parametrize("case", TABLES)
+def test_altered_score_table(sandbox, case):
+    path = sandbox / "unet-seed0.csv"
+    path.write_text(TABLES[case])
+    refused(
+        lambda: analysis.load_scores(sandbox, require=["unet"]),
+        "unet-seed0.csv",
+        "delete it",
+        kind="scores",
+    )
+
+
+@pytest.mark.parametrize(
+    "content", [b"\xff\xfe" * 40 + b"\n", b"\x89PNG\r\n\x1a\n" + bytes(9) + b"\n"]
+)
+def test_score_table_of_bytes(sandbox, content):
+    (sandbox / "unet-seed0.csv").write_bytes(content)
+    refused(
+        lambda: analysis.load_scores(sandbox, require=["unet"]), "unet-seed0.csv", kind="scores"
+    )
+
+
+@few
+@given(st.lists(st.tuples(st.integers(0, 400), st.characters(codec="utf-8")), max_size=6))
+def test_any_change_of_a_score_table_is_refused_or_read(tmp_path, changes):
+    TALLY["property: scores"] += 1
+    text = list(HEAD + LINE)
+    for place, sign in changes:
+        text[place % len(text)] = sign
+    (tmp_path / "unet-seed0.csv").write_text("".join(text))
+    try:
+        analysis.load_scores(tmp_path, require=["unet"])
+    except ConfigError as error:
+        assert_sentence(str(error), "unet-seed0.csv")
+
+
+@few
+@given(values)
+def test_any_scores_of_a_track_are_refused_or_read(tmp_path, junk):
+    path = tmp_path / "t.json"
+    for kind, key in (("museval", "targets"), ("further", "rows")):
+        TALLY["property: scores"] += 1
+        path.write_text(json.dumps({key: junk}))
+        try:
+            read_scores(kind, path)
+        except ConfigError as error:
+            assert_sentence(str(error), "t.json")
+
+
+# ------------------------------------------------------------------------------- real processes
+
+PROCESSES = {
+    "a song of text": ["separate", "{here}/text.mp3"],
+    "a song that is a pipe": ["separate", "{here}/pipe"],
+    "a model of text": ["separate", "{here}/song.wav", "--model", "{here}/text.mp3"],
+    "a profile of bytes": ["params", "--profile", "{here}/bytes.yaml"],
+    "a corpus that is not there": ["check", "musdb18"],
+    "a stage that goes up": ["run", "03_train_cunet", "-p", "suffix", "../../up"],
+    "results that are a file": ["report", "smoke"],
+}
+
+
+@pytest.mark.parametrize("case", PROCESSES)
+def test_command_ends_with_a_sentence_and_no_traceback(sandbox, case):
+    TALLY["processes"] += 1
+    here = sandbox / "in"
+    here.mkdir()
+    (here / "text.mp3").write_text("La la la\n" * 99)
+    (here / "song.wav").write_bytes(gallery.container("wav"))
+    (here / "bytes.yaml").write_bytes(b"\xff\xfe\0")
+    (here / "file").write_text("x")
+    os.mkfifo(here / "pipe")
+    words = [word.replace("{here}", str(here)) for word in PROCESSES[case]]
+    roots = {} if case != "results that are a file" else {"CUNET_RESULTS": here / "file"}
+    before = contents(sandbox)
+    done = subprocess.run(
+        [sys.executable, "-m", "cunet_lib.cli", *words],
+        env=clean_environment(PYTHONPATH=ROOT, **roots),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode in (1, 2)
+    assert_sentence(done.stderr.removesuffix("\n"))
+    assert contents(sandbox) == before
+
+
+def test_a_separation_that_is_stopped_leaves_nothing(trained, sandbox):
+    TALLY["processes"] += 1
+    song, out = sandbox / "song.wav", sandbox / "out"
+    soundfile.write(song, np.tile(gallery.sound(), (1200, 1)), gallery.RATE)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "cunet_lib.cli", "separate", song, "--model", trained, "--out", out],
+        env=clean_environment(PYTHONPATH=ROOT, CUNET_RESULTS=trained.parents[3]),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        # A part of ten minutes of music is being written.
+        while not list(out.glob(".partial-*/*.wav")):
+            assert process.poll() is None
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=30)
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    assert_sentence(errors.splitlines()[-1], "nothing half-written was kept", "same command")
+    assert "Traceback" not in errors and not out.exists()
+
+
+# ------------------------------------------------------------------------------------- how many
+
+FIXED = (
+    len(gallery.CONTAINERS) * (len(gallery.NO_AUDIO) + len(gallery.DAMAGES))
+    + len(gallery.HEADERS)
+    + len(gallery.ODD_SOUNDS)
+    + 4 * len(gallery.NAMES)
+    + 4 * len(gallery.SPECIAL)
+    + len(gallery.PLAYLISTS)
+    + 4 * len(gallery.STEM_DAMAGES)
+    + len(gallery.OVERRIDES)
+    + len(gallery.YAML_FILES)
+    + len(gallery.BINARY_PROFILES)
+    + len(gallery.STAGES)
+    + len(gallery.PARAMETERS)
+    + len(gallery.GRIDS)
+    + len(gallery.REQUESTS)
+    + len(gallery.MODELS)
+    + len(WRONG_ENTRIES)
+    + 2 * len(gallery.ARRAYS)
+    + len(CORPORA)
+    + len(CHECKPOINTS)
+    + len(TABLES)
+)
+
+
+def test_the_gallery_is_large_enough():
+    assert FIXED >= 500

@@ -1,0 +1,254 @@
+"""What the library must never do, read from its source, and what it must; see docs/security.md."""
+
+import ast
+import re
+import subprocess
+import zipfile
+from pathlib import Path
+
+import gallery
+import keras
+import numpy as np
+import pytest
+import soundfile
+import tomllib
+from conftest import ROOT
+
+import cunet_lib.tables as tables
+from cunet_lib import audio, explore, models, stems
+from cunet_lib.config import ConfigError
+
+SOURCES = sorted((ROOT / "cunet_lib").glob("*.py"))
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+
+FORBIDDEN_MODULES = {
+    *("pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"),
+    *("commands", "pty", "code", "codeop", "telnetlib", "ftplib", "xml", "torch"),
+}
+"""Readers that run what they read, and what starts shells."""
+
+FORBIDDEN_CALLS = {
+    *("eval", "exec", "compile", "execfile", "__import__", "input"),
+    *("os.system", "os.popen", "os.execv", "os.execvp", "os.execl", "os.spawnl", "os.startfile"),
+    *("subprocess.getoutput", "subprocess.getstatusoutput", "asyncio.create_subprocess_shell"),
+    *("yaml.load", "yaml.load_all", "yaml.full_load", "yaml.unsafe_load", "yaml.Loader"),
+    *("yaml.FullLoader", "yaml.UnsafeLoader", "pd.read_pickle", "pandas.read_pickle"),
+    *("np.fromfile", "keras.config.enable_unsafe_deserialization"),
+    *("tf.saved_model.load", "tempfile.mktemp", "jinja2.Template"),
+}
+
+FORBIDDEN_OPTIONS = {
+    ("shell", True),
+    ("allow_pickle", True),
+    ("safe_mode", False),
+    ("autoescape", False),
+    ("escape", False),
+    ("verify", False),
+    ("weights_only", False),
+}
+
+
+def dotted(node):
+    """``a.b.c`` of an expression, or an empty string."""
+    if isinstance(node, ast.Name):
+        return node.id
+    if isinstance(node, ast.Attribute):
+        inside = dotted(node.value)
+        return f"{inside}.{node.attr}" if inside else ""
+    return ""
+
+
+def calls(tree):
+    return [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+
+
+def options(call):
+    return {word.arg: getattr(word.value, "value", None) for word in call.keywords}
+
+
+def offences(tree):
+    """Everything in a source that is forbidden, by line."""
+    found = []
+    for node in ast.walk(tree):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [node.module or "", *(f"{node.module}.{a.name}" for a in node.names)]
+        for name in names:
+            if name.split(".")[0] in FORBIDDEN_MODULES or name in FORBIDDEN_CALLS:
+                found.append((node.lineno, name))
+        if isinstance(node, ast.Attribute) and dotted(node) in FORBIDDEN_CALLS:
+            found.append((node.lineno, dotted(node)))
+        if isinstance(node, ast.Call):
+            if dotted(node.func) in FORBIDDEN_CALLS:
+                found.append((node.lineno, dotted(node.func)))
+            found += [
+                (node.lineno, f"{name}={value}")
+                for name, value in options(node).items()
+                if any(name == key and value is bad for key, bad in FORBIDDEN_OPTIONS)
+            ]
+            if dotted(node.func).endswith("np.load") and options(node).get("allow_pickle") is None:
+                found.append((node.lineno, "np.load without allow_pickle=False"))
+            if dotted(node.func).endswith("load_model") and not options(node).get("safe_mode"):
+                found.append((node.lineno, "load_model without safe_mode=True"))
+    return found
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)
+def test_the_library_runs_nothing_that_it_reads(path):
+    assert offences(ast.parse(path.read_text(encoding="utf-8"))) == []
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebooks_run_nothing_that_they_read(path):
+    import nbformat
+
+    for cell in nbformat.read(path, as_version=4).cells:
+        if cell.cell_type == "code":
+            assert "!" not in [line.strip()[:1] for line in cell.source.splitlines()]
+            assert offences(ast.parse(cell.source)) == []
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import pickle",
+        "from joblib import load",
+        "import numpy as np\nnp.load(path)",
+        "import numpy as np\nnp.load(path, allow_pickle=True)",
+        "import yaml\nyaml.load(text)",
+        "from yaml import unsafe_load",
+        "import os\nos.system('x')",
+        "import subprocess\nsubprocess.run('x', shell=True)",
+        "eval(text)",
+        "keras.saving.load_model(path)",
+        "keras.saving.load_model(path, safe_mode=False)",
+        "keras.config.enable_unsafe_deserialization()",
+        "jinja2.Environment(autoescape=False)",
+    ],
+)
+def test_the_rules_see_what_they_forbid(code):
+    assert offences(ast.parse(code))
+
+
+def processes():
+    """Every start of another program in the library: file, line, call."""
+    for path in SOURCES:
+        for call in calls(ast.parse(path.read_text(encoding="utf-8"))):
+            if dotted(call.func).startswith("subprocess.") and call.args:
+                yield pytest.param(path, call, id=f"{path.stem}:{call.lineno}")
+
+
+@pytest.mark.parametrize(("path", "call"), list(processes()))
+def test_programs_get_words_and_not_a_line_for_a_shell(path, call):
+    words = call.args[0]
+    assert isinstance(words, ast.List | ast.Name | ast.ListComp), ast.unparse(words)
+    # Whoever waits for a program that reads a stranger's file gives up at some time; the pipe that
+    # is read block by block has its own watch, git and our own notebooks read no stranger's file.
+    if path.stem not in ("training", "sweep") and dotted(call.func) != "subprocess.Popen":
+        assert "timeout" in options(call), "no timeout"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)
+def test_every_ffmpeg_reads_local_files_only(path):
+    """Commands of ffmpeg and ffprobe begin with LOCAL, which has the protocol whitelist."""
+    assert stems.LOCAL[-2:] == ("-protocol_whitelist", "file,pipe")
+    source = path.read_text(encoding="utf-8")
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.List) and node.elts:
+            words = ast.unparse(node)
+            if "-i" in words or "show_entries" in words or "-show_streams" in words:
+                starts = re.match(r"\[['\"]ff(mpeg|probe)|\[ensure_ffmpeg|\[str\(probe\)", words)
+                assert not starts or "*LOCAL" in words, words
+
+
+def test_ffmpeg_is_given_files_and_never_addresses(monkeypatch, tmp_path):
+    """Whatever a file is called, ffmpeg sees ``file:`` before it, as one word."""
+    seen = []
+
+    def run(command, **options):
+        seen.append((command, options))
+        raise subprocess.TimeoutExpired(command, 1)
+
+    monkeypatch.setattr(subprocess, "run", run)
+    for name in ("http:__x", "-i", "concat:a|b", "$(touch x).mp3", "a b.m3u8"):
+        path = tmp_path / name
+        path.write_bytes(b"no audio")
+        with pytest.raises(ConfigError, match="stall"):
+            audio.open_audio(path)
+        command, options = seen[-1]
+        assert command[-1] == f"file:{path}" and isinstance(command, list)
+        assert "file,pipe" in command and not options.get("shell") and options["timeout"] > 0
+
+
+@pytest.mark.parametrize("kind", ["m3u8", "ffconcat", "mpd", "sdp"])
+def test_an_uploaded_playlist_opens_nothing(kind):
+    server, host = gallery.listener()
+    content = gallery.PLAYLISTS[kind].replace("{host}", host).encode()
+    with server:
+        with pytest.raises(ConfigError, match="cannot be read as audio"):
+            explore.decode_upload(f"song.{kind}", content, 8192)
+        with pytest.raises(BlockingIOError):
+            server.accept()
+
+
+def test_a_stem_file_that_refers_to_others_is_refused(tmp_path):
+    """By its name ffmpeg would take it for a list of files, and open them."""
+    soundfile.write(tmp_path / "secret.wav", np.zeros(9000), 44100)
+    path = tmp_path / "x.stem.mp4"
+    path.write_text("ffconcat version 1.0\nfile secret.wav\n")
+    with pytest.raises(ConfigError, match=r"x\.stem\.mp4 cannot be decoded"):
+        stems.decode(stems.Source("x", "test", (path,), False), 8192)
+
+
+def test_a_model_with_code_in_it_is_refused_before_it_is_built(tmp_path, monkeypatch):
+    built = []
+    monkeypatch.setattr(keras.saving, "load_model", lambda *args, **kwargs: built.append(args))
+    network = keras.Sequential(
+        [keras.Input((2,)), keras.layers.Lambda(lambda x: x)], name="unet_bass"
+    )
+    network.save(tmp_path / "evil.keras")
+    assert "Lambda" in zipfile.ZipFile(tmp_path / "evil.keras").read("config.json").decode()
+    with pytest.raises(ConfigError, match=r"evil\.keras is not a model of the study"):
+        models.load(tmp_path / "evil.keras")
+    assert built == []
+
+
+def test_latex_tables_hold_names_as_text():
+    evil = r"\input{/etc/passwd} $x$ 100% a_b #1 & ~ ^ {}"
+    frame = tables.pd.DataFrame({"Track": [evil]})
+    body = tables._latex(frame, "evil", evil).split(r"\toprule")[1]
+    assert r"\input" not in body and r"\textbackslash{}input\{" in body and r"100\%" in body
+
+
+# ------------------------------------------------------------------------------- what is installed
+
+PYPROJECT = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+
+
+def test_every_direct_dependency_says_why_it_is_there():
+    project = tomllib.loads(PYPROJECT)["project"]
+    wanted = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
+    for dependency in wanted:
+        (line,) = [line for line in PYPROJECT.splitlines() if f'"{dependency}"' in line]
+        assert re.search(r'",\s+# \S.{2,}', line), f"{dependency} has no reason beside it"
+
+
+def test_the_audit_s_command_reads_the_lock():
+    text = (ROOT / "docs" / "security.md").read_text(encoding="utf-8")
+    (command,) = re.findall(r"^pip-audit .*$", text, re.MULTILINE)
+    assert "requirements.lock" in command and "--require-hashes" in command
+    assert (ROOT / "requirements.lock").is_file()
+
+
+def test_jupyterlab_keeps_its_token_and_its_guards(tmp_path):
+    """``make lab`` passes no option that opens the server."""
+    recipe = re.search(r"^lab:.*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(), re.MULTILINE)[1]
+    for word in (
+        *("token", "password", "allow_origin", "allow_root", "disable_check_xsrf", "allow_remote"),
+        *("--ip", "ServerApp.ip", "0.0.0.0", "allow_unauthenticated", "--no-auth", "identity"),
+    ):
+        assert word not in recipe, word
+    for folder in (ROOT, ROOT / "notebooks"):
+        assert not list(Path(folder).glob("jupyter_*config*"))

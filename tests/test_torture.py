@@ -1,0 +1,271 @@
+"""The plan of kills, and how its outcome is told; a small one runs in ``make torture KILLS=2``."""
+
+import json
+import re
+import signal
+import subprocess
+
+import pytest
+import tolerances
+import torture
+
+STAGES = {
+    "00_corpus": 12.0,
+    "01_preprocess": 6.0,
+    **{f"02_train_unet.{name}-seed0": 15.0 for name in ("bass", "drums", "other", "vocals")},
+    **{f"03_train_cunet.{name}-seed0": 20.0 for name in ("a", "b", "c", "d")},
+    **{f"04_evaluate.{name}-seed0": 14.0 for name in ("a", "b", "c", "d", "unet", "oracles")},
+    "05_plot": 25.0,
+    "report": 3.0,
+}
+
+
+def phase_of(stage):
+    return next(phase for phase, (names, _) in torture.PHASES.items() if re.fullmatch(names, stage))
+
+
+@pytest.mark.parametrize("kills", [0, 1, 2, 4, 20, 57])
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_plan_follows_from_the_seed_and_reaches_every_phase(kills, seed):
+    plan = torture.planned(STAGES, kills=kills, seed=seed)
+    assert plan == torture.planned(STAGES, kills=kills, seed=seed)
+    assert len(plan) == kills
+    phases = [phase_of(moment["stage"]) for moment in plan]
+    assert phases == sorted(phases, key=list(torture.PHASES).index)
+    if kills >= 4:
+        assert set(phases) == set(torture.PHASES)
+        signals = [moment["signal"] for moment in plan]
+        assert signals.count("SIGKILL") >= kills // 2
+        assert {"SIGINT", "SIGTERM"} <= set(signals)
+    assert all(0 < moment["delay"] < STAGES[moment["stage"]] for moment in plan)
+
+
+def test_other_seeds_have_other_plans():
+    plans = [torture.planned(STAGES, kills=20, seed=seed) for seed in range(3)]
+    assert plans[0] != plans[1] != plans[2]
+
+
+class Fake(torture.Study):
+    """A study whose make is a line of shell."""
+
+    script = ""
+
+    def start(self):
+        self.root.mkdir(parents=True, exist_ok=True)
+        with self.log.open("ab") as output:
+            return subprocess.Popen(
+                ["bash", "-c", self.script],
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+
+@pytest.fixture
+def study(tmp_path):
+    return Fake(tmp_path, tmp_path / "study")
+
+
+def test_a_strike_waits_for_its_stage_and_reports_what_was_told(study):
+    study.script = (
+        "trap 'echo \"04_evaluate.a-seed0 | Stopped; nothing is lost.\"; exit 130' INT; "
+        "echo '04_evaluate.a-seed0 | started'; sleep 60 & wait"
+    )
+    told = study.strike("04_evaluate.a-seed0", 0.2, signal.SIGINT, limit=20)
+    assert (told["signal"], told["exit"], told["told"]) == ("SIGINT", 130, 1)
+    assert told["tracebacks"] == 0 and told["ended_in"] < 20
+
+
+def test_sigkill_ends_what_does_not_listen(study):
+    study.script = "trap '' INT TERM; echo '05_plot | started'; sleep 60"
+    assert study.strike("05_plot", 0.1, signal.SIGKILL, limit=20)["exit"] == -signal.SIGKILL
+
+
+def test_a_study_that_ended_first_was_not_struck(study):
+    study.script = "echo '05_plot | started'"
+    told = study.strike("05_plot", 5.0, signal.SIGKILL, limit=20)
+    assert told["signal"] is None and told["exit"] == 0
+
+
+def test_a_study_that_fails_by_itself_ends_the_plan(study):
+    study.script = "echo '05_plot | started'; exit 3"
+    with pytest.raises(SystemExit, match=r"make failed \(3\)"):
+        study.strike("05_plot", 5.0, signal.SIGKILL, limit=20)
+
+
+def test_stages_and_their_seconds_are_read_from_the_output(study):
+    study.root.mkdir()
+    study.log.write_text(
+        "00_corpus | started\n00_corpus | 3 songs\n00_corpus | done in 9 s\n"
+        "05_plot | started\n05_plot | done in 1 min 4 s\n"
+    )
+    assert study.stages() == {"00_corpus": 9.0, "05_plot": 64.0, "report": 3.0}
+
+
+def result(study, name, text):
+    path = study.results / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+def whole(study):
+    for name in ("scores/a.csv", "scores/excerpt/a.csv", "scores/ablation/a.csv"):
+        result(study, name, "model,value\na,1.5\n")
+    for name in ("tables/training.csv", "runs/a-seed0/history.csv"):
+        result(study, name, "model,loss,seconds\na,1.5,7\n")
+
+
+def test_every_difference_is_named_save_times(tmp_path):
+    one, other = (torture.Study(tmp_path, tmp_path / name) for name in "ab")
+    whole(one)
+    whole(other)
+    result(other, "tables/training.csv", "model,loss,seconds\na,1.5,9\n")
+    assert torture.differences(one, other) == []
+    result(other, "scores/a.csv", "model,value\na,1.50\n")
+    result(other, "tables/training.csv", "model,loss,seconds\na,1.6,7\n")
+    result(other, "tables/more.csv", "model\na\n")
+    result(other, "runs/a-seed0/checkpoint/epoch-1.npz", "")
+    result(other, "runs/.x.partial-1", "")
+    assert torture.differences(one, other) == [
+        "differs: scores/a.csv",
+        "only in one: tables/more.csv",
+        "differs: tables/training.csv",
+        "left behind: runs/.x.partial-1",
+        "left behind: runs/a-seed0/checkpoint",
+    ]
+
+
+RECORD = {
+    "seed": 0,
+    "kills": 2,
+    "cores": 2,
+    "machine": "x86_64",
+    "python": "3.12.1",
+    "undisturbed_seconds": 200.0,
+    "killed_seconds": 300.0,
+    "resumed": {"a": 1},
+    "strikes": [
+        {"stage": "00_corpus", "signal": "SIGINT", "after": 3.0, "ended_in": 0.5, "told": 1},
+        {"stage": "05_plot", "signal": None, "after": 3.0, "exit": 0},
+    ],
+    "differences": [],
+    "clones_differ": None,
+    "bad_input": {"cases": {"songs": 3, "models": 4}, "failed": []},
+    "determinism": None,
+}
+
+
+def test_outcome_is_told_in_a_table_and_in_the_readme():
+    text = torture.report(RECORD)
+    assert "| Kills | 1 (0 SIGKILL, 0 SIGTERM, 1 SIGINT) |" in text
+    assert "| Bad inputs shown | 7 |" in text and "| songs | 3 |" in text
+    assert "| Results that differ between two clones | not tried |" in text
+    begin, end = torture.MARKS
+    readme = torture.in_readme(f"a\n{begin}\nold\n{end}\nb\n", RECORD)
+    assert readme == f"a\n{begin}\n{torture.table(RECORD)}\n{end}\nb\n"
+    assert torture.in_readme(readme, RECORD) == readme
+
+
+@pytest.mark.parametrize(
+    ("change", "bad"),
+    [
+        ({}, False),
+        ({"differences": ["differs: scores/a.csv"]}, True),
+        ({"clones_differ": ["differs: scores/a.csv"]}, True),
+        ({"bad_input": {"cases": {}, "failed": ["test_x"]}}, True),
+        ({"strikes": [{"stage": "05_plot", "signal": "SIGINT", "tracebacks": 1}]}, True),
+    ],
+)
+def test_anything_amiss_fails(change, bad):
+    assert torture.failed({**RECORD, **change}) is bad
+
+
+def test_the_plan_goes_on_where_it_was_stopped(tmp_path):
+    notes = torture._Notes(tmp_path / "notes.json")
+    notes["undisturbed"] = 3.5
+    assert torture._Notes(tmp_path / "notes.json") == {"undisturbed": 3.5}
+    assert json.loads((tmp_path / "notes.json").read_text()) == {"undisturbed": 3.5}
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.json"]
+
+
+TOY = r"""
+set -eu
+results=$CUNET_RESULTS/smoke
+mkdir -p $results/notebooks $results/scores/excerpt $results/scores/ablation $results/tables
+mkdir -p $results/runs/a-seed0 $results/report
+echo start >> $CUNET_RESULTS/starts
+for stage in 00_corpus 02_train_unet.bass-seed0 04_evaluate.unet-seed0 05_plot; do
+  [ ! -e $results/notebooks/$stage.ipynb ] || continue
+  echo "$stage | started"
+  sleep 0.3
+  touch $results/notebooks/$stage.ipynb
+  echo "$stage | done in 1 s"
+done
+echo "report | web pages from the results"
+sleep 0.2
+[ VERDICT ] || echo "model,value" > $results/scores/a.csv
+for name in scores/excerpt/a scores/ablation/a tables/a runs/a-seed0/history; do
+  echo "model,value" > $results/$name.csv
+done
+printf '{"resumed": 1}' > $results/runs/a-seed0/run.json
+touch $results/report/index.html
+"""
+"""A study of seconds; its scores differ if VERDICT holds."""
+
+
+@pytest.fixture
+def toy(tmp_path, monkeypatch):
+    """A checkout whose `make reproduce` takes seconds; a function that says what goes wrong."""
+    root = tmp_path / "toy"
+    root.mkdir()
+    monkeypatch.setattr(torture, "ROOT", root)
+
+    def write(verdict):
+        (root / "study.sh").write_text(TOY.replace("VERDICT", verdict))
+        (root / "Makefile").write_text("reproduce:\n\t@bash study.sh\n")
+        identity = ("-c", "user.name=test", "-c", "user.email=test@example.org")
+        for words in (("init", "--quiet"), ("add", "."), ("commit", "--quiet", "-m", "toy")):
+            subprocess.run(["git", *identity, *words], cwd=root, check=True)
+
+    return write
+
+
+def test_whole_plan_on_a_toy_study(toy, tmp_path):
+    toy("-n ''")
+    record = torture.torture(tmp_path / "work", kills=4, seed=0, limit=60)
+    assert record["differences"] == record["clones_differ"] == []
+    assert {phase_of(strike["stage"]) for strike in record["strikes"]} == set(torture.PHASES)
+    assert len(record["strikes"]) == 4 and record["resumed"] == {"a-seed0": 1}
+    starts = (tmp_path / "work" / "killed" / "results" / "starts").read_text().splitlines()
+    assert len(starts) == 5
+    # Started again, it knows what it has done.
+    again = torture.torture(tmp_path / "work", kills=4, seed=0, limit=60)
+    assert again == record
+
+
+def test_a_study_that_kills_change_is_found_out(toy, tmp_path):
+    toy("$(wc -l < $CUNET_RESULTS/starts) -gt 1")
+    record = torture.torture(tmp_path / "work", kills=1, seed=0, limit=60, twice=False)
+    assert record["differences"] == ["only in one: scores/a.csv"] and torture.failed(
+        {**record, "bad_input": None}
+    )
+    assert record["clones_differ"] is None
+
+
+# ------------------------------------------------------------------------------------- tolerances
+
+
+def test_limits_come_from_the_largest_difference_between_any_two_runs(tmp_path):
+    tables = {}
+    for name, value, loss in (("a", 1.0, 0.1), ("b", 1.2, 0.1), ("c", 0.9, 0.11)):
+        tables[name] = tmp_path / name
+        tables[name].mkdir()
+        (tables[name] / "outcome.csv").write_text(
+            f"model,target,sdr_db,best_val_loss,seconds,verdict\nunet,bass,{value},{loss},7{name[0:0]},x\n"
+        )
+    found = tolerances.largest(tables)
+    assert found["score"]["difference"] == pytest.approx(0.3)
+    assert "sdr_db at unet, bass; b against c" in found["score"]["where"]
+    limits = tolerances.limits(found)
+    assert limits["score"] == 0.45 and limits["loss"] == pytest.approx(0.16, abs=0.02)
+    assert "timing" not in limits
