@@ -10,7 +10,7 @@ what its last column names; ``tests/test_imports.py`` reads this table and holds
 | `parameters` | parameters of notebooks: names, types and choices, checked | `tensorflow`, `papermill` |
 | `files` | files written as a whole, hashes of files and code | every other module, `tensorflow` |
 | `progress` | progress of long loops: a bar on a terminal, lines elsewhere | every other module, `tensorflow` |
-| `parallel` | processes for independent tracks, and how many | every other module, `tensorflow` |
+| `parallel` | processes for independent tracks, here or on a cluster's workers | `tensorflow`, `models` |
 | `composer` | songs of the rendered corpus as plain data | `tensorflow`, `models` |
 | `voice` | the singing voice | `tensorflow`, `models` |
 | `synth` | drums, bass and other instruments as sound | `tensorflow`, `models` |
@@ -48,6 +48,7 @@ what its last column names; ``tests/test_imports.py`` reads this table and holds
 | `story` | what the report says: its answer, sentences and tables | `tensorflow`, `musdb` |
 | `webpage` | the report as web pages that work offline | `tensorflow`, `musdb` |
 | `runner` | one notebook run: parameters checked, lines streamed, failures told | `tensorflow`, `models` |
+| `cluster` | whole runs on the workers of a Dask scheduler: checked, sent, followed | `tensorflow`, `papermill` |
 | `sweep` | grids of training runs: names checked, resumed, gathered | `tensorflow`, `papermill` |
 | `bench` | parameter counts and throughput on this machine | `musdb`, `museval` |
 | `planning` | hours, disk and memory of a run, estimated before it starts | `musdb`, `papermill` |
