@@ -51,6 +51,7 @@ what its last column names; ``tests/test_imports.py`` reads this table and holds
 | `cluster` | whole runs on the workers of a Dask scheduler: checked, sent, followed | `tensorflow`, `papermill` |
 | `sweep` | grids of training runs: names checked, resumed, gathered | `tensorflow`, `papermill` |
 | `bench` | parameter counts and throughput on this machine | `musdb`, `museval` |
+| `accelerator` | throughput of a training step on a device that JAX drives | `tensorflow`, `musdb` |
 | `planning` | hours, disk and memory of a run, estimated before it starts | `musdb`, `papermill` |
 | `songs` | songs of any rate, channels and length, separated in a stream | `scoring`, `store` |
 | `doctor` | whether this machine can do what the study needs, and remedies | `tensorflow`, `papermill` |
