@@ -153,9 +153,8 @@ def run(
         finished = threading.Event()
         future.add_done_callback(lambda _: finished.set())
         try:
-            if not finished.wait(_SAY_WAITING) and not followed.began:
-                echo(f"{name} | waits for a worker")
-            finished.wait()
+            while not finished.wait(_SAY_WAITING):
+                followed.say_if_waiting(client)
             result = future.result()
         except KeyboardInterrupt:
             followed.stopping = True
@@ -212,6 +211,8 @@ class _Followed:
         self.name = name
         self.began = 0
         self.stopping = False
+        self._worker = None
+        self._waits = False
         self._echo = echo
         self._complain = complain
         self._ends = 0
@@ -222,8 +223,10 @@ class _Followed:
         _, (kind, text) = event
         if kind == "began":
             self.began += 1
+            self._worker, name = text
+            self._waits = False
             again = "its worker was lost; runs again on" if self.began > 1 else "runs on"
-            self._echo(f"{self.name} | {again} {text}")
+            self._echo(f"{self.name} | {again} {name}")
         elif kind == "ended":
             with self._ended:
                 self._ends += 1
@@ -232,6 +235,13 @@ class _Followed:
             self._echo(text)
         elif not self.stopping:  # what is kept after Ctrl-C is told here
             self._complain(text)
+
+    def say_if_waiting(self, client) -> None:
+        """Say once that no worker runs this, if that is so."""
+        if not self._waits and self._worker not in client.scheduler_info(n_workers=-1)["workers"]:
+            self._waits = True
+            lost = "its worker was lost; " if self.began else ""
+            self._echo(f"{self.name} | {lost}waits for a worker")
 
     def await_end(self, seconds: float = 30.0) -> None:
         """Wait until a run that began has stopped; for what it says of itself."""
@@ -354,18 +364,18 @@ def _look(facts: dict, dask_worker=None) -> str | None:
 
 def _run(order: dict) -> dict:
     """Run the ``cunet`` command, as long as the scheduler wants it and this worker lives."""
-    from distributed import get_worker, secede
+    from distributed import Reschedule, get_worker, secede
 
     worker = get_worker()
     key = worker.get_current_task()
 
-    def tell(kind: str, text: str = "") -> None:
+    def tell(kind: str, text: str | tuple[str, str] = "") -> None:
         worker.log_event(order["topic"], (kind, text))
 
     problem = _look(order, worker)
     if problem:
         return {"problem": problem}
-    tell("began", str(worker.name))
+    tell("began", (worker.address, str(worker.name)))
     if order["secede"]:
         secede()
     process = subprocess.Popen(
@@ -401,6 +411,8 @@ def _run(order: dict) -> dict:
         for reader in readers:
             reader.join(10.0)
     tell("ended")
+    if not _alive(worker):
+        raise Reschedule  # a worker that retires hands its run on
     result = {"status": process.returncode}
     if process.returncode == 0:
         status = Path(order["output"]).stat()
@@ -412,7 +424,11 @@ def _wanted(worker, key: str) -> bool:
     """Whether the task was neither cancelled nor lost, and the worker is not about to close."""
     task = worker.state.tasks.get(key)
     wanted = task is not None and task.state in ("executing", "long-running")
-    return wanted and worker.status.name in ("running", "paused")
+    return wanted and _alive(worker)
+
+
+def _alive(worker) -> bool:
+    return worker.status.name in ("running", "paused")
 
 
 def _stop(process: subprocess.Popen) -> None:

@@ -95,14 +95,11 @@ def connect(address: str):
         If the address is malformed, or no scheduler of a fitting version answers there.
     """
     import cloudpickle
-    import dask
     import distributed
 
     cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    # What a call takes does not fit into a graph's usual size; large arguments go by files.
-    dask.config.set({"distributed.admin.large-graph-warning-threshold": "1GiB"})
     try:
-        return distributed.Client(address, timeout="15s", set_as_default=False)
+        return distributed.Client(address, set_as_default=False)
     except (OSError, ValueError, TypeError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ConfigError(

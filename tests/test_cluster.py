@@ -88,7 +88,7 @@ class DaskCluster:
         """Bring the workers that were lost back, and wait for all."""
         for name, process in list(self.workers.items()):
             if process.poll() is not None:
-                self.add(name, *(["--resources", "GPU=1"] if name == "w1" else []))
+                self.add(name)
         with parallel.connect(self.address) as client:
             client.wait_for_workers(number, timeout=60)
         return self
@@ -112,7 +112,7 @@ class DaskCluster:
 @pytest.fixture(scope="module")
 def started(tmp_path_factory):
     found = DaskCluster(tmp_path_factory.mktemp("dask"))
-    found.add("w1", "--resources", "GPU=1")
+    found.add("w1")
     found.add("w2")
     yield found
     found.close()
@@ -121,6 +121,16 @@ def started(tmp_path_factory):
 @pytest.fixture
 def dask_cluster(started):
     return started.ready()
+
+
+@pytest.fixture
+def with_gpu(dask_cluster):
+    """Name of a third worker, which says that it has a GPU."""
+    dask_cluster.add("gpu", "--resources", "GPU=1")
+    dask_cluster.ready(3)
+    yield "gpu"
+    dask_cluster.kill("gpu")
+    del dask_cluster.workers["gpu"]
 
 
 @pytest.fixture
@@ -197,6 +207,21 @@ def test_make_on_a_cluster_survives_the_loss_of_a_worker(stepping, dask_cluster)
     assert not list(results.glob(".shared-*")) and not list(results.glob("calls-*"))
 
 
+def test_worker_that_retires_hands_its_run_on(stepping, dask_cluster):
+    """As a batch system ends it when its time is up."""
+    results = stepping.root / "results" / "tiny"
+    sent = start(stepping, "run", BASS, "--profile=tiny", CUNET_CLUSTER=dask_cluster.address)
+    kernel = int(until((results / "waits").exists) and (results / "waits").read_text())
+    lost = dask_cluster.worker_of(kernel)
+    dask_cluster.workers[lost].terminate()
+    until(lambda: gone(kernel))
+    (results / "go").touch()
+    printed, _ = sent.communicate(timeout=60)
+    assert sent.returncode == 0, printed
+    assert f"{BASS} | its worker was lost; runs again on" in printed
+    assert len((results / "runs/unet_bass-seed0/steps.txt").read_text().split()) == 3
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_run_ends_on_its_worker_when_its_sender_does(stepping, dask_cluster, number):
     results = stepping.root / "results" / "tiny"
@@ -213,7 +238,9 @@ def test_run_ends_on_its_worker_when_its_sender_does(stepping, dask_cluster, num
         assert printed.splitlines()[-1].startswith(f"{BASS} | Stopped; ")
 
 
-def test_failure_on_a_worker_is_told_here_and_trainings_go_where_a_gpu_is(tree, dask_cluster):
+def test_failure_on_a_worker_is_told_here_and_trainings_go_where_a_gpu_is(
+    tree, dask_cluster, with_gpu
+):
     tree.notebook(
         "02_train_unet", COMMON + '\ninstrument = "vocals"\nseed = 0', "print('so far')", "1 / 0"
     )
@@ -221,19 +248,19 @@ def test_failure_on_a_worker_is_told_here_and_trainings_go_where_a_gpu_is(tree, 
     done = start(tree, *words, CUNET_CLUSTER=dask_cluster.address)
     printed, _ = done.communicate(timeout=60)
     assert done.returncode == 1
-    assert f"{BASS} | runs on w1" in printed  # the one that offers a GPU
+    assert f"{BASS} | runs on {with_gpu}" in printed
     assert f"{BASS} | so far" in printed
     assert f"{BASS} failed in cell [3]: 1 / 0\n  ZeroDivisionError: division by zero" in printed
     assert (tree.root / f"results/tiny/logs/{BASS}.failed.ipynb").exists()
 
 
-def test_cluster_is_counted_and_decides_the_number_of_jobs(bare_tree, dask_cluster):
+def test_cluster_is_counted_and_decides_the_number_of_jobs(bare_tree, dask_cluster, with_gpu):
     done = start(bare_tree, "cluster", "tiny", CUNET_CLUSTER=dask_cluster.address)
     printed, _ = done.communicate(timeout=60)
     assert done.returncode == 0, printed
     said, number = printed.splitlines()
-    assert said.startswith("cluster | 2 workers, 2 runs at a time, 1 with a GPU for the trainings")
-    assert number == "2"
+    assert said.startswith("cluster | 3 workers, 3 runs at a time, 1 with a GPU for the trainings")
+    assert number == "3"
     (bare_tree.root / "notebooks" / "01_preprocess.ipynb").touch()
     plan = bare_tree.make(
         *("--dry-run", "reproduce", "PROFILE=tiny"), CLUSTER=dask_cluster.address
