@@ -41,8 +41,13 @@ ifneq ($(filter $(NEEDS_PROFILE),$(MAKECMDGOALS)),)
     $(error SEEDS is empty; give at least one whole number, such as SEEDS=0)
   endif
 endif
+# Only notebooks of the study are sent to a cluster. Some clusters set a variable of this name
+# themselves, to their own.
+HERE := env test lint check plan torture lab verify report bench clean distclean lock help
+ifeq ($(filter-out $(HERE),$(MAKECMDGOALS)),)
+  override CLUSTER :=
+endif
 ifneq ($(CLUSTER),)
-  # Some clusters set a variable of this name themselves, to their own.
   ifeq ($(findstring ://,$(CLUSTER)),)
     $(error CLUSTER=$(CLUSTER) is no address of a Dask scheduler, such as tcp://host:8786; unset it to run on this machine)
   endif

@@ -292,6 +292,8 @@ def test_name_of_a_cluster_is_no_address(bare_tree):
     done = bare_tree.make("reproduce", "PROFILE=tiny", CLUSTER="della")
     assert done.returncode != 0
     assert "CLUSTER=della is no address of a Dask scheduler" in done.stderr
+    # Where it is no business of the target, a site's own variable does no harm.
+    assert bare_tree.make("help", CLUSTER="della").returncode == 0
 
 
 # ------------------------------------------------------------------- what a worker has to see
