@@ -27,6 +27,7 @@ what its last column names; ``tests/test_imports.py`` reads this table and holds
 | `models` | U-Net and C-U-Net builders, the registry of variants | `corpus`, `stems`, `store`, `batches` |
 | `cards` | the model card beside every trained model | `tensorflow`, `musdb` |
 | `checkpoint` | the state of an unfinished training on disk, whole or not at all | `tensorflow`, `musdb` |
+| `devices` | one training on several devices of this machine | `corpus`, `stems`, `store`, `batches` |
 | `training` | fit, callbacks, run record, going on after a stop | `museval`, `report` |
 | `separation` | model, mixture and conditions to estimates; never sees a reference | `scoring` |
 | `measures` | scores of one track by every protocol | `tensorflow`, `models` |
@@ -51,7 +52,7 @@ what its last column names; ``tests/test_imports.py`` reads this table and holds
 | `cluster` | whole runs on the workers of a Dask scheduler: checked, sent, followed | `tensorflow`, `papermill` |
 | `sweep` | grids of training runs: names checked, resumed, gathered | `tensorflow`, `papermill` |
 | `bench` | parameter counts and throughput on this machine | `musdb`, `museval` |
-| `accelerator` | throughput of a training step on a device that JAX drives | `tensorflow`, `musdb` |
+| `accelerator` | throughput of a training step on a device that JAX drives | `musdb`, `museval` |
 | `planning` | hours, disk and memory of a run, estimated before it starts | `musdb`, `papermill` |
 | `songs` | songs of any rate, channels and length, separated in a stream | `scoring`, `store` |
 | `doctor` | whether this machine can do what the study needs, and remedies | `tensorflow`, `papermill` |
