@@ -26,7 +26,7 @@ import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TextIO
 
@@ -44,7 +44,7 @@ GPU = "GPU"
 
 _WAIT_FOR_LOCKS = "180"
 _WAIT_FOR_FILES = 120.0
-_SAY_WAITING = 20.0
+_LOOK_AFTER = 20.0
 
 
 def slots(address: str, settings: Profile, echo: Callable[[str], None]) -> int:
@@ -153,8 +153,11 @@ def run(
         finished = threading.Event()
         future.add_done_callback(lambda _: finished.set())
         try:
-            while not finished.wait(_SAY_WAITING):
-                followed.say_if_waiting(client)
+            while not finished.wait(_LOOK_AFTER):
+                try:
+                    followed.say_if_waiting(client.scheduler_info(n_workers=-1)["workers"])
+                except OSError as error:  # closed in good order, which cancels nothing
+                    raise FutureCancelledError(future.key, "scheduler-closed") from error
             result = future.result()
         except KeyboardInterrupt:
             followed.stopping = True
@@ -236,9 +239,9 @@ class _Followed:
         elif not self.stopping:  # what is kept after Ctrl-C is told here
             self._complain(text)
 
-    def say_if_waiting(self, client) -> None:
-        """Say once that no worker runs this, if that is so."""
-        if not self._waits and self._worker not in client.scheduler_info(n_workers=-1)["workers"]:
+    def say_if_waiting(self, workers: Collection[str]) -> None:
+        """Say once that none of the workers, given by their addresses, runs this, if that is so."""
+        if not self._waits and self._worker not in workers:
             self._waits = True
             lost = "its worker was lost; " if self.began else ""
             self._echo(f"{self.name} | {lost}waits for a worker")
@@ -280,7 +283,7 @@ def _passed_on(settings: Profile, address: str) -> dict[str, str]:
         "CUNET_RESULTS": str(paths.results.parent),
         "PYTHONPATH": str(ROOT),
         CLUSTER: address,
-        SPOOL: str(paths.results),
+        SPOOL: str(paths.logs),
         TETHER: "1",
         # A lost machine's locks may live on for a while on a network file system.
         "CUNET_LOCK_SECONDS": _WAIT_FOR_LOCKS,

@@ -11,6 +11,7 @@ each as likely. (``MultiWorkerMirroredStrategy``, for several machines, does not
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator
 
 import keras
@@ -52,7 +53,7 @@ class Devices:
                 f"for {len(found)} devices; change it, or set train.devices=1."
             )
         self.count = len(found)
-        self._strategy = tf.distribute.MirroredStrategy([device.name for device in found])
+        self._strategy = _strategy(tuple(device.name for device in found))
 
     def scope(self) -> contextlib.AbstractContextManager:
         """Context in which the network is built, and its training compiled."""
@@ -73,6 +74,18 @@ class Devices:
             return value / self.count
 
         return share
+
+
+@functools.cache
+def _strategy(names: tuple[str, ...]):
+    """The strategy for these devices, one in a process.
+
+    Exchanges between devices are numbered by each strategy from the same number on, so that those
+    of a second one would be taken for those of the first.
+    """
+    import tensorflow as tf
+
+    return tf.distribute.MirroredStrategy(names)
 
 
 def normalize_together(network: keras.Model, wanted: bool = True) -> None:

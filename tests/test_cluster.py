@@ -204,7 +204,7 @@ def test_make_on_a_cluster_survives_the_loss_of_a_worker(stepping, dask_cluster)
         assert (results / name).read_bytes() == (alone / "tiny" / name).read_bytes()
     name = f"notebooks/{BASS}.ipynb"
     assert outputs(results / name) == outputs(alone / "tiny" / name)
-    assert not list(results.glob(".shared-*")) and not list(results.glob("calls-*"))
+    assert not list(results.rglob(".shared-*")) and not list(results.rglob("calls-*"))
 
 
 def test_worker_that_retires_hands_its_run_on(stepping, dask_cluster):
@@ -236,6 +236,25 @@ def test_run_ends_on_its_worker_when_its_sender_does(stepping, dask_cluster, num
     if number == signal.SIGINT:
         assert sender.returncode == 130
         assert printed.splitlines()[-1].startswith(f"{BASS} | Stopped; ")
+
+
+def test_lost_scheduler_is_one_sentence_and_ends_the_run(stepping, tmp_path):
+    results = stepping.root / "results" / "tiny"
+    (tmp_path / "own").mkdir()
+    own = DaskCluster(tmp_path / "own")
+    try:
+        own.add("w1")
+        sent = start(stepping, "run", BASS, "--profile=tiny", CUNET_CLUSTER=own.ready(1).address)
+        kernel = int(until((results / "waits").exists) and (results / "waits").read_text())
+        own.scheduler.kill()
+        printed, _ = sent.communicate(timeout=60)
+        assert sent.returncode == 2
+        assert printed.splitlines()[-1].startswith(
+            f"The Dask scheduler at CLUSTER={own.address} went away; what was finished is kept."
+        )
+        until(lambda: gone(kernel))
+    finally:
+        own.close()
 
 
 def test_failure_on_a_worker_is_told_here_and_trainings_go_where_a_gpu_is(
