@@ -15,6 +15,8 @@ MUSDB ?=
 ## MUSDB     folder of MUSDB18 or MUSDB18-HQ, for profiles that read it
 JOBS ?= $(CORES)
 ## JOBS      notebooks that run at the same time (default: the number of cores; 1 on a single GPU)
+CLUSTER ?=
+## CLUSTER   a Dask scheduler, tcp://host:port: its workers run the notebooks (docs/cluster.md)
 SEEDS ?= 0
 ## SEEDS     the models are trained once for each (default 0)
 ## STAGE     notebook that `make sweep` runs, 02_train_unet or 03_train_cunet
@@ -42,6 +44,18 @@ ifneq ($(filter $(NEEDS_PROFILE),$(MAKECMDGOALS)),)
   ifeq ($(strip $(SEEDS)),)
     $(error SEEDS is empty; give at least one whole number, such as SEEDS=0)
   endif
+endif
+# Only notebooks of the study are sent to a cluster. Some clusters set a variable of this name
+# themselves, to their own.
+HERE := env test lint check plan torture lab verify report bench clean distclean lock help
+ifeq ($(filter-out $(HERE),$(MAKECMDGOALS)),)
+  override CLUSTER :=
+endif
+ifneq ($(CLUSTER),)
+  ifeq ($(findstring ://,$(CLUSTER)),)
+    $(error CLUSTER=$(CLUSTER) is no address of a Dask scheduler, such as tcp://host:8786; unset it to run on this machine)
+  endif
+  export CUNET_CLUSTER := $(CLUSTER)
 endif
 # Make's own functions would split a path at its spaces; its shell gets it as text, never as a
 # command, whatever the folder's name.
@@ -152,8 +166,8 @@ LOGS := $(RESULTS)/logs
 # makes the stage again. tests/test_imports.py compares these lists with the imports.
 MODULES_00_corpus := config parameters files progress parallel composer voice synth corpus stems layout spectral display
 MODULES_01_preprocess := config parameters files progress parallel stems layout spectral display store
-MODULES_02_train_unet := config parameters files parallel stems spectral display store conditions batches film kernels archive models cards checkpoint training separation
-MODULES_03_train_cunet := config parameters files parallel stems spectral display store conditions batches film kernels archive models cards checkpoint training separation
+MODULES_02_train_unet := config parameters files parallel stems spectral display store conditions batches film kernels archive models cards checkpoint devices training separation
+MODULES_03_train_cunet := config parameters files parallel stems spectral display store conditions batches film kernels archive models cards checkpoint devices training separation
 MODULES_04_evaluate := config parameters files progress parallel stems spectral display store conditions film kernels archive models separation measures scoring ablation
 MODULES_05_plot := config parameters files spectral film kernels archive models cards analysis inference published results catalog tables protocols figures drawing report
 MODULES_07_conditions := config parameters files progress parallel stems spectral display store conditions film kernels archive models separation measures control analysis inference published results tables figures control_figures
@@ -169,7 +183,8 @@ SCORED := $(foreach seed,$(SEEDS),unet-seed$(seed))
 TRAININGS := $(CUNETS:%=03_train_cunet.%) $(UNETS:%=02_train_unet.%)
 EVALUATIONS := $(CUNETS:%=04_evaluate.%) $(SCORED:%=04_evaluate.%) 04_evaluate.oracles-seed0
 
-# A stage that runs alone has every core; those that run beside each other share them.
+# A stage that runs alone has every core; those that run beside each other share them. On a cluster
+# each worker knows its share.
 BESIDE := $(shell n=$(words $(TRAININGS)); echo $$(( $(JOBS) < n ? $(JOBS) : n )))
 SHARE := $(shell n=$$(( $(CORES) / $(BESIDE) )); echo $$(( n > 0 ? n : 1 )))
 
@@ -179,7 +194,7 @@ SHARE := $(shell n=$$(( $(CORES) / $(BESIDE) )); echo $$(( n > 0 ? n : 1 )))
 override define STAGE
 $(EXECUTED)/$(1).ipynb: notebooks/$(2).ipynb notebooks/profiles/$(PROFILE).yaml \
   $(MODULES_$(2):%=cunet_lib/%.py) $(3:%=$(EXECUTED)/%.ipynb) $(if $(wildcard $(4)),,FORCE)
-	@CUNET_THREADS=$(5) "$(PYTHON)" -m cunet_lib.cli run $(1) --profile $(PROFILE) $(6)
+	@$(if $(CLUSTER),,CUNET_THREADS=$(5)) "$(PYTHON)" -m cunet_lib.cli run $(1) --profile $(PROFILE) $(6)
 
 endef
 
@@ -221,8 +236,11 @@ $(PAGE): $(EXECUTED)/05_plot.ipynb $(PAGE_MODULES:%=cunet_lib/%.py) $(wildcard c
 page: $(PAGE)
 	@:
 
-# Under `make -j` the jobs are already given; else JOBS gives them.
-GIVEN_JOBS = $(if $(findstring jobserver,$(MAKEFLAGS)),,-j$(JOBS))
+# Under `make -j` the jobs are already given; else JOBS gives them, or, where nobody set it, the
+# slots of the cluster's workers. The cluster is looked at before anything is sent to it.
+SLOTS = $(if $(CLUSTER),$(if $(DRY_RUN),slots=1,slots=$$("$(PYTHON)" -m cunet_lib.cli cluster $(PROFILE))),:)
+WIDTH = $(if $(CLUSTER),$(if $(filter file,$(origin JOBS)),$$slots,$(JOBS)),$(JOBS))
+GIVEN_JOBS = $(if $(findstring jobserver,$(MAKEFLAGS)),,-j$(WIDTH))
 
 # One run of a profile at a time. The shell, make and its jobs hold the lock through descriptor 9 until
 # the last of them has ended, however it ends; notebook kernels do not inherit it. A dry run writes
@@ -241,7 +259,7 @@ DRY_RUN = $(findstring n,$(firstword -$(filter-out --no-%,$(MAKEFLAGS))))
 LOCK = $(if $(DRY_RUN),:,mkdir -p "$(RESULTS)"; exec 9>>"$(RESULTS)/.lock"; "$(PYTHON)" -c "$$TAKE_LOCK")
 
 reproduce: env  ## run the whole study; what is up to date stays
-	+@$(LOCK); if $(MAKE) $(GIVEN_JOBS) stages page; then \
+	+@$(LOCK); $(SLOTS); if $(MAKE) $(GIVEN_JOBS) stages page; then \
 	  echo "The study, profile $(PROFILE):"; \
 	  echo "  tables              $(RESULTS)/tables"; \
 	  echo "  figures             $(RESULTS)/figures"; \
@@ -255,7 +273,7 @@ reproduce: env  ## run the whole study; what is up to date stays
 	fi
 
 conditions: env  ## show what conditions do; trains one more C-U-Net
-	+@$(LOCK); $(MAKE) $(GIVEN_JOBS) steering
+	+@$(LOCK); $(SLOTS); $(MAKE) $(GIVEN_JOBS) steering
 	@echo "What conditions do, profile $(PROFILE): $(RESULTS)/figures/conditions_*.png"
 
 sweep: export CUNET_SWEEP_STAGE = $(SWEPT)
@@ -263,7 +281,7 @@ sweep: export CUNET_SWEEP_GRID = $(value GRID)
 SWEEP = "$(PYTHON)" -m cunet_lib.cli sweep --profile $(PROFILE) --grid "$$CUNET_SWEEP_GRID" $(1) -- "$$CUNET_SWEEP_STAGE"
 sweep: env  ## train over the grid GRID of the notebook STAGE
 	@$(call SWEEP,--dry-run)
-	+@$(MAKE) $(GIVEN_JOBS) $(EXECUTED)/01_preprocess.ipynb
+	+@$(SLOTS); $(MAKE) $(GIVEN_JOBS) $(EXECUTED)/01_preprocess.ipynb
 	@$(call SWEEP)
 
 # ----------------------------------------------------------------------------------- other tasks

@@ -10,7 +10,7 @@ what its last column names; ``tests/test_imports.py`` reads this table and holds
 | `parameters` | parameters of notebooks: names, types and choices, checked | `tensorflow`, `papermill` |
 | `files` | files written as a whole, hashes of files and code | every other module, `tensorflow` |
 | `progress` | progress of long loops: a bar on a terminal, lines elsewhere | every other module, `tensorflow` |
-| `parallel` | processes for independent tracks, and how many | every other module, `tensorflow` |
+| `parallel` | processes for independent tracks, here or on a cluster's workers | `tensorflow`, `models` |
 | `composer` | songs of the rendered corpus as plain data | `tensorflow`, `models` |
 | `voice` | the singing voice | `tensorflow`, `models` |
 | `synth` | drums, bass and other instruments as sound | `tensorflow`, `models` |
@@ -29,6 +29,7 @@ what its last column names; ``tests/test_imports.py`` reads this table and holds
 | `models` | U-Net and C-U-Net builders, the registry of variants | `corpus`, `stems`, `store`, `batches` |
 | `cards` | the model card beside every trained model | `tensorflow`, `musdb` |
 | `checkpoint` | the state of an unfinished training on disk, whole or not at all | `tensorflow`, `musdb` |
+| `devices` | one training on several devices of this machine | `corpus`, `stems`, `store`, `batches` |
 | `training` | fit, callbacks, run record, going on after a stop | `museval`, `report` |
 | `separation` | model, mixture and conditions to estimates; never sees a reference | `scoring` |
 | `measures` | scores of one track by every protocol | `tensorflow`, `models` |
@@ -51,8 +52,10 @@ what its last column names; ``tests/test_imports.py`` reads this table and holds
 | `story` | what the report says: its answer, sentences and tables | `tensorflow`, `musdb` |
 | `webpage` | the report as web pages that work offline | `tensorflow`, `musdb` |
 | `runner` | one notebook run: parameters checked, lines streamed, failures told | `tensorflow`, `models` |
+| `cluster` | whole runs on the workers of a Dask scheduler: checked, sent, followed | `tensorflow`, `papermill` |
 | `sweep` | grids of training runs: names checked, resumed, gathered | `tensorflow`, `papermill` |
 | `bench` | parameter counts and throughput on this machine | `musdb`, `museval` |
+| `accelerator` | throughput of a training step on a device that JAX drives | `musdb`, `museval` |
 | `planning` | hours, disk and memory of a run, estimated before it starts | `musdb`, `papermill` |
 | `songs` | songs of any rate, channels and length, separated in a stream | `scoring`, `store` |
 | `doctor` | whether this machine can do what the study needs, and remedies | `tensorflow`, `papermill` |

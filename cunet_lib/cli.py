@@ -7,6 +7,7 @@ exit status 2; a notebook that fails is told in a few lines, exit status 1.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.metadata
 import io
 import logging
@@ -14,9 +15,13 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from cunet_lib.config import ConfigError, load_profile, printable, profile_names
-from cunet_lib.files import Busy, WriteError
+from cunet_lib.config import ConfigError, Profile, load_profile, printable, profile_names
+from cunet_lib.files import Busy, WriteError, locked
+
+if TYPE_CHECKING:
+    from cunet_lib.runner import Stage
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -92,6 +97,7 @@ def _parser() -> argparse.ArgumentParser:
         ("verify", _verify, "compare the results with the committed ones"),
         ("report", _report, "write the study's story as web pages"),
         ("check", _check, "check the corpus of a profile; every problem by file"),
+        ("cluster", _cluster, "check a cluster's workers and count their slots"),
     ):
         sub = commands.add_parser(name, help=text)
         sub.add_argument("profile", nargs="?", default="demo", help="(default: %(default)s)")
@@ -158,13 +164,65 @@ def _run(options: argparse.Namespace) -> int:
     )
     parameters = {"profile": options.profile, "overrides": options.overrides, **given}
     stage = parse_stage(options.stage, parameters)
+    tethered, address = os.environ.get("CUNET_TETHER"), os.environ.get("CUNET_CLUSTER")
+    if address and not tethered:
+        return _send(options, stage, settings, address)
+    with contextlib.ExitStack() as held:
+        if tethered:
+            from cunet_lib.cluster import hold_to_parent
+
+            hold_to_parent()
+            # The same run on a worker that was given up may need a moment to end.
+            busy = f"{stage.name} runs elsewhere; wait for it, or stop it first."
+            held.enter_context(locked(settings.paths.logs / f".{stage.name}.lock", busy))
+        try:
+            run_notebook(stage.notebook, stage.output(settings), stage.parameters)
+        except NotebookFailed as error:
+            print(f"\n{error}", file=sys.stderr, flush=True)
+            return 1
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(stopped(stage, settings)) from None
+    return 0
+
+
+def _send(options: argparse.Namespace, stage: Stage, settings: Profile, address: str) -> int:
+    from cunet_lib import cluster
+    from cunet_lib.runner import TRAININGS, say, stopped
+
+    words = [
+        "run",
+        f"--profile={options.profile}",
+        f"--overrides={options.overrides}",
+        options.stage,
+    ]
+    for name, value in options.parameters:
+        words += ["-p", name, value]
     try:
-        run_notebook(stage.notebook, stage.output(settings), stage.parameters)
-    except NotebookFailed as error:
-        print(f"\n{error}", file=sys.stderr, flush=True)
-        return 1
+        return cluster.run(
+            address,
+            words,
+            settings,
+            name=stage.name,
+            training=stage.notebook in TRAININGS,
+            output=stage.output(settings),
+            echo=say,
+            complain=lambda text: print(text, file=sys.stderr, flush=True),
+        )
     except KeyboardInterrupt:
         raise KeyboardInterrupt(stopped(stage, settings)) from None
+
+
+def _cluster(options: argparse.Namespace) -> int:
+    from cunet_lib.cluster import slots
+
+    address = os.environ.get("CUNET_CLUSTER")
+    if not address:
+        raise ConfigError("No cluster is named; set CUNET_CLUSTER=tcp://host:port.")
+    # The number alone goes to standard output, where make reads it.
+    number = slots(
+        address, load_profile(options.profile), lambda line: print(line, file=sys.stderr)
+    )
+    print(number)
     return 0
 
 

@@ -229,6 +229,9 @@ class Train(_Section):
     remix: Probability = Field(0.25, description="other stems drawn from other tracks")
     precision: Literal["auto", "float32", "mixed_bfloat16"] = "auto"
     jit: Literal["auto", "on", "off"] = "auto"
+    devices: Literal["auto", 1] = Field(
+        1, description="one, or every GPU of the machine with a share of each batch"
+    )
     validation_patches: int = Field(256, ge=1, description="at most, per instrument")
 
     @model_validator(mode="after")

@@ -158,7 +158,7 @@ def locked(path: Path, busy: str, *, seconds: float = 0.0) -> Iterator[None]:
     busy
         Sentence for the error.
     seconds
-        How long to wait for another holder.
+        How long to wait for another holder; longer where ``CUNET_LOCK_SECONDS`` says so.
 
     Raises
     ------
@@ -180,6 +180,7 @@ def locked(path: Path, busy: str, *, seconds: float = 0.0) -> Iterator[None]:
         if _is_unwritable(error, path.parent):
             raise WriteError(error.errno, error.strerror, path) from error
         raise
+    seconds = max(seconds, float(os.environ.get("CUNET_LOCK_SECONDS") or 0))
     with file:
         waited = time.monotonic()
         while True:

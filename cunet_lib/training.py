@@ -35,6 +35,7 @@ from cunet_lib.batches import Batch, TrainingBatches, validation_batches
 from cunet_lib.cards import write_card
 from cunet_lib.conditions import all_one_hot
 from cunet_lib.config import INSTRUMENTS, ROOT, ConfigError, Profile, Signal
+from cunet_lib.devices import Devices, as_on_one_device, normalize_together
 from cunet_lib.files import (
     code_hash,
     locked,
@@ -188,23 +189,27 @@ def _train(
     folder.mkdir(parents=True, exist_ok=True)
     remove_unfinished(folder)
     keras.utils.set_random_seed(seed)
-    network = new_network(settings, model, seed=seed)
+    devices = Devices(settings)
+    with devices.scope():
+        network = new_network(settings, model, seed=seed)
+    normalize_together(network, devices.count > 1)
     batches = TrainingBatches(store, settings, model=model, seed=seed)
     epochs = (
         settings.train.cunet_epochs
         if models.is_conditioned(network)
         else settings.train.unet_epochs
     )
-    trainer = WaveformModel(network, settings.signal)
-    trainer.compile(
-        optimizer=keras.optimizers.Adam(
-            _learning_rate(settings, epochs),
-            beta_1=settings.train.beta_1,
-            epsilon=settings.train.epsilon,
-        ),
-        loss=magnitude_error(settings.signal),
-        jit_compile=_jit(settings),
-    )
+    with devices.scope():
+        trainer = WaveformModel(network, settings.signal)
+        trainer.compile(
+            optimizer=keras.optimizers.Adam(
+                _learning_rate(settings, epochs),
+                beta_1=settings.train.beta_1,
+                epsilon=settings.train.epsilon,
+            ),
+            loss=devices.shared(magnitude_error(settings.signal)),
+            jit_compile=_jit(settings),
+        )
     history = _History(folder / "history.csv", settings, epochs, report)
     keep = [_SaveBest(network, folder / "model.keras"), *_callbacks(settings)]
     state = _State(
@@ -216,7 +221,8 @@ def _train(
         started=started,
     )
     if unfinished is not None:
-        state.restore(trainer, unfinished)
+        with devices.scope():
+            state.restore(trainer, unfinished)
         report(f"goes on after epoch {len(history.rows)}, where it was stopped")
     if not state.finished:
         first = len(history.rows)
@@ -271,6 +277,7 @@ def _train(
             float(np.median([row["patches_per_second"] for row in history.rows])), 1
         ),
         "precision": precision_of(settings),
+        "devices": devices.count,
         "threads": cores(),
         "versions": {
             "python": platform.python_version(),
@@ -398,7 +405,7 @@ class _SaveBest(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         if logs["val_loss"] < self.best:
             self.best = logs["val_loss"]
-            with replacing(self.path) as partial:
+            with replacing(self.path) as partial, as_on_one_device(self.network):
                 self.network.save(partial)
 
 

@@ -33,7 +33,9 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # What an outer make, or the user's shell, would pass on to the make under test.
 OUTER = ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "PROFILE", "JOBS", "SEEDS", "MUSDB")
+OUTER += ("CLUSTER",)
 OURS = ("CUNET_DATA", "CUNET_RESULTS", "CUNET_PYTHON", "CUNET_MUSDB", "CUNET_THREADS")
+OURS += ("CUNET_CLUSTER",)
 CONDA = ("CONDA_PREFIX", "CONDA_DEFAULT_ENV")
 
 
@@ -118,7 +120,17 @@ def bare_tree(tmp_path):
     for name in ("Makefile", "environment.yml", "pyproject.toml", "requirements.lock"):
         shutil.copy(ROOT / name, root)
     (root / "cunet_lib").mkdir()
-    for name in ("__init__", "quiet", "config", "parameters", "files", "runner", "cli"):
+    modules = (
+        "__init__",
+        "quiet",
+        "config",
+        "parameters",
+        "files",
+        "parallel",
+        "runner",
+        "cluster",
+    )
+    for name in (*modules, "cli"):
         shutil.copy(ROOT / "cunet_lib" / f"{name}.py", root / "cunet_lib")
     for names in (*stage_modules().values(), page_modules()):
         for name in names:

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -163,6 +164,14 @@ def test_a_killed_holder_gives_the_lock_back(holder, tmp_path):
     began = time.monotonic()
     with locked(tmp_path / ".lock", "busy", seconds=10):
         assert time.monotonic() - began < 5
+
+
+def test_runs_on_a_cluster_wait_longer_for_a_lock(holder, tmp_path, monkeypatch):
+    """A lost machine's lock may live on for a while."""
+    monkeypatch.setenv("CUNET_LOCK_SECONDS", "30")
+    threading.Timer(0.5, holder.kill).start()
+    with locked(tmp_path / ".lock", "busy", seconds=0.0):
+        assert holder.wait(10) != 0
 
 
 def test_a_lock_is_given_back_and_taken_again(tmp_path):

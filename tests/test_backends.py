@@ -1,0 +1,133 @@
+"""The networks on JAX: the same outputs as on TensorFlow, and the accelerator's figures.
+
+JAX is no dependency of the study. These tests run where it is installed beside Keras: in this
+environment, or in that of the interpreter which ``CUNET_JAX_PYTHON`` names.
+"""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+from conftest import ROOT, clean_environment
+
+from cunet_lib import models
+from cunet_lib.conditions import all_one_hot
+from cunet_lib.config import UNETS, VARIANTS, Signal
+from cunet_lib.spectral import graph_magnitude
+
+JAX_PYTHON = os.environ.get("CUNET_JAX_PYTHON") or (
+    sys.executable if importlib.util.find_spec("jax") else None
+)
+needs_jax = pytest.mark.skipif(
+    JAX_PYTHON is None, reason="no jax here; name an interpreter that has it: CUNET_JAX_PYTHON"
+)
+
+# Faders at both ends, one instrument at a time, several, and levels in between.
+CONDITIONS = np.vstack(
+    [all_one_hot(), np.zeros(4), np.ones(4), [0, 0.5, 0, 0.5], [0.1, 0.9, 0.3, 0.7]]
+).astype(np.float32)
+
+SIGNAL = Signal(n_fft=64, hop=16)
+SHAPE = (SIGNAL.bins, 16, 1)
+
+SCRIPT = """
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from cunet_lib import models
+from cunet_lib.config import Signal
+from cunet_lib.spectral import graph_magnitude
+
+assert keras.backend.backend() == "jax" and "tensorflow" not in sys.modules
+given = np.load(sys.argv[1])
+found = {"magnitudes": graph_magnitude(given["audio"], Signal(n_fft=64, hop=16))}
+for path in Path(sys.argv[1]).parent.glob("*.keras"):
+    network = models.load(path)
+    inputs = [given["mixture"], given["conditions"]]
+    found[path.stem] = network(inputs if models.is_conditioned(network) else inputs[0])
+np.savez(sys.argv[2], **{name: np.asarray(value) for name, value in found.items()})
+"""
+
+
+def run_jax(*words, timeout=300):
+    return subprocess.run(
+        [JAX_PYTHON, *map(str, words)],
+        cwd=ROOT,
+        env=clean_environment(
+            KERAS_BACKEND="jax", JAX_PLATFORMS="cpu", PYTHONPATH=ROOT, CUDA_VISIBLE_DEVICES=""
+        ),
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+    )
+
+
+@needs_jax
+def test_every_model_gives_on_jax_what_it_gives_on_tensorflow(tmp_path, rng):
+    assert keras.backend.backend() == "tensorflow"
+    mixture = rng.uniform(size=(len(CONDITIONS), *SHAPE)).astype(np.float32)
+    audio = rng.normal(size=(3, 15 * SIGNAL.hop + SIGNAL.n_fft)).astype(np.float32)
+    expected = {"magnitudes": np.asarray(graph_magnitude(audio, SIGNAL))}
+    for name in (UNETS[0], *VARIANTS):
+        network = models.build(name, shape=SHAPE, filters=2, blocks=3, start="he")
+        # As after a training: statistics of batch normalisation that are not 0 and 1.
+        network.set_weights(
+            [weight + rng.uniform(0, 0.02, weight.shape) for weight in network.get_weights()]
+        )
+        network.save(tmp_path / f"{name}.keras")
+        inputs = [mixture, CONDITIONS] if models.is_conditioned(network) else mixture
+        expected[name] = np.asarray(network(inputs))
+    np.savez(tmp_path / "given.npz", mixture=mixture, conditions=CONDITIONS, audio=audio)
+    done = run_jax("-c", SCRIPT, tmp_path / "given.npz", tmp_path / "found.npz")
+    assert done.returncode == 0, done.stderr
+    found = np.load(tmp_path / "found.npz")
+    assert set(found) == set(expected)
+    for name, output in expected.items():
+        np.testing.assert_allclose(found[name], output, rtol=1e-4, atol=2e-5, err_msg=name)
+    for name in VARIANTS:  # z is heard
+        assert np.ptp(expected[name][:4], axis=0).max() > 1e-3
+
+
+@needs_jax
+def test_accelerator_command_measures_on_any_jax_device(tmp_path):
+    done = run_jax(
+        *("-m", "cunet_lib.accelerator", "--batch", 2, "--filters", 1, "--blocks", 2),
+        *("--frames", 8, "--product", 64, "--seconds", 0.05, "--precisions", "bfloat16"),
+        *("--out", tmp_path / "accelerator.json"),
+    )
+    assert done.returncode == 0, done.stderr
+    record = json.loads((tmp_path / "accelerator.json").read_text())
+    assert record["platform"] == "cpu"
+    (rates,) = record["rates"]
+    assert rates.pop("precision") == "bfloat16"
+    assert all(np.isfinite(value) and value > 0 for value in rates.values())
+    assert rates["share"] == pytest.approx(rates["tflops"] / rates["product_tflops"])
+
+
+def test_accelerator_command_asks_for_jax():
+    from cunet_lib import accelerator
+    from cunet_lib.config import ConfigError, Model
+
+    with pytest.raises(ConfigError, match="set KERAS_BACKEND=jax"):
+        accelerator.measure("dense_simple", Model(), batch=1, product=8, seconds=0.1)
+
+
+def test_operations_are_counted_from_the_layers():
+    """A network small enough to count by hand: 2 blocks, 1 filter, 4 x 4 patches."""
+    from cunet_lib.accelerator import forward_flops
+
+    network = models.build_unet(shape=(4, 4, 1), filters=1, blocks=2)
+    encoder = 2 * 25 * (1 * 1 * 2 * 2 + 1 * 2 * 1 * 1)
+    decoder = 2 * 25 * (2 * 1 * 1 * 1 + 2 * 1 * 2 * 2)
+    assert forward_flops(network) == encoder + decoder
+    conditioned = models.build("dense_simple", shape=(4, 4, 1), filters=1, blocks=2)
+    control = 2 * (4 * 16 + 16 * 64 + 64 * 256 + 2 * 256 * 2)
+    assert forward_flops(conditioned) == encoder + decoder + control

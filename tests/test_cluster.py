@@ -1,0 +1,415 @@
+"""Runs and tracks on a Dask cluster: a scheduler and two workers, on this machine's loopback."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import as_completed
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import psutil
+import pytest
+from conftest import COMMON, LOAD, clean_environment
+
+from cunet_lib import cluster, parallel
+from cunet_lib.config import ConfigError, load_profile
+
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="process groups")
+
+# Three steps, each on disk before the next, as a training's epochs are. After the second it waits
+# for a file, so that a test can take its worker away in the middle.
+STEPS = """
+import hashlib, os, time
+steps = result.parent / "steps.txt"
+steps.parent.mkdir(parents=True, exist_ok=True)
+done = steps.read_text().split() if steps.exists() else []
+for step in range(len(done), 3):
+    if step == 2 and instrument == "bass" and not (paths.results / "go").exists():
+        partial = paths.results / "partial"
+        partial.write_text(str(os.getpid()))
+        partial.rename(paths.results / "waits")
+        while not (paths.results / "go").exists():
+            time.sleep(0.05)
+    done.append(hashlib.sha256(f"{instrument} {done}".encode()).hexdigest()[:8])
+    steps.write_text(" ".join(done))
+print("steps", *done)
+written = result.write_text(steps.read_text())
+"""
+
+
+def until(condition, seconds=60.0):
+    """Wait for a condition that must come true, and return its value."""
+    end = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.05)
+    return value
+
+
+def gone(pid):
+    return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+
+
+class DaskCluster:
+    """A scheduler and its workers, each a process of its own that only this machine can reach."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.workers = {}
+        about = folder / "scheduler.json"
+        self.scheduler = self._start("scheduler", "--port", "0", "--scheduler-file", about)
+        self.address = (
+            until(lambda: about.exists() and about.read_text())
+            and json.loads(about.read_text())["address"]
+        )
+        assert self.address.startswith("tcp://127.0.0.1:")
+
+    def _start(self, kind, *arguments):
+        return subprocess.Popen(
+            [
+                *(sys.executable, "-m", f"distributed.cli.dask_{kind}", "--host", "127.0.0.1"),
+                *("--no-dashboard", *map(str, arguments)),
+            ],
+            cwd=self.folder,  # not the checkout: a worker finds the library by its own means
+            env=clean_environment(CUNET_THREADS=1),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+
+    def add(self, name, *arguments):
+        options = ("--nthreads", 1, "--no-nanny", "--name", name)
+        self.workers[name] = self._start("worker", self.address, *options, *arguments)
+
+    def ready(self, number=2):
+        """Bring the workers that were lost back, and wait for all."""
+        for name, process in list(self.workers.items()):
+            if process.poll() is not None:
+                self.add(name)
+        with parallel.connect(self.address) as client:
+            client.wait_for_workers(number, timeout=60)
+        return self
+
+    def worker_of(self, pid):
+        """Name of the worker below which a process runs."""
+        above = {process.pid for process in psutil.Process(pid).parents()}
+        (name,) = [name for name, process in self.workers.items() if process.pid in above | {pid}]
+        return name
+
+    def kill(self, name):
+        self.workers[name].kill()
+        self.workers[name].wait()
+
+    def close(self):
+        for process in (*self.workers.values(), self.scheduler):
+            process.kill()
+            process.wait()
+
+
+@pytest.fixture(scope="module")
+def started(tmp_path_factory):
+    found = DaskCluster(tmp_path_factory.mktemp("dask"))
+    found.add("w1")
+    found.add("w2")
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def dask_cluster(started):
+    return started.ready()
+
+
+@pytest.fixture
+def with_gpu(dask_cluster):
+    """Name of a third worker, which says that it has a GPU."""
+    dask_cluster.add("gpu", "--resources", "GPU=1")
+    dask_cluster.ready(3)
+    yield "gpu"
+    dask_cluster.kill("gpu")
+    del dask_cluster.workers["gpu"]
+
+
+@pytest.fixture
+def stepping(tree):
+    """A tree whose trainings go in steps and, asked for the bass, wait for a file ``go``."""
+    tree.notebook(
+        "02_train_unet",
+        COMMON + '\ninstrument = "vocals"\nseed = 0',
+        LOAD,
+        "result = paths.run(f'unet_{instrument}', seed) / 'model.keras'",
+        STEPS,
+    )
+    (tree.root / "results" / "tiny").mkdir(parents=True)
+    return tree
+
+
+def start(tree, *words, **environment):
+    """Start the ``cunet`` command in a tree, in a process group of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "cunet_lib.cli", *words],
+        cwd=tree.root,
+        env=clean_environment(PYTHONPATH=tree.root, **environment),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def outputs(path):
+    """What an executed notebook shows."""
+    cells = nbformat.read(path, as_version=4).cells
+    return [cell["outputs"] for cell in cells if cell.cell_type == "code"]
+
+
+BASS = "02_train_unet.bass-seed0"
+DRUMS = "02_train_unet.drums-seed0"
+
+
+def test_make_on_a_cluster_survives_the_loss_of_a_worker(stepping, dask_cluster):
+    """Two trainings and what comes before them, one worker killed: as one process alone has it."""
+    results = stepping.root / "results" / "tiny"
+    targets = [f"results/tiny/notebooks/{name}.ipynb" for name in (BASS, DRUMS)]
+    made = subprocess.Popen(
+        ["make", "-j2", *targets, "PROFILE=tiny", f"CLUSTER={dask_cluster.address}"],
+        cwd=stepping.root,
+        env=clean_environment(CUNET_PYTHON=sys.executable),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    kernel = int(until((results / "waits").exists) and (results / "waits").read_text())
+    lost = dask_cluster.worker_of(kernel)
+    dask_cluster.kill(lost)
+    # Nothing of the lost worker may go on beside its successor.
+    until(lambda: gone(kernel))
+    (results / "go").touch()
+    printed, _ = made.communicate(timeout=120)
+    assert made.returncode == 0, printed
+    (other,) = {"w1", "w2"} - {lost}
+    assert f"{BASS} | runs on {lost}" in printed
+    assert f"{BASS} | its worker was lost; runs again on {other}" in printed
+    assert "01_preprocess | wrote index.json" in printed and f"{DRUMS} | done in" in printed
+
+    alone = stepping.root / "alone"
+    (alone / "tiny").mkdir(parents=True)
+    (alone / "tiny" / "go").touch()
+    local = start(stepping, "run", BASS, "--profile=tiny", CUNET_RESULTS=alone)
+    assert local.wait(60) == 0
+    for name in ("runs/unet_bass-seed0/model.keras", "runs/unet_bass-seed0/steps.txt"):
+        assert (results / name).read_bytes() == (alone / "tiny" / name).read_bytes()
+    name = f"notebooks/{BASS}.ipynb"
+    assert outputs(results / name) == outputs(alone / "tiny" / name)
+    assert not list(results.rglob(".shared-*")) and not list(results.rglob("calls-*"))
+
+
+def test_worker_that_retires_hands_its_run_on(stepping, dask_cluster):
+    """As a batch system ends it when its time is up."""
+    results = stepping.root / "results" / "tiny"
+    sent = start(stepping, "run", BASS, "--profile=tiny", CUNET_CLUSTER=dask_cluster.address)
+    kernel = int(until((results / "waits").exists) and (results / "waits").read_text())
+    lost = dask_cluster.worker_of(kernel)
+    dask_cluster.workers[lost].terminate()
+    until(lambda: gone(kernel))
+    (results / "go").touch()
+    printed, _ = sent.communicate(timeout=60)
+    assert sent.returncode == 0, printed
+    assert f"{BASS} | its worker was lost; runs again on" in printed
+    assert len((results / "runs/unet_bass-seed0/steps.txt").read_text().split()) == 3
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_run_ends_on_its_worker_when_its_sender_does(stepping, dask_cluster, number):
+    results = stepping.root / "results" / "tiny"
+    sender = start(stepping, "run", BASS, "--profile=tiny", CUNET_CLUSTER=dask_cluster.address)
+    kernel = int(until((results / "waits").exists) and (results / "waits").read_text())
+    os.killpg(sender.pid, number)
+    printed, _ = sender.communicate(timeout=60)
+    until(lambda: gone(kernel))
+    # The worker is free again and runs the next.
+    dask_cluster.ready()
+    assert not (results / "notebooks" / f"{BASS}.ipynb").exists()
+    if number == signal.SIGINT:
+        assert sender.returncode == 130
+        assert printed.splitlines()[-1].startswith(f"{BASS} | Stopped; ")
+
+
+def test_lost_scheduler_is_one_sentence_and_ends_the_run(stepping, tmp_path):
+    results = stepping.root / "results" / "tiny"
+    (tmp_path / "own").mkdir()
+    own = DaskCluster(tmp_path / "own")
+    try:
+        own.add("w1")
+        sent = start(stepping, "run", BASS, "--profile=tiny", CUNET_CLUSTER=own.ready(1).address)
+        kernel = int(until((results / "waits").exists) and (results / "waits").read_text())
+        own.scheduler.kill()
+        printed, _ = sent.communicate(timeout=60)
+        assert sent.returncode == 2
+        assert printed.splitlines()[-1].startswith(
+            f"The Dask scheduler at CLUSTER={own.address} went away; what was finished is kept."
+        )
+        until(lambda: gone(kernel))
+    finally:
+        own.close()
+
+
+def test_failure_on_a_worker_is_told_here_and_trainings_go_where_a_gpu_is(
+    tree, dask_cluster, with_gpu
+):
+    tree.notebook(
+        "02_train_unet", COMMON + '\ninstrument = "vocals"\nseed = 0', "print('so far')", "1 / 0"
+    )
+    words = ("run", BASS, "--profile=tiny")
+    done = start(tree, *words, CUNET_CLUSTER=dask_cluster.address)
+    printed, _ = done.communicate(timeout=60)
+    assert done.returncode == 1
+    assert f"{BASS} | runs on {with_gpu}" in printed
+    assert f"{BASS} | so far" in printed
+    assert f"{BASS} failed in cell [3]: 1 / 0\n  ZeroDivisionError: division by zero" in printed
+    assert (tree.root / f"results/tiny/logs/{BASS}.failed.ipynb").exists()
+
+
+def test_cluster_is_counted_and_decides_the_number_of_jobs(bare_tree, dask_cluster, with_gpu):
+    done = start(bare_tree, "cluster", "tiny", CUNET_CLUSTER=dask_cluster.address)
+    printed, _ = done.communicate(timeout=60)
+    assert done.returncode == 0, printed
+    said, number = printed.splitlines()
+    assert said.startswith("cluster | 3 workers, 3 runs at a time, 1 with a GPU for the trainings")
+    assert number == "3"
+    (bare_tree.root / "notebooks" / "01_preprocess.ipynb").touch()
+    plan = bare_tree.make(
+        *("--dry-run", "reproduce", "PROFILE=tiny"), CLUSTER=dask_cluster.address
+    ).stdout
+    assert "CUNET_THREADS" not in plan  # a worker knows its share
+
+
+def test_cluster_without_workers_or_scheduler_is_one_sentence(bare_tree, tmp_path):
+    empty = DaskCluster(tmp_path)
+    try:
+        done = bare_tree.make("reproduce", "PROFILE=tiny", CLUSTER=empty.address)
+        assert done.returncode != 0
+        first, *rest = done.stderr.splitlines()
+        assert first.startswith(f"The Dask scheduler at CLUSTER={empty.address} has no workers;")
+        assert all(line.startswith("make") for line in rest)
+    finally:
+        empty.close()
+    done = bare_tree.make(
+        *("reproduce", "PROFILE=tiny"),
+        CLUSTER=empty.address,
+        DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT="1s",
+    )
+    first, *rest = done.stderr.splitlines()
+    assert first.startswith(f"No Dask scheduler answers at CLUSTER={empty.address} (")
+    assert done.returncode != 0 and all(line.startswith("make") for line in rest)
+
+
+def test_name_of_a_cluster_is_no_address(bare_tree):
+    done = bare_tree.make("reproduce", "PROFILE=tiny", CLUSTER="della")
+    assert done.returncode != 0
+    assert "CLUSTER=della is no address of a Dask scheduler" in done.stderr
+    # Where it is no business of the target, a site's own variable does no harm.
+    assert bare_tree.make("help", CLUSTER="della").returncode == 0
+
+
+# ------------------------------------------------------------------- what a worker has to see
+
+
+@pytest.fixture
+def facts(monkeypatch, tmp_path):
+    monkeypatch.setenv("CUNET_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("CUNET_RESULTS", str(tmp_path / "results"))
+    with cluster._tokens(load_profile("smoke")) as tokens:
+        yield cluster._facts(tokens)
+    assert not list(tmp_path.rglob(".shared-*"))
+
+
+def test_worker_that_sees_everything_is_fit(facts):
+    assert cluster._look(facts) is None
+
+
+@pytest.mark.parametrize("subset", ["data", "results"])
+def test_worker_with_a_folder_of_its_own_is_named(facts, tmp_path, subset):
+    """Another folder under the same path, as on a machine that does not mount the shared one."""
+    for file in (tmp_path / subset / "smoke").iterdir():
+        file.rename(file.with_name("elsewhere"))
+    problem = cluster._look(facts)
+    assert str(tmp_path / subset / "smoke") in problem and "all machines share" in problem
+    for file in (tmp_path / subset / "smoke").iterdir():
+        file.rename(next(Path(path) for path in facts["tokens"] if f"/{subset}/" in path))
+
+
+def test_worker_with_another_checkout_folder_or_version_is_named(facts, tmp_path):
+    elsewhere = cluster._look({**facts, "root": str(tmp_path)})
+    assert f"{tmp_path}/cunet_lib" in elsewhere
+    music = cluster._look({**facts, "folders": [str(tmp_path / "musdb18")]})
+    assert "musdb18" in music
+    versions = {**facts["versions"], "keras": "3.0.0"}
+    other = cluster._look({**facts, "versions": versions})
+    assert "the machine that sends the runs has 3.0.0" in other and "requirements.lock" in other
+
+
+# -------------------------------------------------------------------------------------- tracks
+
+
+def test_tracks_of_a_lost_worker_run_on_another(dask_cluster, tmp_path, monkeypatch):
+    """Calls on a cluster, one worker killed in the middle, give what a pool here gives."""
+
+    def track(number, signals):
+        import os
+        import time
+
+        mine = tmp_path / f"{number}.{os.getpid()}"
+        mine.touch()
+        while number == 0 and not (tmp_path / "go").exists():
+            time.sleep(0.02)
+        return number, float(signals.sum())
+
+    spool = tmp_path / "spool"
+    spool.mkdir()
+    monkeypatch.setenv("CUNET_SPOOL", str(spool))
+    # The second is too large for the scheduler and goes by a file.
+    signals = [np.arange(size, dtype=np.float64) for size in (10, 200_000, 30, 40)]
+    monkeypatch.setenv("CUNET_CLUSTER", dask_cluster.address)
+    with parallel.pool(len(signals)) as calls:
+        futures = [calls.submit(track, *each) for each in enumerate(signals)]
+        pid = int(until(lambda: list(tmp_path.glob("0.*")))[0].suffix[1:])
+        dask_cluster.kill(dask_cluster.worker_of(pid))
+        (tmp_path / "go").touch()
+        found = sorted(future.result(60) for future in as_completed(futures, 60))
+    monkeypatch.delenv("CUNET_CLUSTER")
+    with parallel.pool(len(signals), workers=1) as calls:
+        assert found == list(calls.map(track, range(len(signals)), signals))
+    assert len(list(tmp_path.glob("0.*"))) >= 2
+    assert list(spool.iterdir()) == []
+
+
+def test_errors_of_tracks_arrive_as_they_are(dask_cluster, monkeypatch):
+    monkeypatch.setenv("CUNET_CLUSTER", dask_cluster.address)
+    with parallel.pool(2) as calls, pytest.raises(ConfigError, match="No profile 'none'"):
+        calls.submit(load_profile, "none").result(60)
+
+
+def test_worker_uses_the_library_as_it_is_on_disk(dask_cluster, tmp_path, monkeypatch):
+    """A worker lives for days; the library is edited meanwhile."""
+
+    def value():
+        import cunet_lib.toy
+
+        return cunet_lib.toy.VALUE
+
+    monkeypatch.setenv("CUNET_CLUSTER", dask_cluster.address)
+    monkeypatch.setattr(parallel, "ROOT", tmp_path)
+    (tmp_path / "cunet_lib").mkdir()
+    (tmp_path / "cunet_lib" / "__init__.py").touch()
+    for expected in (1, 22):
+        (tmp_path / "cunet_lib" / "toy.py").write_text(f"VALUE = {expected}\n")
+        with parallel.pool(4) as calls:
+            assert {calls.submit(value).result(60) for _ in range(4)} == {expected}
+    with parallel.pool(4) as calls:
+        (tmp_path / "cunet_lib" / "toy.py").write_text("VALUE = 333\n")
+        with pytest.raises(RuntimeError, match="finds another library"):
+            calls.submit(value).result(60)
