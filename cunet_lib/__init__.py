@@ -49,9 +49,11 @@ what its last column names; ``tests/test_imports.py`` reads this table and holds
 | `webpage` | the report as web pages that work offline | `tensorflow`, `musdb` |
 | `runner` | one notebook run: parameters checked, lines streamed, failures told | `tensorflow`, `models` |
 | `sweep` | grids of training runs: names checked, resumed, gathered | `tensorflow`, `papermill` |
-| `bench` | parameter counts and throughput on this machine | `musdb`, `museval` |
 | `planning` | hours, disk and memory of a run, estimated before it starts | `musdb`, `papermill` |
 | `songs` | songs of any rate, channels and length, separated in a stream | `scoring`, `store` |
+| `timing` | times of calls side by side, memory of a process | every other module, `tensorflow` |
+| `workloads` | what the bench measures, each in a process of its own | `musdb`, `report` |
+| `bench` | every figure of speed and memory beside its reference, and their table | `tensorflow`, `musdb` |
 | `doctor` | whether this machine can do what the study needs, and remedies | `tensorflow`, `papermill` |
 | `cli` | the `cunet` command, thin | `tensorflow`, `papermill` |
 
