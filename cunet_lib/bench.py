@@ -137,7 +137,7 @@ def run_workload(name: str, **arguments: Any) -> dict:
 
 def batches(options: Options) -> tuple[list[Row], dict]:
     """Pipelines of training batches."""
-    found = run_workload("batches", seconds=options.either(75.0, 12.0))
+    found = run_workload("batches", seconds=options.either(50.0, 12.0))
     rates = found["rates"]
     released = f"{_middle(rates['released']):.0f} patches/s, released kind"
     rows = [
@@ -171,7 +171,7 @@ def batches(options: Options) -> tuple[list[Row], dict]:
             "<= 1.03",
         )
     )
-    steps = options.either(240, 60)
+    steps = options.either(120, 40)
     small, large = (
         run_workload("memory_of_batches", copies=copies, steps=steps) for copies in (1, 10)
     )
@@ -190,7 +190,7 @@ def batches(options: Options) -> tuple[list[Row], dict]:
 
 def training(options: Options) -> tuple[list[Row], dict]:
     """The training step of the paper's size."""
-    found = run_workload("training", seconds=options.either(80.0, 16.0), torch=options.torch)
+    found = run_workload("training", seconds=options.either(60.0, 16.0), torch=options.torch)
     rows = []
     for precision, taken in found["precisions"].items():
         work = found["flops"] * found["patches"]
@@ -244,8 +244,8 @@ def _where_time_goes(found: dict) -> list[Row]:
 
 def preprocessing(options: Options) -> tuple[list[Row], dict]:
     """Decoding and resampling."""
-    size = {"tracks": options.either(24, 8), "seconds": options.either(40.0, 15.0)}
-    found = run_workload("preprocessing", turns=3, **size)
+    size = {"tracks": options.either(16, 8), "seconds": options.either(40.0, 15.0)}
+    found = run_workload("preprocessing", turns=options.either(3, 2), **size)
     found["librosa_peak"] = run_workload("librosa_memory", tracks=1, seconds=size["seconds"])[
         "peak"
     ]
@@ -274,7 +274,7 @@ def evaluation(options: Options) -> tuple[list[Row], dict]:
     found = run_workload(
         "evaluation",
         tracks=options.either(4, 1) * max(2, workers),
-        seconds=options.either(30.0, 8.0),
+        seconds=options.either(20.0, 8.0),
         turns=options.either(3, 2),
     )
     mono = run_workload("scoring_memory", rate=8192, channels=1, seconds=240.0)
@@ -308,9 +308,9 @@ def evaluation(options: Options) -> tuple[list[Row], dict]:
 def separation(options: Options) -> tuple[list[Row], dict]:
     """Songs, 44.1 kHz stereo, four instruments, paper-size model."""
     short = run_workload(
-        "separation", seconds=options.either(240.0, 30.0), turns=options.either(2, 1)
+        "separation", seconds=options.either(240.0, 30.0), turns=options.either(3, 1), masks=True
     )
-    long = run_workload("separation", seconds=options.either(3600.0, 120.0), turns=1)
+    long = run_workload("separation", seconds=options.either(3600.0, 120.0), turns=1, masks=False)
     rows = []
     for found in (short, long):
         minutes = f"{found['music'] / 60:g} minutes"
@@ -351,7 +351,7 @@ STAGES = ("preprocess", "train", "separate", "score", "tables")
 def growth(options: Options) -> tuple[list[Row], dict]:
     """Time and memory of the stages with more tracks."""
     factors = (1, 2, 4, 8)
-    size = {"tracks": options.either(4, 2), "seconds": options.either(20.0, 6.0)}
+    size = {"tracks": options.either(3, 2), "seconds": options.either(12.0, 6.0)}
     found = {str(n): run_workload("growth", factor=n, **size) for n in factors}
     rows = []
     first, last = (found[str(n)]["stages"] for n in (factors[0], factors[-1]))
@@ -457,7 +457,7 @@ def demo(options: Options) -> tuple[list[Row], dict]:
                 sum(seconds) / whole,
             )
         )
-    taken = _start_up(options.either(3, 1))
+    taken = _start_up(options.either(2, 1))
     bare = _middle(taken["TensorFlow and Keras, as they come"])
     for name, seconds in taken.items():
         rows.append(

@@ -10,7 +10,7 @@ import contextlib
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -87,7 +87,7 @@ def peak_memory() -> float:
 
     Not ``ru_maxrss`` where it can be helped: on Linux that begins with the peak of the parent.
     """
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, KeyError):
         return 1024.0 * _status()["VmHWM"]
     import resource
 
@@ -107,7 +107,7 @@ def resident() -> tuple[float, float]:
     The system takes the latter back when it needs them. Where it does not tell them apart, all
     count as its own.
     """
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, KeyError):
         status = _status()
         return 1024.0 * status["RssAnon"], 1024.0 * (status["RssFile"] + status["RssShmem"])
     return peak_memory(), 0.0
@@ -115,6 +115,5 @@ def resident() -> tuple[float, float]:
 
 def _status() -> dict[str, int]:
     """Fields of ``/proc/self/status`` that are given in kB."""
-    lines: Iterator[str] = iter(STATUS.read_text().splitlines())
-    words = (line.split() for line in lines)
+    words = (line.split() for line in STATUS.read_text().splitlines())
     return {word[0].rstrip(":"): int(word[1]) for word in words if word[-1] == "kB"}

@@ -572,10 +572,13 @@ def scoring_memory(rate: int, channels: int, seconds: float) -> dict:
 # ------------------------------------------------------------------------------------- separation
 
 
-def separation(seconds: float, turns: int, filters: int = 16) -> dict:
+def separation(seconds: float, turns: int, masks: bool, filters: int = 16) -> dict:
     """Seconds and peak of separating a song of noise, 44.1 kHz stereo, into four WAV files.
 
-    In the same turns the network alone computes the masks of as many patches.
+    Parameters
+    ----------
+    masks
+        Whether the network alone computes the masks of as many patches in the same turns.
     """
     import soundfile
 
@@ -604,25 +607,25 @@ def separation(seconds: float, turns: int, filters: int = 16) -> dict:
     def separate() -> None:
         songs.separate_file(separator, audio.open_audio(song), out=out, force=True)
 
-    def masks() -> None:
+    def mask() -> None:
         for _ in range(-(-(frames // step + 1) // count)):
             for instrument in INSTRUMENTS:
                 network.mask_patches(patches, vector({instrument: 1.0}))
 
     # Graphs are traced once; a song of an hour is not separated twice for that.
     network.mask_patches(patches, vector({"vocals": 1.0}))
-    taken: dict[str, list[float]] = {"song": [], "network": []}
+    calls = {"song": separate} | ({"network": mask} if masks else {})
+    taken: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(turns):
-        for name, call in (("song", separate), ("network", masks)):
+        for name, call in calls.items():
             start = time.perf_counter()
             call()
             taken[name].append(time.perf_counter() - start)
-            if name == "song":
-                peak = peak_memory()
     return {
         "music": round(seconds),
         "taken": taken,
-        "peak": peak,
+        # The network alone needs less than the song does.
+        "peak": peak_memory(),
         "overlap": network.separate.overlap,
     }
 
