@@ -5,7 +5,7 @@ what its last column names; ``tests/test_imports.py`` reads this table and holds
 
 | module | owns | never imports |
 |---|---|---|
-| `quiet` | TensorFlow's start-up noise, kept from terminals and notebooks | every other module, `tensorflow` |
+| `quiet` | TensorFlow's start-up noise, and what libraries load in passing, kept away | every other module, `tensorflow` |
 | `config` | profiles: frozen, validated settings read from YAML; sizes; every path | every other module, `tensorflow` |
 | `parameters` | parameters of notebooks: names, types and choices, checked | `tensorflow`, `papermill` |
 | `files` | files written as a whole, hashes of files and code | every other module, `tensorflow` |

@@ -619,7 +619,15 @@ def keep(record: dict, folder: Path = FOLDER, readme: Path | None = README) -> N
     if "growth" in record["parts"]:
         draw_growth(record["parts"]["growth"]["found"], folder)
     if readme is not None:
-        write_atomically(readme, inserted(readme.read_text(encoding="utf-8"), text))
+        write_atomically(readme, inserted(readme.read_text(encoding="utf-8"), in_readme(record)))
+
+
+def in_readme(record: dict | None) -> str:
+    """What stands in the README: the table, and the figure if there is one."""
+    text = markdown(record)
+    if record is not None and "growth" in record["parts"]:
+        text += "\n\n![Time and memory of the stages with more tracks](results/bench/growth.png)"
+    return text
 
 
 def inserted(document: str, table: str) -> str:

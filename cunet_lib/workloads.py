@@ -208,7 +208,7 @@ def batches(seconds: float) -> dict:
             rate = _rate(pipelines[name], seconds / 20) * settings.train.batch_size
             rates[name].append(rate)
     del pipelines
-    return {"rates": rates, **_shares(settings, ours, seconds)}
+    return {"rates": rates, **_shares(settings, store, seconds)}
 
 
 def _rate(batches: Iterator, seconds: float) -> float:
@@ -222,7 +222,7 @@ def _rate(batches: Iterator, seconds: float) -> float:
     return count / (time.perf_counter() - start)
 
 
-def _shares(settings: Profile, ours, seconds: float) -> dict:
+def _shares(settings: Profile, store: Store, seconds: float) -> dict:
     import tensorflow as tf
 
     from cunet_lib.batches import TrainingBatches
@@ -241,7 +241,7 @@ def _shares(settings: Profile, ours, seconds: float) -> dict:
     # Half the paper's width: the smaller the network, the more often it asks for data.
     small = load_profile("demo", EVERYTHING)
     trainer, *_ = _trainer(small)
-    stream = iter(TrainingBatches(ours.store, small, model="cnn_complex", seed=0).dataset())
+    stream = iter(TrainingBatches(store, small, model="cnn_complex", seed=0).dataset())
     (cached, target), number = next(stream), 12
 
     def steps(batches: Iterator) -> float:
@@ -448,7 +448,9 @@ def _layers(network, size: int, seconds: float) -> list[dict]:
                 outputs = layer(inputs if len(inputs) > 1 else inputs[0], training=True)
                 total = tf.add_n([tf.reduce_sum(each) for each in tf.nest.flatten(outputs)])
             variables = [variable.value for variable in layer.trainable_variables]
-            gradients = tape.gradient(total, [inputs, variables])
+            gradients = tape.gradient(
+                total, [inputs, variables], unconnected_gradients=tf.UnconnectedGradients.ZERO
+            )
             return [tf.reshape(each, [-1])[0] for each in tf.nest.flatten(gradients)]
 
         def call(run=both_ways, inputs=inputs):
@@ -638,7 +640,7 @@ def growth(factor: int, tracks: int, seconds: float) -> dict:
 
     A stage that uses worker processes counts them by the largest of them.
     """
-    from cunet_lib import models, scoring
+    from cunet_lib import models
     from cunet_lib.batches import TrainingBatches
     from cunet_lib.separation import Separator
 
@@ -675,7 +677,6 @@ def growth(factor: int, tracks: int, seconds: float) -> dict:
         "tables": lambda: _tabled(settings, number),
     }
     found = {}
-    scoring.oracles(settings)
     for name, stage in stages.items():
         fresh_peak()
         start = time.perf_counter()
