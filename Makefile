@@ -317,8 +317,10 @@ verify: env  ## compare the results with the committed ones, table by table
 report: env  ## write the study's story as web pages, from the results there are
 	@"$(PYTHON)" -m cunet_lib.cli report $(PROFILE)
 
-bench: env  ## print the models' sizes and their speed on this machine
-	@"$(PYTHON)" -m cunet_lib.bench
+# Alone on the machine, if figures shall mean something. BENCH_ARGS: --quick, --only PART ...,
+# --torch PYTHON.
+bench: env  ## time and weigh every part beside its reference (results/bench)
+	@"$(PYTHON)" -m cunet_lib.bench $(BENCH_ARGS)
 
 # Neither touches the committed tables, figures, scores and models.
 MADE := runs notebooks logs report examples sweeps scores/museval

@@ -5,7 +5,7 @@ what its last column names; ``tests/test_imports.py`` reads this table and holds
 
 | module | owns | never imports |
 |---|---|---|
-| `quiet` | TensorFlow's start-up noise, kept from terminals and notebooks | every other module, `tensorflow` |
+| `quiet` | TensorFlow's start-up noise, and what libraries load in passing, kept away | every other module, `tensorflow` |
 | `config` | profiles: frozen, validated settings read from YAML; sizes; every path | every other module, `tensorflow` |
 | `parameters` | parameters of notebooks: names, types and choices, checked | `tensorflow`, `papermill` |
 | `files` | files written as a whole, hashes of files and code | every other module, `tensorflow` |
@@ -54,10 +54,12 @@ what its last column names; ``tests/test_imports.py`` reads this table and holds
 | `runner` | one notebook run: parameters checked, lines streamed, failures told | `tensorflow`, `models` |
 | `cluster` | whole runs on the workers of a Dask scheduler: checked, sent, followed | `tensorflow`, `papermill` |
 | `sweep` | grids of training runs: names checked, resumed, gathered | `tensorflow`, `papermill` |
-| `bench` | parameter counts and throughput on this machine | `musdb`, `museval` |
 | `accelerator` | throughput of a training step on a device that JAX drives | `musdb`, `museval` |
 | `planning` | hours, disk and memory of a run, estimated before it starts | `musdb`, `papermill` |
 | `songs` | songs of any rate, channels and length, separated in a stream | `scoring`, `store` |
+| `timing` | times of calls side by side, memory of a process | every other module, `tensorflow` |
+| `workloads` | what the bench measures, each in a process of its own | `musdb`, `report` |
+| `bench` | every figure of speed and memory beside its reference, and their table | `tensorflow`, `musdb` |
 | `doctor` | whether this machine can do what the study needs, and remedies | `tensorflow`, `papermill` |
 | `cli` | the `cunet` command, thin | `tensorflow`, `papermill` |
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+import scipy
 
 from cunet_lib.config import (
     INSTRUMENTS,
@@ -353,8 +353,8 @@ def bootstrap_interval(
     for method in ("BCa", "percentile"):
         with warnings.catch_warnings():
             # A degenerate acceleration gives missing bounds: the percentiles are taken then.
-            warnings.simplefilter("ignore", stats.DegenerateDataWarning)
-            interval = stats.bootstrap(
+            warnings.simplefilter("ignore", scipy.stats.DegenerateDataWarning)
+            interval = scipy.stats.bootstrap(
                 (values,), statistic, method=method, rng=np.random.default_rng(seed), **options
             ).confidence_interval
         bounds = (float(interval.low), float(interval.high))

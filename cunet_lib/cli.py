@@ -151,6 +151,12 @@ def _add_separate(commands: argparse._SubParsersAction) -> None:
         help="frequencies above those the model hears: with the mask of its top octave, or not "
         "at all (default: %(default)s)",
     )
+    sub.add_argument(
+        "--overlap",
+        type=float,
+        metavar="SHARE",
+        help="of a patch that the next one repeats, from 0 to below 1 (default: 0.25)",
+    )
     sub.add_argument("--force", action="store_true", help="replace existing files")
     sub.set_defaults(command=_separate)
 
@@ -287,6 +293,9 @@ def _separate(options: argparse.Namespace) -> int:
         raise ConfigError("No song given; name them before --instruments.")
     if options.format not in audio.FORMATS:
         raise ConfigError(f"No format {options.format!r}; there are: {', '.join(audio.FORMATS)}.")
+    overlap = songs.OVERLAP if options.overlap is None else options.overlap
+    if not 0 <= overlap < 1:
+        raise ConfigError(f"--overlap must be at least 0 and below 1, not {overlap:g}.")
     found = catalog.find(options.model)
     songs.requests(options.instruments, found.model)
     print(f"Model {found.name}, trained on: {found.trained_on}.", flush=True)
@@ -294,6 +303,7 @@ def _separate(options: argparse.Namespace) -> int:
         [Path(song) for song in options.songs],
         found,
         highs=options.highs,
+        overlap=overlap,
         complain=_complain,
         instruments=options.instruments,
         residual=options.residual,

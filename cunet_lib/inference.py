@@ -34,7 +34,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+import scipy
 
 from cunet_lib import analysis
 from cunet_lib.analysis import AGGREGATION, TARGETS, TRAINED
@@ -229,7 +229,7 @@ def signed_rank(values: np.ndarray) -> float:
         # With ties or zeros SciPy may have to approximate, and says so.
         warnings.simplefilter("ignore", UserWarning)
         warnings.simplefilter("ignore", RuntimeWarning)
-        return float(stats.wilcoxon(values).pvalue)
+        return float(scipy.stats.wilcoxon(values).pvalue)
 
 
 def equivalence(values: np.ndarray, margin: float) -> float:
@@ -265,12 +265,13 @@ def equivalence(values: np.ndarray, margin: float) -> float:
         warnings.simplefilter("ignore", RuntimeWarning)
         if values.shape[1] == 1:
             tests = [
-                stats.ttest_1samp(over_seeds, bound, alternative=side) for bound, side in sides
+                scipy.stats.ttest_1samp(over_seeds, bound, alternative=side)
+                for bound, side in sides
             ]
         else:
             over_tracks = np.nanmean(values, axis=0)
             tests = [
-                stats.ttest_ind_from_stats(
+                scipy.stats.ttest_ind_from_stats(
                     over_seeds.mean() - bound,
                     over_seeds.std(ddof=1),
                     len(over_seeds),
@@ -487,11 +488,11 @@ def equivalence_power(
         return float(abs(difference) < margin)
     # Mid-quantiles of the standard error: an average over them is the integral over its density.
     shares = (np.arange(1000) + 0.5) / 1000
-    errors = np.sqrt(squared * stats.chi2.ppf(shares, freedom) / freedom)
-    room = margin - stats.t.ppf(1 - alpha, freedom) * errors
+    errors = np.sqrt(squared * scipy.stats.chi2.ppf(shares, freedom) / freedom)
+    room = margin - scipy.stats.t.ppf(1 - alpha, freedom) * errors
     spread = np.sqrt(true)
-    inside = stats.norm.cdf((room - difference) / spread)
-    outside = stats.norm.cdf((-room - difference) / spread)
+    inside = scipy.stats.norm.cdf((room - difference) / spread)
+    outside = scipy.stats.norm.cdf((-room - difference) / spread)
     return float(np.where(room > 0, inside - outside, 0.0).mean())
 
 

@@ -1,10 +1,14 @@
-"""TensorFlow without its start-up noise.
+"""TensorFlow without its start-up noise, and libraries without what they load in passing.
 
 TensorFlow writes lines such as ``oneDNN custom operations are on`` to file descriptor 2 while its
 shared libraries load. ``TF_CPP_MIN_LOG_LEVEL`` is read only afterwards, so no setting silences them
 (tensorflow/tensorflow issue 100442). :func:`silence` sets the variables for what comes later, and
 holds back descriptor 2 for the moments in which ``tensorflow`` itself is imported. What was held
 back is shown if that import fails.
+
+Some libraries try to import others that they can do without, and that the study never asks them
+for. Each process would pay for that: :data:`SPARED` names them, and to those importers alone they
+seem not to be installed.
 """
 
 from __future__ import annotations
@@ -32,6 +36,17 @@ ENVIRONMENT = {
 """Variables that :func:`silence` sets where the user has not; the kernel ``cunet`` has them too."""
 
 
+SPARED = {
+    # Reads a grammar of two seconds to check international addresses; notebooks hold none.
+    "rfc3987_syntax": "jsonschema",
+    # For its wrappers that look like scikit-learn's models; with it comes scipy.stats.
+    "sklearn": "keras",
+    # For galleries of images.
+    "matplotlib": "keras",
+}
+"""Packages that are not loaded for the one other package that would use them if they were there."""
+
+
 def share_cores() -> None:
     """Have TensorFlow use as many threads as ``CUNET_THREADS`` says (all cores if it is unset).
 
@@ -44,13 +59,37 @@ def share_cores() -> None:
 
 
 def silence() -> None:
-    """Set :data:`ENVIRONMENT` and hold back what ``import tensorflow`` writes; idempotent."""
+    """Set :data:`ENVIRONMENT` and hold back what ``import tensorflow`` writes; idempotent.
+
+    Also has what :data:`SPARED` names seem missing.
+    """
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    if not any(isinstance(finder, _SparingFinder) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _SparingFinder())
     if "tensorflow" not in sys.modules and not any(
         isinstance(finder, _QuietFinder) for finder in sys.meta_path
     ):
         sys.meta_path.insert(0, _QuietFinder())
+
+
+class _SparingFinder(importlib.abc.MetaPathFinder):
+    """Says that a package is missing where :data:`SPARED` says so; else leaves it to the others."""
+
+    def find_spec(self, fullname, path=None, target=None):
+        importer = SPARED.get(fullname.partition(".")[0])
+        if importer is not None and _importing().partition(".")[0] == importer:
+            raise ModuleNotFoundError(
+                f"{fullname} is not loaded for {importer} here (cunet_lib.quiet).", name=fullname
+            )
+
+
+def _importing() -> str:
+    """Name of the module whose ``import`` statement runs; empty if there is none."""
+    frame = sys._getframe(2)
+    while frame is not None and frame.f_globals.get("__name__", "").startswith("importlib"):
+        frame = frame.f_back
+    return "" if frame is None else frame.f_globals.get("__name__", "")
 
 
 class _QuietFinder(importlib.abc.MetaPathFinder):

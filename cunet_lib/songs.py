@@ -13,7 +13,9 @@ itself:
    samples back.
 
 Blocks only decide what is in memory at a time, never where a patch or a window lies: the outcome
-does not depend on them, and there are no seams.
+does not depend on them, and there are no seams. They are small, so that processor caches hold the
+windows of one. Three things go on at a time: the network computes masks a batch ahead of the
+transforms, and these a block ahead of what writes the files.
 
 Above half the study rate (4096 Hz) the network hears nothing. There the mask is, frame by frame,
 the mean of the mask over the top octave that it does hear, weighted by the mixture's magnitudes
@@ -30,14 +32,15 @@ import os
 import shutil
 import tempfile
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 import scipy.fft
-import scipy.signal
 import soundfile
 import soxr
 
@@ -52,11 +55,18 @@ FADE = 0.9
 """Share of the study's band above which masks fade to their extension; soxr's filter is flat up to
 0.91 of it."""
 
-MINIMUM_OVERLAP = 0.5
-"""Share of a patch that the next one repeats, at least, whatever the model's profile says."""
+OVERLAP = 0.25
+"""Share of a patch that the next one repeats, whatever the model's profile says.
 
-CHUNK_VALUES = 1 << 21
-"""About how many samples of windows are in memory at a time, over all channels."""
+Laid end to end, as the paper's evaluation has them, patches can be heard to change. Half a patch
+takes half as long again as a quarter and gains nothing: on the demo's 14 test songs the shipped
+model's plain SDR, mean over instruments, differs from that of half a patch by 0.001 dB on average
+(standard deviation over songs 0.03 dB; end to end: -0.06 dB).
+"""
+
+CHUNK_VALUES = 1 << 18
+"""About how many samples of windows are in memory at a time, over all channels: 1 MB, which stays
+in a processor's cache from one step to the next."""
 
 RESIDUAL = "residual"
 
@@ -104,19 +114,24 @@ class SongSeparator:
         The model, as :func:`cunet_lib.catalog.find` gives it.
     highs
         ``"extend"`` or ``"cut"``: what becomes of frequencies that the network does not hear.
+    overlap
+        Share of a patch that the next one repeats, 0 to below 1.
 
     Raises
     ------
     ConfigError
-        If the model cannot be loaded, does not fit its settings, or ``highs`` is unknown.
+        If the model cannot be loaded, does not fit its settings, or ``highs`` or ``overlap`` makes
+        no sense.
     """
 
-    def __init__(self, found: catalog.Found, *, highs: str = "extend"):
+    def __init__(self, found: catalog.Found, *, highs: str = "extend", overlap: float = OVERLAP):
         from cunet_lib.models import load
         from cunet_lib.separation import Separator
 
         if highs not in HIGHS:
             raise ConfigError(f"highs must be one of {', '.join(HIGHS)}, not {highs!r}.")
+        if not 0 <= overlap < 1:
+            raise ConfigError(f"overlap must be at least 0 and below 1, not {overlap:g}.")
         model = load(found.path, precision="float32")
         bins = model.inputs[0].shape[1]
         if bins != found.signal.bins:
@@ -127,8 +142,6 @@ class SongSeparator:
         self.model = model.name
         self.highs = highs
         self.signal = found.signal
-        # Laid end to end, as the paper's evaluation has them, patches can be heard to change.
-        overlap = max(found.separate.overlap, MINIMUM_OVERLAP)
         joined = found.separate.model_copy(update={"overlap": overlap})
         self._separator = Separator(model, found.signal, joined)
 
@@ -171,7 +184,7 @@ class SongSeparator:
         """
         heard = self._listen(song, scratch)
         grid = _Grid.of(self.signal, song.rate, heard.frames, song.channels)
-        return heard.frames, grid.chunks, self._apply(song, heard, grid, wanted)
+        return heard.frames, grid.chunks, _ahead(self._apply(song, heard, grid, wanted))
 
     def _listen(self, song, scratch) -> _Heard:
         """First pass; the temporary file goes when it is no longer used."""
@@ -197,7 +210,7 @@ class SongSeparator:
         """Frames of the downmix's magnitude spectrogram, ``(n_fft // 2 + 1, frames)``."""
         size, hop = self.signal.n_fft, self.signal.hop
         windows = _windows(heard.read, heard.samples, first, last, size=size, hop=hop, channels=1)
-        return np.abs(scipy.fft.rfft(windows[:, 0] * _hann(size), axis=-1)).T
+        return np.abs(scipy.fft.rfft(windows[0] * _hann(size), axis=-1)).T
 
     def _masks(self, heard: _Heard, wanted) -> Iterator[np.ndarray]:
         """Masks ``(wanted, rows, frames)`` of the downmix, in order.
@@ -238,35 +251,33 @@ class SongSeparator:
         """Second pass: the song's own STFT, masked, and its inverse."""
         size, hop, channels = grid.size, grid.hop, song.channels
         tape = _Tape(song.blocks(), channels, keep=size, name=str(song.path))
-        masks = _Frames(self._masks(heard, wanted))
+        ahead = _ahead(self._masks(heard, wanted), self._separator.separate.batch_size)
         window = _hann(size)
-        low, share, beyond = grid.rows(self.signal)
+        gains = _Gains.of(grid, self.signal, self.highs)
         tail = np.zeros((len(wanted), channels, size - hop), np.float32)
         tail_weight = np.zeros(size - hop, np.float32)
-        with heard.mono:
+        # The thread that reads the temporary file ends before that is closed.
+        with heard.mono, contextlib.closing(ahead):
+            masks = _Frames(ahead)
             for first in range(0, grid.frames, grid.step):
                 last = min(grid.frames, first + grid.step)
                 windows = _windows(
                     tape.read, heard.frames, first, last, size=size, hop=hop, channels=channels
                 )
                 spectrum = scipy.fft.rfft(windows * window, axis=-1)
-                # (wanted, rows, frames) at the study's frames, then at the song's.
                 mask = masks.at(grid.times(first, last))
-                gains = (1 - share) * mask[:, low] + share * mask[:, low + 1]
-                above = mask[:, -1:] if self.highs == "extend" else np.zeros_like(mask[:, -1:])
-                fading = beyond if self.highs == "extend" else np.floor(beyond)
-                gains = ((1 - fading) * gains + fading * above).astype(np.float32)
                 estimates = np.zeros(
                     (len(wanted), channels, (last - first - 1) * hop + size), np.float32
                 )
                 weight = np.zeros(estimates.shape[-1], np.float32)
                 estimates[..., : size - hop] += tail
                 weight[: size - hop] += tail_weight
-                for index, gain in enumerate(gains):
-                    again = scipy.fft.irfft(spectrum * gain.T[:, None], n=size, axis=-1) * window
+                for estimate, each in zip(estimates, mask, strict=True):
+                    again = scipy.fft.irfft(gains.applied(spectrum, each), n=size, axis=-1)
+                    again *= window
                     for frame in range(last - first):
                         place = frame * hop
-                        estimates[index, :, place : place + size] += again[frame]
+                        estimate[:, place : place + size] += again[:, frame]
                 for frame in range(last - first):
                     weight[frame * hop : frame * hop + size] += window**2
                 done = estimates.shape[-1] if last == grid.frames else (last - first) * hop
@@ -316,20 +327,89 @@ class _Grid:
     def times(self, first: int, last: int) -> np.ndarray:
         return np.arange(first, last) * self.ratio
 
-    def rows(self, signal: Signal) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """For each bin: the row below it, the share of the next row, the share of the extension."""
+
+@dataclass(frozen=True)
+class _Gains:
+    """From masks at the study's frequencies to a song's spectrum.
+
+    Attributes
+    ----------
+    low, share
+        For each bin that the network hears: the mask's row below it, and the share of the next.
+    fading
+        Share of the extension in it.
+    extend
+        Whether bins above take the extension; else nothing.
+    """
+
+    low: np.ndarray
+    share: np.ndarray
+    fading: np.ndarray
+    extend: bool
+
+    @classmethod
+    def of(cls, grid: _Grid, signal: Signal, highs: str) -> _Gains:
         bins = signal.bins
-        place = np.arange(self.size // 2 + 1) * (self.rate / self.size)
+        place = np.arange(grid.size // 2 + 1) * (grid.rate / grid.size)
         place *= signal.n_fft / signal.sample_rate
-        low = np.minimum(place.astype(int), bins - 1)
-        share = np.clip(place - low, 0, 1)
         # A song at the study's rate or below has no highs: the study's masks as they are.
         beyond = np.zeros(len(place))
-        if self.rate > signal.sample_rate:
+        if grid.rate > signal.sample_rate:
             # A hair above the Nyquist frequency counts as on it.
             beyond = np.clip((place / bins - FADE) / (1 - FADE), 0, 1)
             beyond[place <= bins] = np.minimum(beyond[place <= bins], 1 - 1e-6)
-        return low, share[:, None].astype(np.float32), beyond[:, None].astype(np.float32)
+        heard = int(np.count_nonzero(beyond < 1))
+        low = np.minimum(place[:heard].astype(int), bins - 1)
+        share = np.clip(place[:heard] - low, 0, 1)
+        fading = beyond[:heard] if highs == "extend" else np.zeros(heard)
+        return cls(
+            low, share.astype(np.float32), fading.astype(np.float32), extend=highs == "extend"
+        )
+
+    def applied(self, spectrum: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        """Masked spectrum.
+
+        Parameters
+        ----------
+        spectrum
+            ``(channels, frames, bins)`` complex64.
+        mask
+            ``(rows, frames)`` as :meth:`SongSeparator._masks` gives them: frequency bins, the
+            Nyquist bin and the extension.
+
+        Returns
+        -------
+        numpy.ndarray
+            ``(channels, frames, bins)`` complex64.
+        """
+        rows = np.ascontiguousarray(mask.T)
+        gain = (1 - self.share) * rows[:, self.low] + self.share * rows[:, self.low + 1]
+        above = rows[:, -1:]
+        gain = (1 - self.fading) * gain + self.fading * above
+        # Real gains times pairs of real numbers: complex products would take twice as long.
+        parts, heard = spectrum.view(np.float32), 2 * len(self.low)
+        masked = np.empty_like(parts)
+        np.multiply(parts[..., :heard], np.repeat(gain, 2, axis=-1), out=masked[..., :heard])
+        if self.extend:
+            np.multiply(parts[..., heard:], above, out=masked[..., heard:])
+        else:
+            masked[..., heard:] = 0
+        return masked.view(np.complex64)
+
+
+def _ahead(blocks: Iterator, depth: int = 1) -> Iterator:
+    """The same blocks; a thread computes the next ``depth`` while the last one is used."""
+    worker = ThreadPoolExecutor(1)
+    try:
+        pending = deque(worker.submit(next, blocks, None) for _ in range(depth))
+        while (block := pending.popleft().result()) is not None:
+            pending.append(worker.submit(next, blocks, None))
+            yield block
+    finally:
+        worker.shutdown(cancel_futures=True)
+        # What the blocks need, files and threads of their own, goes with them.
+        if hasattr(blocks, "close"):
+            blocks.close()
 
 
 class _Tape:
@@ -443,23 +523,27 @@ def _windows(
     hop: int,
     channels: int,
 ) -> np.ndarray:
-    """Windows ``(frames, channels, size)`` of a signal, padded as ``spectral.stft`` pads it.
+    """Windows ``(channels, frames, size)`` of a signal, padded as ``spectral.stft`` pads it.
 
     ``read(begin, end)`` gives samples ``(end - begin, channels)`` of a signal of ``length``.
     """
     whole = length + -length % hop
     half = size // 2
-    index = np.arange(first * hop - half, (last - 1) * hop + half)
-    if whole > half:
-        index = np.abs(index)
-        index = np.where(index >= whole, 2 * (whole - 1) - index, index)
-    inside = (index >= 0) & (index < length)
-    padded = np.zeros((len(index), channels), np.float32)
-    if inside.any():
-        wanted = index[inside]
-        begin, end = int(wanted.min()), int(wanted.max()) + 1
-        padded[inside] = read(begin, end)[wanted - begin]
-    return np.lib.stride_tricks.sliding_window_view(padded, size, axis=0)[::hop]
+    begin, end = first * hop - half, (last - 1) * hop + half
+    if begin >= 0 and end <= length:
+        padded = np.ascontiguousarray(read(begin, end).T)
+    else:
+        index = np.arange(begin, end)
+        if whole > half:
+            index = np.abs(index)
+            index = np.where(index >= whole, 2 * (whole - 1) - index, index)
+        inside = (index >= 0) & (index < length)
+        padded = np.zeros((channels, len(index)), np.float32)
+        if inside.any():
+            wanted = index[inside]
+            begin, end = int(wanted.min()), int(wanted.max()) + 1
+            padded[:, inside] = read(begin, end)[wanted - begin].T
+    return np.lib.stride_tricks.sliding_window_view(padded, size, axis=1)[:, ::hop]
 
 
 def _top_octave(mask: np.ndarray, magnitude: np.ndarray) -> np.ndarray:
@@ -475,7 +559,8 @@ def _top_octave(mask: np.ndarray, magnitude: np.ndarray) -> np.ndarray:
 
 @functools.lru_cache(maxsize=4)
 def _hann(size: int) -> np.ndarray:
-    return scipy.signal.get_window("hann", size).astype(np.float32)
+    # Periodic, as everywhere in the study.
+    return np.hanning(size + 1)[:-1].astype(np.float32)
 
 
 # ----------------------------------------------------------------------------- arrays and files
@@ -529,6 +614,7 @@ def separate(
     model: str | os.PathLike | SongSeparator | None = None,
     residual: bool = False,
     highs: str = "extend",
+    overlap: float = OVERLAP,
     out: str | os.PathLike = "separated",
     format: str = "wav",
     force: bool = False,
@@ -548,7 +634,7 @@ def separate(
         again for the next song.
     residual
         Also give what is left of the mixture when all estimates are taken away.
-    highs
+    highs, overlap
         See :class:`SongSeparator`; not used if ``model`` is one.
     out, format, force
         For a file: folder to write to, one of :data:`cunet_lib.audio.FORMATS`, and whether files
@@ -571,7 +657,7 @@ def separate(
     else:
         found = catalog.find(None if model is None else os.fspath(model))
         requests(instruments, found.model)
-        separator = SongSeparator(found, highs=highs)
+        separator = SongSeparator(found, highs=highs, overlap=overlap)
     if isinstance(song, np.ndarray):
         return _separate_array(separator, song, rate, instruments, residual)
     if rate is not None:
@@ -777,6 +863,7 @@ def separate_files(
     found: catalog.Found,
     *,
     highs: str = "extend",
+    overlap: float = OVERLAP,
     say: Callable[[str], None] = print,
     complain: Callable[[str], None] = print,
     **options,
@@ -789,7 +876,7 @@ def separate_files(
         Songs.
     found
         The model; it is loaded when the first song turns out to be readable.
-    highs
+    highs, overlap
         As for :class:`SongSeparator`.
     say, complain
         Get a line for each song that is done, or failed.
@@ -815,7 +902,7 @@ def separate_files(
                     f"{path} would be written to the folder of {taken[place]}; separate it by "
                     "itself with another --out."
                 )
-            separator = separator or SongSeparator(found, highs=highs)
+            separator = separator or SongSeparator(found, highs=highs, overlap=overlap)
             done = separate_file(separator, song, label=printable(path.name), **options)
             taken[place] = path
         except ConfigError as error:

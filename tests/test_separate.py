@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import threading
 import tracemalloc
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import numpy as np
 import pytest
 import soundfile
 from conftest import ROOT
+from hypothesis import given
+from hypothesis import strategies as st
 
 import cunet_lib
 from cunet_lib import audio, cards, catalog, cli, doctor, models, songs
@@ -53,7 +56,7 @@ def separator(results):
 def fast(separator, monkeypatch):
     """The command without loading a model each time."""
 
-    def ready(self, found, *, highs="extend"):
+    def ready(self, found, *, highs="extend", overlap=songs.OVERLAP):
         self.__dict__.update(separator.__dict__)
 
     monkeypatch.setattr(songs.SongSeparator, "__init__", ready)
@@ -211,6 +214,32 @@ def test_memory_does_not_grow_with_the_song(separator):
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[2] < 1.2 * peaks[1]
+
+
+def test_a_stream_that_is_left_ends_its_threads(separator, rng):
+    before = threading.active_count()
+    song = songs._Array(music(rng, 60, 16000, 1), 16000)
+    _, chunks, stream = separator.stream(song, [vector({"vocals": 1.0})])
+    assert chunks > 2
+    next(stream)
+    stream.close()
+    assert threading.active_count() == before
+
+
+def test_an_error_in_a_thread_reaches_the_caller():
+    def broken():
+        yield 1
+        raise ConfigError("told")
+
+    ahead = songs._ahead(broken(), depth=3)
+    assert next(ahead) == 1
+    with pytest.raises(ConfigError, match="told"):
+        next(ahead)
+
+
+@given(items=st.lists(st.integers(), max_size=20), depth=st.integers(1, 5))
+def test_nothing_is_lost_or_reordered_ahead(items, depth):
+    assert list(songs._ahead(iter(items), depth)) == items
 
 
 # -------------------------------------------------------------------------------------- requests
@@ -432,6 +461,7 @@ def test_clipping_is_told(fast, tmp_path, rng, capsys):
         ["separate", "--instruments", "vocals", "a.wav"],
         ["separate", "a.wav", "--instruments", "singer"],
         ["separate", "a.wav", "--format", "tape"],
+        ["separate", "a.wav", "--overlap", "1"],
         ["separate", "a.wav", "--model", "nothing"],
     ],
 )
@@ -508,7 +538,11 @@ def test_patches_overlap_even_if_the_study_lays_them_end_to_end(tmp_path):
     settings = SETTINGS.model_dump(mode="json") | {"separate": {"overlap": 0.0}}
     path = trained(tmp_path / "run", "dense_simple")
     (path.parent / "run.json").write_text(json.dumps({"settings": settings}))
-    assert songs.SongSeparator(catalog.find(str(path)))._separator.separate.overlap == 0.5
+    found = catalog.find(str(path))
+    assert songs.SongSeparator(found)._separator.separate.overlap == songs.OVERLAP > 0
+    assert songs.SongSeparator(found, overlap=0.75)._separator.separate.overlap == 0.75
+    with pytest.raises(ConfigError, match="below 1"):
+        songs.SongSeparator(found, overlap=1)
 
 
 def test_half_precision_model_is_run_in_single(tmp_path):

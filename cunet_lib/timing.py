@@ -1,0 +1,119 @@
+"""Times of calls side by side, and the memory of this process.
+
+Machines are noisy and change their pace from minute to minute. Calls that are compared therefore
+take turns, and ratios are formed within a turn before they are summed up.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+STATUS = Path("/proc/self/status")
+CLEAR = Path("/proc/self/clear_refs")
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Middle of several measurements.
+
+    Attributes
+    ----------
+    median, low, high
+        Median and quartiles.
+    """
+
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Spread:
+        """Of at least one value."""
+        if len(values) == 1:
+            return cls(values[0], values[0], values[0])
+        low, median, high = statistics.quantiles(values, n=4, method="inclusive")
+        return cls(median, low, high)
+
+
+def ratio(numerators: Sequence[float], denominators: Sequence[float]) -> Spread:
+    """Ratios turn by turn.
+
+    >>> ratio([2.0, 4.0, 9.0], [1.0, 2.0, 3.0]).median
+    2.0
+    """
+    return Spread.of([a / b for a, b in zip(numerators, denominators, strict=True)])
+
+
+def interleaved(
+    calls: Mapping[str, Callable[[], object]], *, seconds: float, least: int = 3
+) -> dict[str, list[float]]:
+    """Seconds of each call in each turn.
+
+    Every call runs once beforehand, which traces graphs and fills caches. The order within a turn
+    alternates, so that none always follows the same other.
+
+    Parameters
+    ----------
+    calls
+        By name.
+    seconds
+        About this long for all of them together.
+    least
+        Turns at least, however long they take.
+    """
+    for call in calls.values():
+        call()
+    taken: dict[str, list[float]] = {name: [] for name in calls}
+    began = time.perf_counter()
+    turn = 0
+    while turn < least or time.perf_counter() - began < seconds:
+        order = list(calls) if turn % 2 == 0 else list(reversed(calls))
+        for name in order:
+            start = time.perf_counter()
+            calls[name]()
+            taken[name].append(time.perf_counter() - start)
+        turn += 1
+    return taken
+
+
+def peak_memory() -> float:
+    """Peak resident bytes of this process since its start or the last :func:`fresh_peak`.
+
+    Not ``ru_maxrss`` where it can be helped: on Linux that begins with the peak of the parent.
+    """
+    with contextlib.suppress(OSError, KeyError):
+        return 1024.0 * _status()["VmHWM"]
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return float(peak if sys.platform == "darwin" else 1024 * peak)
+
+
+def fresh_peak() -> None:
+    """Let :func:`peak_memory` begin anew, where the system can."""
+    with contextlib.suppress(OSError):
+        CLEAR.write_text("5")
+
+
+def resident() -> tuple[float, float]:
+    """Bytes of this process that are its own, and those that mirror files.
+
+    The system takes the latter back when it needs them. Where it does not tell them apart, all
+    count as its own.
+    """
+    with contextlib.suppress(OSError, KeyError):
+        status = _status()
+        return 1024.0 * status["RssAnon"], 1024.0 * (status["RssFile"] + status["RssShmem"])
+    return peak_memory(), 0.0
+
+
+def _status() -> dict[str, int]:
+    """Fields of ``/proc/self/status`` that are given in kB."""
+    words = (line.split() for line in STATUS.read_text().splitlines())
+    return {word[0].rstrip(":"): int(word[1]) for word in words if word[-1] == "kB"}

@@ -1,0 +1,741 @@
+"""What :mod:`cunet_lib.bench` measures; each workload runs in a process of its own.
+
+``python -m cunet_lib.workloads NAME ARGUMENTS FILE`` runs one and writes what it found as JSON. A
+process of its own keeps one workload's memory, threads and caches out of another's figures. Its
+environment names a scratch folder as ``CUNET_DATA`` and ``CUNET_RESULTS``. Audio is noise: no
+workload here depends on what is heard.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+
+from cunet_lib.conditions import all_one_hot, vector
+from cunet_lib.config import INSTRUMENTS, ROOT, Profile, load_profile
+from cunet_lib.files import write_json
+from cunet_lib.parallel import cores, pool
+from cunet_lib.stems import STEMS
+from cunet_lib.store import INDEX, Entry, Store, build_store
+from cunet_lib.timing import fresh_peak, interleaved, peak_memory, resident
+
+PAPER = "model.filters=16 train.batch_size=16 model.dropout=0.5 model.control_dropout=0.5"
+"""Overrides of the demo for networks of the paper's size; batches stay the demo's."""
+
+EVERYTHING = "train.conditions=[one_hot,zero,all,pairs,continuous]"
+
+DRAIN = 8
+"""Batches that a pipeline has ready when nobody took any; they are not timed."""
+
+RATE = 44100
+
+
+# ------------------------------------------------------------------------------------ scratch data
+
+
+def noise_corpus(root: Path, *, tracks: dict[str, int], seconds: float) -> None:
+    """Tracks in MUSDB18-HQ layout, 44.1 kHz stereo; all of them links to the same five files."""
+    import soundfile
+
+    rng = np.random.default_rng(0)
+    first = None
+    for subset, number in tracks.items():
+        for index in range(number):
+            folder = root / subset / f"Noise - {subset} {index:03}"
+            folder.mkdir(parents=True)
+            for stem in STEMS:
+                path = folder / f"{stem}.wav"
+                if first is not None:
+                    os.link(first / path.name, path)
+                    continue
+                noise = (3000 * rng.normal(size=(round(seconds * RATE), 2))).astype(np.int16)
+                soundfile.write(path, noise, RATE, subtype="PCM_16")
+            first = first or folder
+
+
+def noise_store(
+    settings: Profile, *, tracks: dict[str, int], seconds: float, copies: int = 1
+) -> Store:
+    """A store of noise; ``copies`` lists every file so many times, under names of its own."""
+    folder = settings.paths.store
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(0)
+    samples = round(seconds * settings.signal.sample_rate)
+    entries = []
+    for split, number in tracks.items():
+        for index in range(number):
+            audio = np.empty((len(STEMS), samples), np.float32)
+            audio[1:] = 0.1 * rng.standard_normal((len(INSTRUMENTS), samples), np.float32)
+            audio[0] = audio[1:].sum(axis=0)
+            for copy in range(copies):
+                name = f"{split} {index} {copy}"
+                path = folder / f"{name}.npy"
+                if copy:
+                    os.link(folder / f"{split} {index} 0.npy", path)
+                else:
+                    np.save(path, audio)
+                digest = hashlib.sha256(name.encode()).hexdigest()
+                entries.append(
+                    Entry(name, split, path.name, samples, seconds, 20.0, digest, digest)
+                )
+    write_json(
+        folder / INDEX,
+        {
+            "signal": settings.signal.model_dump(),
+            "settings_hash": settings.section_hash("data", "signal"),
+            "stems": list(STEMS),
+            "tracks": [asdict(entry) for entry in entries],
+        },
+    )
+    return Store(folder)
+
+
+def _trainer(settings: Profile):
+    """An untrained C-U-Net with its STFT, compiled as training compiles it, and a batch."""
+    import keras
+
+    from cunet_lib import training
+
+    network = training.new_network(settings, "cnn_complex", seed=0)
+    trainer = training.WaveformModel(network, settings.signal)
+    trainer.compile(
+        optimizer=keras.optimizers.Adam(settings.train.learning_rate),
+        loss=training.magnitude_error(settings.signal),
+        jit_compile=False,
+    )
+    size = settings.train.batch_size
+    rng = np.random.default_rng(0)
+    audio = 0.1 * rng.standard_normal((size, settings.patch_samples), np.float32)
+    condition = np.resize(all_one_hot(), (size, len(INSTRUMENTS)))
+    return trainer, audio, condition
+
+
+# ---------------------------------------------------------------------------------------- batches
+
+
+def released_pipeline(spectrograms: list[np.ndarray], settings: Profile):
+    """Batches as the paper's released code makes them: Python for every single patch.
+
+    Parameters
+    ----------
+    spectrograms
+        Of each track, ``(5, bins, frames)`` magnitudes in memory.
+
+    Returns
+    -------
+    tf.data.Dataset
+        ``((mixture, condition), target)`` with magnitudes ``(batch, bins, frames, 1)``.
+    """
+    import tensorflow as tf
+
+    frames, shape = settings.model.patch_frames, settings.patch_shape
+    rng = np.random.default_rng(0)
+
+    def place():
+        song = spectrograms[rng.integers(len(spectrograms))]
+        start = rng.integers(song.shape[-1] - frames + 1)
+        return song[:, :, start : start + frames]
+
+    def songs():
+        while True:
+            yield rng.integers(len(spectrograms))
+
+    def patch(_):
+        stems = place()
+        wanted = rng.integers(len(INSTRUMENTS))
+        condition = np.eye(len(INSTRUMENTS), dtype=np.float32)[wanted]
+        mixture, target = np.copy(stems[0]), np.copy(stems[1 + wanted])
+        if rng.random() < settings.train.remix:
+            mixture = target.copy()
+            for other in range(len(INSTRUMENTS)):
+                if other != wanted:
+                    mixture += place()[1 + other]
+        if rng.random() < settings.train.progressive:
+            level = np.float32(rng.random())
+            target, condition = target * level, condition * level
+        return mixture[..., None], condition, target[..., None]
+
+    def load(song):
+        mixture, condition, target = tf.py_function(patch, [song], [tf.float32] * 3)
+        mixture, target = tf.ensure_shape(mixture, shape), tf.ensure_shape(target, shape)
+        return (mixture, tf.ensure_shape(condition, (len(INSTRUMENTS),))), target
+
+    dataset = tf.data.Dataset.from_generator(songs, output_signature=tf.TensorSpec((), tf.int64))
+    dataset = dataset.map(load, num_parallel_calls=tf.data.AUTOTUNE)
+    return dataset.batch(settings.train.batch_size).prefetch(2)
+
+
+def batches(seconds: float) -> dict:
+    """Patches per second of the pipelines, and the STFT's and the data's share of a step."""
+    from cunet_lib.batches import TrainingBatches
+    from cunet_lib.spectral import graph_magnitude, stft
+
+    settings = load_profile("demo", f"{PAPER} {EVERYTHING}")
+    store = noise_store(settings, tracks={"train": 16}, seconds=30.0)
+    spectrograms = [
+        np.abs([stft(stem, settings.signal)[: settings.signal.bins] for stem in store.audio(entry)])
+        for entry in store.entries
+    ]
+    ours = TrainingBatches(store, settings, model="cnn_complex", seed=0)
+
+    def transformed(inputs, target):
+        mixture, condition = inputs
+        magnitudes = graph_magnitude(mixture, settings.signal)
+        return (magnitudes, condition), graph_magnitude(target, settings.signal)
+
+    pipelines = {
+        "waveforms": iter(ours.dataset()),
+        "spectrograms": iter(ours.dataset().map(transformed).prefetch(2)),
+        "released": iter(released_pipeline(spectrograms, settings)),
+    }
+    rates: dict[str, list[float]] = {name: [] for name in pipelines}
+    for turn in range(5):
+        for name in sorted(pipelines, reverse=bool(turn % 2)):
+            rate = _rate(pipelines[name], seconds / 20) * settings.train.batch_size
+            rates[name].append(rate)
+    del pipelines
+    return {"rates": rates, **_shares(settings, store, seconds)}
+
+
+def _rate(batches: Iterator, seconds: float) -> float:
+    """Batches per second, those that lay ready not counted."""
+    for _ in range(DRAIN):
+        next(batches)
+    count, start = 0, time.perf_counter()
+    while count < 2 or time.perf_counter() - start < seconds:
+        next(batches)
+        count += 1
+    return count / (time.perf_counter() - start)
+
+
+def _shares(settings: Profile, store: Store, seconds: float) -> dict:
+    import tensorflow as tf
+
+    from cunet_lib.batches import TrainingBatches
+    from cunet_lib.spectral import graph_magnitude
+
+    trainer, audio, condition = _trainer(settings)
+    transform = tf.function(lambda audio: graph_magnitude(audio, settings.signal))
+    both = tf.constant(audio)
+    taken = interleaved(
+        {
+            "step": lambda: trainer.train_on_batch((audio, condition), 0.5 * audio),
+            "stft": lambda: (transform(both).numpy(), transform(both).numpy()),
+        },
+        seconds=seconds / 3,
+    )
+    # Half the paper's width: the smaller the network, the more often it asks for data.
+    small = load_profile("demo", EVERYTHING)
+    trainer, *_ = _trainer(small)
+    stream = iter(TrainingBatches(store, small, model="cnn_complex", seed=0).dataset())
+    (cached, target), number = next(stream), 12
+
+    def steps(batches: Iterator) -> float:
+        start = time.perf_counter()
+        for inputs, wanted in batches:
+            trainer.train_on_batch(inputs, wanted)
+        return (time.perf_counter() - start) / number
+
+    steps([(cached, target)] * 2)
+    fed: dict[str, list[float]] = {"cached": [], "pipeline": []}
+    began = time.perf_counter()
+    while len(fed["cached"]) < 3 or time.perf_counter() - began < seconds / 3:
+        fed["cached"].append(steps([(cached, target)] * number))
+        for _ in range(DRAIN):
+            trainer.train_on_batch(*next(stream))
+        fed["pipeline"].append(steps(next(stream) for _ in range(number)))
+    return {"share": taken, "fed": fed}
+
+
+def memory_of_batches(copies: int, steps: int) -> dict:
+    """Peak bytes while a small network trains from a store that lists its files ``copies`` times.
+
+    Files are mapped, not read: the pages of theirs that were touched are counted apart.
+    """
+    from cunet_lib.batches import TrainingBatches
+
+    settings = load_profile("demo", f"model.filters=2 {EVERYTHING}")
+    store = noise_store(settings, tracks={"train": 8}, seconds=30.0, copies=copies)
+    stream = iter(TrainingBatches(store, settings, model="cnn_complex", seed=0).dataset())
+    trainer, *_ = _trainer(settings)
+    peaks, done = [resident()], threading.Event()
+
+    def watch():
+        while not done.wait(0.02):
+            peaks.append(resident())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    for _ in range(steps):
+        trainer.train_on_batch(*next(stream))
+    done.set()
+    watcher.join()
+    own, mapped = zip(*peaks, strict=True)
+    size = sum((store.folder / entry.file).stat().st_size for entry in store.entries)
+    return {"store": size, "own": max(own), "mapped": max(mapped)}
+
+
+# --------------------------------------------------------------------------------------- training
+
+
+def forward_flops(network) -> int:
+    """Floating-point operations of the layers' products for one example, forwards.
+
+    Two for every multiplication and addition of convolutions and dense layers, borders counted as
+    if they were not padded. Normalisation, activations and FiLM multiply no matrices and are left
+    out.
+    """
+    total = 0
+    for layer in network.layers:
+        if hasattr(layer, "layers"):
+            total += forward_flops(layer)
+        elif getattr(layer, "kernel", None) is not None:
+            # A transposed convolution applies its kernel at every input, others at every output.
+            # Either way that is the coarser side; padding "valid" shortens the output too.
+            places = min(_places(layer.input), _places(layer.output))
+            total += 2 * places * int(np.prod(layer.kernel.shape))
+    return total
+
+
+def step_flops(network) -> int:
+    """Operations of one example's training step: forwards, and twice as many backwards.
+
+    Backwards each layer multiplies for the gradient of its kernel and for that of its input; the
+    first layer's input needs none.
+    """
+    first = network.get_layer("encoder_1_convolution")
+    return 3 * forward_flops(network) - 2 * _places(first.output) * int(np.prod(first.kernel.shape))
+
+
+def _places(tensor) -> int:
+    return int(np.prod(tensor.shape[1:-1], dtype=int))
+
+
+def training(seconds: float, torch: str | None = None) -> dict:
+    """Steps of the paper-size C-U-Net beside a matrix product, and beside PyTorch.
+
+    Parameters
+    ----------
+    torch
+        A Python interpreter that has PyTorch.
+    """
+    import tensorflow as tf
+
+    settings = load_profile("demo", PAPER)
+    square = tf.random.stateless_normal((2048, 2048), (0, 0))
+    products = {"float32": square}
+    if _computes_bfloat16():
+        products["bfloat16"] = tf.cast(square, tf.bfloat16)
+    found = {
+        "patches": settings.train.batch_size,
+        "operations": 2 * 2048**3,
+        "precisions": {},
+        "torch": None,
+    }
+    for precision, matrix in products.items():
+        network, calls = _steps(precision)
+        calls["product"] = functools.partial(_product, matrix)
+        with contextlib.ExitStack() as stack:
+            if torch:
+                other = stack.enter_context(_torch(torch, settings, precision))
+                found["torch"] = other.version
+                calls["torch"] = other.step
+            taken = interleaved(calls, seconds=seconds / (2 * len(products)))
+            if torch:
+                # Its own clock: what passes between the processes does not count.
+                taken["torch"] = other.seconds[1:]
+        found["precisions"][precision] = taken
+        found["flops"] = step_flops(network)
+        if precision == "float32":
+            found["layers"] = _layers(network, settings.train.batch_size, seconds / 4)
+    return found
+
+
+def _product(matrix) -> None:
+    import tensorflow as tf
+
+    tf.linalg.matmul(matrix, matrix)[0, 0].numpy()
+
+
+def _steps(precision: str) -> tuple:
+    """A network, and its training step on waveforms and on spectrograms that are there already."""
+    import keras
+
+    policy = "float32" if precision == "float32" else "mixed_bfloat16"
+    settings = load_profile("demo", f"{PAPER} train.precision={policy}")
+    trainer, audio, condition = _trainer(settings)
+    network = trainer.network
+    network.compile(optimizer=keras.optimizers.Adam(1e-3), loss="mae", jit_compile=False)
+    patches = np.random.default_rng(0).random((len(audio), *settings.patch_shape), np.float32)
+    calls = {
+        "step": lambda: trainer.train_on_batch((audio, condition), 0.5 * audio),
+        "network": lambda: network.train_on_batch([patches, condition], 0.5 * patches),
+    }
+    return network, calls
+
+
+def _computes_bfloat16() -> bool:
+    with contextlib.suppress(OSError):
+        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+        return "avx512_bf16" in flags or "amx_bf16" in flags
+    return False
+
+
+class _Torch:
+    """A process that takes training steps in PyTorch when asked."""
+
+    def __init__(self, process: subprocess.Popen):
+        self._process = process
+        self.seconds: list[float] = []
+        self.version = self._answer()
+
+    def _answer(self) -> str:
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError("The interpreter given as --torch cannot train with PyTorch.")
+        return line.strip()
+
+    def step(self) -> None:
+        self._process.stdin.write("1\n")
+        self._process.stdin.flush()
+        self.seconds.append(float(self._answer()))
+
+
+@contextlib.contextmanager
+def _torch(python: str, settings: Profile, precision: str) -> Iterator[_Torch]:
+    arguments = [settings.model.filters, settings.train.batch_size, cores(), precision]
+    with subprocess.Popen(
+        [python, str(ROOT / "tests" / "torch_step.py"), *map(str, arguments)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            yield _Torch(process)
+        finally:
+            process.kill()
+
+
+def _layers(network, size: int, seconds: float) -> list[dict]:
+    """Seconds of each layer by itself, forwards and backwards, and its operations."""
+    import tensorflow as tf
+
+    calls, rows = {}, {}
+    for layer in network.layers:
+        if not layer.weights and not layer.name.startswith(("encoder", "decoder", "mask")):
+            continue
+        sources = layer.input if isinstance(layer.input, list) else [layer.input]
+        inputs = [tf.random.stateless_normal((size, *x.shape[1:]), (0, 1)) for x in sources]
+
+        @tf.function
+        def both_ways(inputs, layer=layer):
+            with tf.GradientTape() as tape:
+                tape.watch(inputs)
+                outputs = layer(inputs if len(inputs) > 1 else inputs[0], training=True)
+                total = tf.add_n([tf.reduce_sum(each) for each in tf.nest.flatten(outputs)])
+            variables = [variable.value for variable in layer.trainable_variables]
+            gradients = tape.gradient(
+                total, [inputs, variables], unconnected_gradients=tf.UnconnectedGradients.ZERO
+            )
+            return [tf.reshape(each, [-1])[0] for each in tf.nest.flatten(gradients)]
+
+        def call(run=both_ways, inputs=inputs):
+            return [each.numpy() for each in run(inputs)]
+
+        calls[layer.name] = call
+        kernel = getattr(layer, "kernel", None)
+        flops = 0 if kernel is None else 3 * size * forward_flops(_One(layer))
+        rows[layer.name] = {"layer": layer.name, "kind": type(layer).__name__, "flops": flops}
+    taken = interleaved(calls, seconds=seconds)
+    return [row | {"seconds": taken[name]} for name, row in rows.items()]
+
+
+class _One:
+    """A network of one layer."""
+
+    def __init__(self, layer):
+        self.layers = [layer]
+
+
+# ---------------------------------------------------------------------------------- preprocessing
+
+
+def preprocessing(tracks: int, seconds: float, turns: int) -> dict:
+    """Seconds of ``build_store`` and of ``librosa.load`` stem by stem, over the same files."""
+    settings = load_profile("demo", "data.validation=1")
+    half = max(2, tracks // 2)
+    noise_corpus(settings.paths.corpus, tracks={"train": half, "test": half}, seconds=seconds)
+    calls = {"ours": lambda: _prepared(settings), "librosa": lambda: _loaded(settings)}
+    taken = interleaved(calls, seconds=0, least=turns)
+    return {
+        "music": 2 * half * seconds,
+        "taken": taken,
+        "workers": min(cores(), 2 * half),
+        "worker_peak": _worker_peak(),
+    }
+
+
+def librosa_memory(tracks: int, seconds: float) -> dict:
+    """Peak of a process that loads stem by stem with librosa."""
+    settings = load_profile("demo", "data.validation=1")
+    noise_corpus(settings.paths.corpus, tracks={"train": tracks}, seconds=seconds)
+    _loaded(settings)
+    return {"peak": peak_memory()}
+
+
+def _prepared(settings: Profile) -> None:
+    shutil.rmtree(settings.paths.store, ignore_errors=True)
+    build_store(settings)
+
+
+def _loaded(settings: Profile) -> None:
+    import librosa
+
+    for path in sorted(settings.paths.corpus.glob("*/*/*.wav")):
+        librosa.load(path, sr=settings.signal.sample_rate)
+
+
+def _worker_peak() -> float:
+    """Peak bytes of the largest process that this one started and that has ended."""
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    return float(peak if sys.platform == "darwin" else 1024 * peak)
+
+
+# ------------------------------------------------------------------------------------- evaluation
+
+
+def evaluation(tracks: int, seconds: float, turns: int) -> dict:
+    """Seconds of scoring tracks on all cores and in one process; threads that a worker uses."""
+    settings = load_profile("demo")
+    store = noise_store(settings, tracks={"test": tracks}, seconds=seconds)
+    calls = {
+        "all": lambda: _scored(settings, store, None),
+        "one": lambda: _scored(settings, store, 1),
+    }
+    taken = interleaved(calls, seconds=0, least=turns)
+    with pool(2, workers=2) as processes:
+        threads = max(processes.map(_threads, range(2)))
+    return {
+        "taken": taken,
+        "music": tracks * seconds,
+        "worker_peak": _worker_peak(),
+        "workers": min(cores(), tracks),
+        "threads": threads,
+    }
+
+
+def _scored(settings: Profile, store: Store, workers: int | None) -> None:
+    from cunet_lib import scoring
+
+    shutil.rmtree(settings.paths.scores, ignore_errors=True)
+    system = scoring.oracles(settings)["mixture"]
+    scoring.score_system(settings, store, model="mixture", seed=0, system=system, workers=workers)
+
+
+def _threads(_) -> int:
+    from threadpoolctl import threadpool_info
+
+    # A product first: libraries are listed once they are loaded.
+    np.ones((64, 64)) @ np.ones((64, 64))
+    return max((each["num_threads"] for each in threadpool_info()), default=1)
+
+
+def scoring_memory(rate: int, channels: int, seconds: float) -> dict:
+    """Seconds and peak of BSS Eval v4 over one track in one process."""
+    from cunet_lib.stems import ensure_ffmpeg
+
+    ensure_ffmpeg()
+    from museval.metrics import bss_eval
+    from threadpoolctl import threadpool_limits
+
+    rng = np.random.default_rng(0)
+    references = rng.normal(size=(len(INSTRUMENTS), round(rate * seconds), channels))
+    estimates = references + 0.1 * rng.normal(size=references.shape)
+    with threadpool_limits(1):
+        start = time.perf_counter()
+        bss_eval(references, estimates, window=rate, hop=rate, compute_permutation=False)
+    return {"seconds": time.perf_counter() - start, "peak": peak_memory()}
+
+
+# ------------------------------------------------------------------------------------- separation
+
+
+def separation(seconds: float, turns: int, masks: bool, filters: int = 16) -> dict:
+    """Seconds and peak of separating a song of noise, 44.1 kHz stereo, into four WAV files.
+
+    Parameters
+    ----------
+    masks
+        Whether the network alone computes the masks of as many patches in the same turns.
+    """
+    import soundfile
+
+    from cunet_lib import audio, catalog, models, songs
+
+    profile = load_profile("musdb18", f"model.filters={filters}")
+    folder = profile.paths.results / "model"
+    folder.mkdir(parents=True)
+    size = {"shape": profile.patch_shape, "filters": filters, "blocks": profile.model.blocks}
+    models.build("cnn_complex", **size, start="he").save(folder / "model.keras")
+    record = {"model": "cnn_complex", "seed": 0, "settings": profile.model_dump(mode="json")}
+    write_json(folder / "run.json", record)
+    song, out = folder / "song.wav", folder / "parts"
+    block = 0.1 * np.random.default_rng(0).standard_normal((RATE, 2), np.float32)
+    with soundfile.SoundFile(song, "w", RATE, 2, "PCM_16") as file:
+        for _ in range(round(seconds)):
+            file.write(block)
+    separator = songs.SongSeparator(catalog.find(str(folder)))
+    network = separator._separator
+    frames = 1 + round(seconds) * profile.signal.sample_rate // profile.signal.hop
+    step = round(network.frames * (1 - network.separate.overlap))
+    count = network.separate.batch_size
+    patches = np.random.default_rng(0).random((count, profile.signal.bins, network.frames))
+    patches = patches.astype(np.float32)
+
+    def separate() -> None:
+        songs.separate_file(separator, audio.open_audio(song), out=out, force=True)
+
+    def mask() -> None:
+        for _ in range(-(-(frames // step + 1) // count)):
+            for instrument in INSTRUMENTS:
+                network.mask_patches(patches, vector({instrument: 1.0}))
+
+    # Graphs are traced once; a song of an hour is not separated twice for that.
+    network.mask_patches(patches, vector({"vocals": 1.0}))
+    calls = {"song": separate} | ({"network": mask} if masks else {})
+    taken: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(turns):
+        for name, call in calls.items():
+            start = time.perf_counter()
+            call()
+            taken[name].append(time.perf_counter() - start)
+    return {
+        "music": round(seconds),
+        "taken": taken,
+        # The network alone needs less than the song does.
+        "peak": peak_memory(),
+        "overlap": network.separate.overlap,
+    }
+
+
+# ----------------------------------------------------------------------------------------- growth
+
+
+def growth(factor: int, tracks: int, seconds: float) -> dict:
+    """Seconds and peak bytes of every stage for ``factor`` times as many tracks.
+
+    A stage that uses worker processes counts them by the largest of them.
+    """
+    from cunet_lib import models
+    from cunet_lib.batches import TrainingBatches
+    from cunet_lib.separation import Separator
+
+    settings = load_profile("demo", "data.validation=1 model.filters=4")
+    paths, number = settings.paths, factor * tracks
+    noise_corpus(paths.corpus, tracks={"train": number, "test": number}, seconds=seconds)
+    network = models.build(
+        "cnn_complex", shape=settings.patch_shape, filters=settings.model.filters, start="he"
+    )
+    separator = Separator(network, settings.signal, settings.separate)
+    trainer, *_ = _trainer(settings)
+    store = build_store(settings)
+    tests = [np.array(store.audio(entry)[0]) for entry in store.split("test")[:1]]
+    separator(tests[0], all_one_hot())
+    trainer.train_on_batch(
+        *next(iter(TrainingBatches(store, settings, model="cnn_complex", seed=0).dataset()))
+    )
+
+    def train():
+        stream = iter(TrainingBatches(store, settings, model="cnn_complex", seed=0).dataset())
+        # An epoch sees every track as often, however many there are.
+        for _ in range(2 * number):
+            trainer.train_on_batch(*next(stream))
+
+    def separate():
+        for entry in store.split("test"):
+            separator(np.array(store.audio(entry)[0]), all_one_hot())
+
+    stages = {
+        "preprocess": lambda: _prepared(settings),
+        "train": train,
+        "separate": separate,
+        "score": lambda: _scored(settings, store, None),
+        "tables": lambda: _tabled(settings, number),
+    }
+    found = {}
+    for name, stage in stages.items():
+        fresh_peak()
+        start = time.perf_counter()
+        stage()
+        found[name] = {"seconds": time.perf_counter() - start, "peak": peak_memory()}
+    return {"stages": found, "worker_peak": _worker_peak()}
+
+
+def _tabled(settings: Profile, tracks: int) -> None:
+    """Tables from made-up scores of every system."""
+    import pandas as pd
+
+    from cunet_lib import analysis, tables
+    from cunet_lib.config import (
+        PROTOCOL,
+        PROTOCOL_V3,
+        SCORE_COLUMNS,
+        SCORE_METRICS,
+        WHOLE_TRACK,
+    )
+
+    rng = np.random.default_rng(0)
+    rows = [
+        (model, 0, f"track {track}", target, metric, protocol, how, rng.normal(3.0), 30, 0)
+        for model in analysis.SYSTEMS
+        for track in range(tracks)
+        for target in INSTRUMENTS
+        for metric in SCORE_METRICS
+        for protocol, how in ((PROTOCOL, analysis.AGGREGATION), (PROTOCOL_V3, WHOLE_TRACK))
+    ]
+    scores = pd.DataFrame(rows, columns=SCORE_COLUMNS)
+    for table in (tables.scores_table, tables.differences_table):
+        table(settings, scores).save(settings.paths.tables)
+
+
+# ---------------------------------------------------------------------------------------- the door
+
+
+WORKLOADS: dict[str, Callable[..., dict]] = {
+    each.__name__: each
+    for each in (
+        batches,
+        memory_of_batches,
+        training,
+        preprocessing,
+        librosa_memory,
+        evaluation,
+        scoring_memory,
+        separation,
+        growth,
+    )
+}
+
+
+def main(name: str, arguments: str, path: str) -> None:
+    """Run one workload and write its findings."""
+    found = WORKLOADS[name](**json.loads(arguments))
+    write_json(Path(path), found)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

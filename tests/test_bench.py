@@ -1,0 +1,267 @@
+"""The bench: ratios, operations counted, and a table that says what was found."""
+
+import json
+import statistics
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+from conftest import ROOT, clean_environment
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cunet_lib import bench, models, timing, workloads
+from cunet_lib.batches import TrainingBatches
+from cunet_lib.config import ConfigError, load_profile
+from cunet_lib.spectral import stft
+from cunet_lib.store import build_store
+
+times = st.lists(st.floats(1e-3, 1e3), min_size=1, max_size=30)
+
+
+# ---------------------------------------------------------------------------------------- timing
+
+
+@given(times)
+def test_spread_is_within_what_was_measured(values):
+    spread = timing.Spread.of(values)
+    assert min(values) <= spread.low <= spread.median <= spread.high <= max(values)
+    assert spread.median == pytest.approx(statistics.median(values))
+
+
+@given(times, st.floats(0.1, 10))
+def test_ratio_does_not_see_a_pace_that_both_share(values, factor):
+    spread = timing.ratio([factor * value for value in values], values)
+    assert spread.low == pytest.approx(factor) and spread.high == pytest.approx(factor)
+
+
+def test_calls_take_turns_and_warm_up_once():
+    order = []
+    calls = {name: lambda name=name: order.append(name) for name in "ab"}
+    taken = timing.interleaved(calls, seconds=0, least=4)
+    assert "".join(order) == "ab" + "abbaabba"
+    assert {name: len(times) for name, times in taken.items()} == {"a": 4, "b": 4}
+
+
+def test_peak_is_of_this_process_and_can_begin_anew():
+    held = np.ones(30_000_000)
+    high = timing.peak_memory()
+    assert high > held.nbytes
+    del held
+    timing.fresh_peak()
+    assert timing.peak_memory() <= high
+    own, mapped = timing.resident()
+    assert 0 < own + mapped <= high
+
+
+# ------------------------------------------------------------------------------------ operations
+
+
+def test_operations_are_those_of_the_papers_layers():
+    network = models.build("unet_vocals")
+    encoder = [(256 >> i) * (64 >> i) * 25 * (8 * 2**i if i else 1) * 16 * 2**i for i in range(6)]
+    inputs, outputs = [512, 512, 256, 128, 64, 32], [256, 128, 64, 32, 16, 1]
+    decoder = [
+        (8 << i) * (2 << i) * 25 * a * b
+        for i, (a, b) in enumerate(zip(inputs, outputs, strict=True))
+    ]
+    forwards = 2 * (sum(encoder) + sum(decoder))
+    assert workloads.forward_flops(network) == forwards
+    assert workloads.step_flops(network) == 3 * forwards - 2 * encoder[0]
+    assert 4.4e9 < workloads.step_flops(network) < 4.6e9
+
+
+def test_operations_of_the_control_network_count():
+    size = {"shape": (64, 64, 1), "filters": 2, "blocks": 4}
+    plain = workloads.forward_flops(models.build("unet_bass", **size))
+    features = 2 + 4 + 8 + 16
+    dense = 2 * (4 * 16 + 16 * 256 + 256 * 1024 + 2 * 1024 * features)
+    conditioned = models.build("dense_complex", **size)
+    assert workloads.forward_flops(conditioned) == plain + dense
+
+
+def test_operations_of_layers_with_other_padding():
+    inner = keras.Sequential(
+        [keras.Input((10, 3)), keras.layers.Conv1D(5, 4, padding="valid"), keras.layers.ReLU()]
+    )
+    assert workloads.forward_flops(inner) == 2 * 7 * 4 * 3 * 5
+
+
+# ------------------------------------------------------------------------------------- workloads
+
+
+@pytest.fixture
+def scratch(tmp_path, monkeypatch):
+    monkeypatch.setenv("CUNET_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("CUNET_RESULTS", str(tmp_path / "results"))
+    return tmp_path
+
+
+def test_noise_corpus_is_one_that_the_study_can_prepare(scratch):
+    settings = load_profile("smoke")
+    workloads.noise_corpus(settings.paths.corpus, tracks={"train": 2, "test": 1}, seconds=1.0)
+    store = build_store(settings, workers=1)
+    assert [entry.split for entry in store.entries].count("train") == 1
+    assert store.audio(store.entries[0]).shape == (5, 8192)
+
+
+def test_a_store_with_copies_is_so_many_times_larger(scratch):
+    settings = load_profile("smoke")
+    store = workloads.noise_store(settings, tracks={"train": 2}, seconds=9.0, copies=3)
+    assert len(store.split("train")) == 6
+    assert len({entry.file for entry in store.entries}) == 6
+    batch = TrainingBatches(store, settings, model="dense_simple", seed=0).batch(0)
+    assert np.abs(batch.mixture).max() > 0
+
+
+def test_released_pipeline_gives_patches_of_its_spectrograms(rng):
+    settings = load_profile("smoke", "train.remix=0 train.progressive=0 train.batch_size=2")
+    stems = rng.normal(size=(5, 30000)).astype(np.float32)
+    song = np.abs([stft(stem, settings.signal)[: settings.signal.bins] for stem in stems])
+    (mixture, condition), target = next(iter(workloads.released_pipeline([song], settings)))
+    assert mixture.shape == target.shape == (2, *settings.patch_shape)
+    frames = settings.model.patch_frames
+    for patch, z, wanted in zip(mixture, condition, target, strict=True):
+        starts = range(song.shape[-1] - frames + 1)
+        (start,) = (s for s in starts if np.array_equal(song[0, :, s : s + frames], patch[..., 0]))
+        stem = song[1 + int(np.argmax(z)), :, start : start + frames]
+        np.testing.assert_array_equal(stem, wanted[..., 0])
+
+
+def test_a_workload_runs_in_a_process_of_its_own():
+    found = bench.run_workload("librosa_memory", tracks=1, seconds=0.5)
+    assert found["peak"] > 1e7
+
+
+def test_a_workload_that_fails_is_told():
+    with pytest.raises(bench.BenchFailed, match=r"librosa_memory failed: .*unexpected"):
+        bench.run_workload("librosa_memory", nonsense=1)
+
+
+# ----------------------------------------------------------------------------------------- table
+
+
+def record(**changes):
+    rows = [
+        bench.Row("a", "21 patches/s", "1 patches/s, slow", 21.0, 20.5, 21.5, ">= 20"),
+        bench.Row("b", "3 MB", "2 MB, small", 1.5, wanted="<= 1.1"),
+        bench.Row("c", "1"),
+    ]
+    part = {"quick": False, "rows": [row.__dict__ for row in rows], "found": {}}
+    machine = {"processor": "One", "cores": 2, "tensorflow": "3"}
+    return {"machine": machine, "parts": {"batches": part | changes}}
+
+
+def test_table_says_what_is_reached_and_what_is_missed():
+    text = bench.markdown(record())
+    assert (
+        "| batches | a | 21 patches/s | 1 patches/s, slow | 21 (20.5 to 21.5) | >= 20, reached |"
+        in text
+    )
+    assert "|  | b | 3 MB | 2 MB, small | 1.5 | <= 1.1, **missed** |" in text
+    assert "|  | c | 1 |  |  |  |" in text
+    assert "hurry" not in text
+    assert "rough: batches" in bench.markdown(record(quick=True))
+
+
+def test_document_keeps_all_but_the_table():
+    document = f"before\n{bench.BEGIN}\nold\n{bench.END}\nafter\n"
+    once = bench.inserted(document, "| new |")
+    assert once == f"before\n{bench.BEGIN}\n\n| new |\n\n{bench.END}\nafter\n"
+    assert bench.inserted(once, "| new |") == once
+    with pytest.raises(ConfigError, match="put them back"):
+        bench.inserted("nothing", "| new |")
+
+
+def test_readme_and_results_agree():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    found = bench.read_record()
+    assert bench.inserted(readme, bench.in_readme(found)) == readme
+    if found is not None:
+        text = (bench.FOLDER / "bench.md").read_text(encoding="utf-8")
+        assert text == bench.markdown(found) + "\n"
+
+
+def test_a_part_replaces_its_own_figures_only(tmp_path, monkeypatch, capsys):
+    earlier = record()
+    (tmp_path / "bench.json").write_text(json.dumps(earlier))
+    row = bench.Row("new", "1 s", "2 s", 0.5)
+    monkeypatch.setitem(bench.PARTS, "demo", lambda options: ([row], {"quick": options.quick}))
+    assert bench.main(["--only", "demo", "--quick", "--out", str(tmp_path)]) == 0
+    kept = bench.read_record(tmp_path)
+    assert kept["parts"]["batches"] == earlier["parts"]["batches"]
+    assert kept["parts"]["demo"]["found"] == {"quick": True}
+    assert bench.markdown(kept) in capsys.readouterr().out
+    assert (tmp_path / "bench.md").read_text() == bench.markdown(kept) + "\n"
+
+
+def test_a_failure_keeps_what_was_measured(tmp_path, monkeypatch, capsys):
+    def broken(options):
+        raise bench.BenchFailed("Workload x failed: no memory")
+
+    monkeypatch.setitem(bench.PARTS, "growth", broken)
+    monkeypatch.setitem(bench.PARTS, "evaluation", lambda options: ([], {}))
+    command = ["--only", "evaluation", "growth", "--out", str(tmp_path)]
+    assert bench.main(command) == 1
+    assert capsys.readouterr().err == "Workload x failed: no memory\n"
+    assert list(bench.read_record(tmp_path)["parts"]) == ["evaluation"]
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"parts": {}}'])
+def test_a_damaged_record_is_told(tmp_path, content, capsys):
+    (tmp_path / "bench.json").write_text(content)
+    assert bench.main(["--only", "demo", "--out", str(tmp_path)]) == 2
+    assert capsys.readouterr().err.endswith("delete it and run `make bench` again.\n")
+
+
+def test_demo_reads_the_logs_of_the_last_run(tmp_path, monkeypatch):
+    monkeypatch.setenv("CUNET_RESULTS", str(tmp_path))
+    monkeypatch.setattr(bench, "START_UP", {"TensorFlow and Keras, as they come": "pass"})
+    logs = tmp_path / "smoke" / "logs"
+    logs.mkdir(parents=True)
+    (logs / "00_corpus.log").write_text("notebook\ndone in 30.0 s\n")
+    (logs / "04_evaluate.unet-seed0.log").write_text("done in 5.0 s\n")
+    (logs / "04_evaluate.oracles-seed0.log").write_text("done in 5.0 s\n")
+    (logs / "05_plot.log").write_text("not done in 5.0 s\n")
+    rows, found = bench.demo(bench.Options(quick=True, profile="smoke"))
+    assert [(row.what, row.ratio) for row in rows[:2]] == [
+        ("00_corpus, 1 run", 0.75),
+        ("04_evaluate, 2 runs", 0.25),
+    ]
+    assert "05_plot" not in found["stages"]
+
+
+def test_growth_is_drawn(tmp_path):
+    stages = {
+        n: {"stages": {s: {"seconds": n, "peak": 1e9} for s in bench.STAGES}} for n in (1, 2, 4, 8)
+    }
+    found = {"size": {"tracks": 2, "seconds": 6.0}, "factors": {str(n): stages[n] for n in stages}}
+    assert bench.draw_growth(found, tmp_path).is_file()
+    assert {path.name for path in tmp_path.iterdir()} == {"growth.png", "growth.svg", "growth.txt"}
+
+
+# -------------------------------------------------------------------------------------- start-up
+
+
+SPARED = """
+import cunet_lib, sys
+import keras, nbformat
+print(*sorted({"sklearn", "matplotlib", "rfc3987_syntax"} & set(sys.modules)))
+from sklearn import preprocessing
+import matplotlib.pyplot
+import rfc3987_syntax
+"""
+
+
+def test_what_libraries_can_do_without_is_not_loaded_for_them_but_for_others():
+    done = subprocess.run(
+        [sys.executable, "-c", SPARED],
+        capture_output=True,
+        text=True,
+        env=clean_environment(),
+        cwd=ROOT,
+        timeout=180,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "\n", "")
