@@ -19,10 +19,13 @@ PARTS = ("metadata.json", "config.json", "model.weights.h5")
 CLASSES = {
     *("Functional", "InputLayer", "Activation", "BatchNormalization", "Concatenate", "Conv1D"),
     *("Conv2D", "Conv2DTranspose", "Dense", "Dropout", "FiLM", "Flatten", "LeakyReLU", "Multiply"),
-    *("ReLU", "Reshape", "Constant", "HeNormal", "Ones", "RandomNormal", "VarianceScaling"),
-    *("Zeros", "DTypePolicy", "__keras_tensor__"),
+    *("ReLU", "Reshape", "ToOneChannel", "Constant", "HeNormal", "Ones", "RandomNormal"),
+    *("VarianceScaling", "Zeros", "DTypePolicy", "__keras_tensor__"),
 }
 """Everything that a model of the study is made of."""
+
+OURS = (None, "cunet_lib.film", "cunet_lib.kernels")
+"""Modules of classes that are not Keras' own."""
 
 SIZES = ("filters", "units", "batch_shape", "target_shape", "kernel_size")
 LARGEST = 1 << 16
@@ -65,8 +68,8 @@ def _foreign(config: Any, names: Sequence[str]) -> str | None:
         return "it holds another kind of model"
     for part in _mappings(config):
         kind, module = part.get("class_name", "Functional"), part.get("module")
-        ours = module in (None, "cunet_lib.film") or str(module).split(".")[0] == "keras"
-        if kind not in CLASSES or not ours:
+        known = module in OURS or str(module).split(".")[0] == "keras"
+        if kind not in CLASSES or not known:
             return f"it holds {kind!r}, of which no model of the study is made"
         if any(size > LARGEST for key in SIZES for size in _numbers(part.get(key))):
             return "it has sizes beyond those of any model of the study"
