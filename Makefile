@@ -287,7 +287,7 @@ sweep: env  ## train over the grid GRID of the notebook STAGE
 # ----------------------------------------------------------------------------------- other tasks
 
 test: lint  ## run every test (lint first)
-	@"$(PYTHON)" -m pytest $(PYTEST_ARGS)
+	@"$(PYTHON)" -m pytest --numprocesses $(CORES) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 lint: env  ## check the code's style
 	@"$(PYTHON)" -m ruff check .

@@ -31,6 +31,16 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).resolve().parents[1]
 
+LONGEST = (
+    "test_smoke",
+    "test_imports",
+    "test_resume",
+    "test_torture",
+    "test_bad_input",
+    "test_sweep",
+)
+"""Test files of more than a minute."""
+
 # What an outer make, or the user's shell, would pass on to the make under test.
 OUTER = ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "PROFILE", "JOBS", "SEEDS", "MUSDB")
 OUTER += ("CLUSTER",)
@@ -195,6 +205,12 @@ def write_tones(root, *, train=4, test=2, seconds=4.0, rate=44100):
             folder.mkdir(parents=True)
             for name, stem in stems.items():
                 soundfile.write(folder / f"{name}.wav", stem, rate, subtype="PCM_16")
+
+
+def pytest_collection_modifyitems(items):
+    """The longest files first, so that no core has nothing to do while the last of them runs."""
+    order = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(order)))
 
 
 @pytest.fixture(scope="session")
