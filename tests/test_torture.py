@@ -241,6 +241,8 @@ def test_whole_plan_on_a_toy_study(toy, tmp_path):
     # Started again, it knows what it has done.
     again = torture.torture(tmp_path / "work", kills=4, seed=0, limit=60)
     assert again == record
+    with pytest.raises(SystemExit, match="another plan"):
+        torture.torture(tmp_path / "work", kills=5, seed=0, limit=60)
 
 
 def test_a_study_that_kills_change_is_found_out(toy, tmp_path):

@@ -416,12 +416,19 @@ def failed(record: dict) -> bool:
 
 
 def torture(folder: Path, *, kills: int, seed: int, limit: float, twice: bool = True) -> dict:
-    """Run the plan in a folder and return its record."""
+    """Run the plan in a folder and return its record; go on where an earlier call was stopped."""
+    words = ["git", "-C", str(ROOT), "rev-parse", "HEAD"]
+    commit = subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
+    known = _Notes(folder / "notes.json")
+    plan = {"kills": kills, "seed": seed, "commit": commit}
+    if "plan" not in known:
+        known["plan"] = plan
+    if known["plan"] != plan:
+        raise SystemExit(f"{folder} holds the work of another plan or commit; delete it first.")
     one, two = clone(folder / "clone-1"), clone(folder / "clone-2")
     undisturbed = Study(one, folder / "undisturbed")
     killed = Study(two, folder / "killed")
     again = Study(two, folder / "again")
-    known = _Notes(folder / "notes.json")
     for name, study in (("undisturbed", undisturbed), *((("again", again),) if twice else ())):
         if name not in known:
             print(f"{name} run", flush=True)
