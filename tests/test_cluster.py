@@ -273,18 +273,18 @@ def test_failure_on_a_worker_is_told_here_and_trainings_go_where_a_gpu_is(
     assert (tree.root / f"results/tiny/logs/{BASS}.failed.ipynb").exists()
 
 
-def test_cluster_is_counted_and_decides_the_number_of_jobs(bare_tree, dask_cluster, with_gpu):
-    done = start(bare_tree, "cluster", "tiny", CUNET_CLUSTER=dask_cluster.address)
+def test_cluster_is_counted_and_decides_the_number_of_jobs(tree, dask_cluster, with_gpu):
+    done = start(tree, "cluster", "tiny", CUNET_CLUSTER=dask_cluster.address)
     printed, _ = done.communicate(timeout=60)
     assert done.returncode == 0, printed
     said, number = printed.splitlines()
     assert said.startswith("cluster | 3 workers, 3 runs at a time, 1 with a GPU for the trainings")
     assert number == "3"
-    (bare_tree.root / "notebooks" / "01_preprocess.ipynb").touch()
-    plan = bare_tree.make(
+    plan = tree.make(
         *("--dry-run", "reproduce", "PROFILE=tiny"), CLUSTER=dask_cluster.address
     ).stdout
-    assert "CUNET_THREADS" not in plan  # a worker knows its share
+    # A worker knows its share of the threads.
+    assert "cunet_lib.cli run 02_train_unet.bass-seed0" in plan and "CUNET_THREADS" not in plan
 
 
 def test_cluster_without_workers_or_scheduler_is_one_sentence(bare_tree, tmp_path):
