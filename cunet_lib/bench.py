@@ -15,6 +15,7 @@ import json
 import os
 import platform
 import re
+import signal
 import statistics
 import subprocess
 import sys
@@ -137,7 +138,12 @@ def run_workload(name: str, **arguments: Any) -> dict:
 
 def batches(options: Options) -> tuple[list[Row], dict]:
     """Pipelines of training batches."""
-    found = run_workload("batches", seconds=options.either(50.0, 12.0))
+    found = run_workload(
+        "batches",
+        seconds=options.either(40.0, 6.0),
+        steps=options.either(12, 4),
+        turns=options.either(4, 1),
+    )
     rates = found["rates"]
     released = f"{_middle(rates['released']):.0f} patches/s, released kind"
     rows = [
@@ -689,4 +695,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    # Ends by an exception, so that the workload that is running ends too.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     sys.exit(main())

@@ -38,7 +38,7 @@ PAPER = "model.filters=16 train.batch_size=16 model.dropout=0.5 model.control_dr
 
 EVERYTHING = "train.conditions=[one_hot,zero,all,pairs,continuous]"
 
-DRAIN = 8
+DRAIN = 6
 """Batches that a pipeline has ready when nobody took any; they are not timed."""
 
 RATE = 44100
@@ -179,8 +179,18 @@ def released_pipeline(spectrograms: list[np.ndarray], settings: Profile):
     return dataset.batch(settings.train.batch_size).prefetch(2)
 
 
-def batches(seconds: float) -> dict:
-    """Patches per second of the pipelines, and the STFT's and the data's share of a step."""
+def batches(seconds: float, steps: int, turns: int) -> dict:
+    """Patches per second of the pipelines, and the STFT's and the data's share of a step.
+
+    Parameters
+    ----------
+    seconds
+        For the pipelines, together.
+    steps
+        Training steps with and without the pipeline in one turn.
+    turns
+        Of everything, at least.
+    """
     from cunet_lib.batches import TrainingBatches
     from cunet_lib.spectral import graph_magnitude, stft
 
@@ -203,12 +213,13 @@ def batches(seconds: float) -> dict:
         "released": iter(released_pipeline(spectrograms, settings)),
     }
     rates: dict[str, list[float]] = {name: [] for name in pipelines}
-    for turn in range(5):
+    for turn in range(turns):
         for name in sorted(pipelines, reverse=bool(turn % 2)):
-            rate = _rate(pipelines[name], seconds / 20) * settings.train.batch_size
+            window = seconds / (turns * len(pipelines))
+            rate = _rate(pipelines[name], window) * settings.train.batch_size
             rates[name].append(rate)
     del pipelines
-    return {"rates": rates, **_shares(settings, store, seconds)}
+    return {"rates": rates, **_shares(settings, store, steps, turns)}
 
 
 def _rate(batches: Iterator, seconds: float) -> float:
@@ -222,7 +233,7 @@ def _rate(batches: Iterator, seconds: float) -> float:
     return count / (time.perf_counter() - start)
 
 
-def _shares(settings: Profile, store: Store, seconds: float) -> dict:
+def _shares(settings: Profile, store: Store, number: int, turns: int) -> dict:
     import tensorflow as tf
 
     from cunet_lib.batches import TrainingBatches
@@ -236,13 +247,14 @@ def _shares(settings: Profile, store: Store, seconds: float) -> dict:
             "step": lambda: trainer.train_on_batch((audio, condition), 0.5 * audio),
             "stft": lambda: (transform(both).numpy(), transform(both).numpy()),
         },
-        seconds=seconds / 3,
+        seconds=0,
+        least=2 * turns,
     )
     # Half the paper's width: the smaller the network, the more often it asks for data.
     small = load_profile("demo", EVERYTHING)
     trainer, *_ = _trainer(small)
     stream = iter(TrainingBatches(store, small, model="cnn_complex", seed=0).dataset())
-    (cached, target), number = next(stream), 12
+    cached, target = next(stream)
 
     def steps(batches: Iterator) -> float:
         start = time.perf_counter()
@@ -252,8 +264,7 @@ def _shares(settings: Profile, store: Store, seconds: float) -> dict:
 
     steps([(cached, target)] * 2)
     fed: dict[str, list[float]] = {"cached": [], "pipeline": []}
-    began = time.perf_counter()
-    while len(fed["cached"]) < 3 or time.perf_counter() - began < seconds / 3:
+    for _ in range(turns):
         fed["cached"].append(steps([(cached, target)] * number))
         for _ in range(DRAIN):
             trainer.train_on_batch(*next(stream))
