@@ -5,14 +5,13 @@ import statistics
 import subprocess
 import sys
 
-import keras
 import numpy as np
 import pytest
 from conftest import ROOT, clean_environment
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cunet_lib import bench, models, timing, workloads
+from cunet_lib import bench, timing, workloads
 from cunet_lib.batches import TrainingBatches
 from cunet_lib.config import ConfigError, load_profile
 from cunet_lib.spectral import stft
@@ -60,6 +59,8 @@ def test_peak_is_of_this_process_and_can_begin_anew():
 
 
 def test_operations_are_those_of_the_papers_layers():
+    from cunet_lib import models
+
     network = models.build("unet_vocals")
     encoder = [(256 >> i) * (64 >> i) * 25 * (8 * 2**i if i else 1) * 16 * 2**i for i in range(6)]
     inputs, outputs = [512, 512, 256, 128, 64, 32], [256, 128, 64, 32, 16, 1]
@@ -74,6 +75,8 @@ def test_operations_are_those_of_the_papers_layers():
 
 
 def test_operations_of_the_control_network_count():
+    from cunet_lib import models
+
     size = {"shape": (64, 64, 1), "filters": 2, "blocks": 4}
     plain = workloads.forward_flops(models.build("unet_bass", **size))
     features = 2 + 4 + 8 + 16
@@ -83,6 +86,8 @@ def test_operations_of_the_control_network_count():
 
 
 def test_operations_of_layers_with_other_padding():
+    import keras
+
     inner = keras.Sequential(
         [keras.Input((10, 3)), keras.layers.Conv1D(5, 4, padding="valid"), keras.layers.ReLU()]
     )
