@@ -250,7 +250,7 @@ def _where_time_goes(found: dict) -> list[Row]:
 
 def preprocessing(options: Options) -> tuple[list[Row], dict]:
     """Decoding and resampling."""
-    size = {"tracks": options.either(16, 8), "seconds": options.either(40.0, 15.0)}
+    size = {"tracks": options.either(16, 8), "seconds": options.either(60.0, 15.0)}
     found = run_workload("preprocessing", turns=options.either(3, 2), **size)
     found["librosa_peak"] = run_workload("librosa_memory", tracks=1, seconds=size["seconds"])[
         "peak"

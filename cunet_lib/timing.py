@@ -51,12 +51,15 @@ def ratio(numerators: Sequence[float], denominators: Sequence[float]) -> Spread:
 
 
 def interleaved(
-    calls: Mapping[str, Callable[[], object]], *, seconds: float, least: int = 3
+    calls: Mapping[str, Callable[[], object]],
+    *,
+    seconds: float,
+    least: int = 3,
+    warm: bool = True,
 ) -> dict[str, list[float]]:
     """Seconds of each call in each turn.
 
-    Every call runs once beforehand, which traces graphs and fills caches. The order within a turn
-    alternates, so that none always follows the same other.
+    The order within a turn alternates, so that none always follows the same other.
 
     Parameters
     ----------
@@ -66,8 +69,10 @@ def interleaved(
         About this long for all of them together.
     least
         Turns at least, however long they take.
+    warm
+        Run every call once beforehand, which traces graphs and fills caches.
     """
-    for call in calls.values():
+    for call in calls.values() if warm else ():
         call()
     taken: dict[str, list[float]] = {name: [] for name in calls}
     began = time.perf_counter()

@@ -491,7 +491,7 @@ def preprocessing(tracks: int, seconds: float, turns: int) -> dict:
     half = max(2, tracks // 2)
     noise_corpus(settings.paths.corpus, tracks={"train": half, "test": half}, seconds=seconds)
     calls = {"ours": lambda: _prepared(settings), "librosa": lambda: _loaded(settings)}
-    taken = interleaved(calls, seconds=0, least=turns)
+    taken = interleaved(calls, seconds=0, least=turns, warm=False)
     return {
         "music": 2 * half * seconds,
         "taken": taken,
@@ -537,7 +537,7 @@ def evaluation(tracks: int, seconds: float, turns: int) -> dict:
         "all": lambda: _scored(settings, store, None),
         "one": lambda: _scored(settings, store, 1),
     }
-    taken = interleaved(calls, seconds=0, least=turns)
+    taken = interleaved(calls, seconds=0, least=turns, warm=False)
     with pool(2, workers=2) as processes:
         threads = max(processes.map(_threads, range(2)))
     return {
@@ -665,7 +665,9 @@ def growth(factor: int, tracks: int, seconds: float) -> dict:
     trainer, *_ = _trainer(settings)
     store = build_store(settings)
     tests = [np.array(store.audio(entry)[0]) for entry in store.split("test")[:1]]
+    # What is loaded and traced once does not grow.
     separator(tests[0], all_one_hot())
+    _tabled(settings, 2)
     trainer.train_on_batch(
         *next(iter(TrainingBatches(store, settings, model="cnn_complex", seed=0).dataset()))
     )

@@ -42,6 +42,9 @@ def test_calls_take_turns_and_warm_up_once():
     taken = timing.interleaved(calls, seconds=0, least=4)
     assert "".join(order) == "ab" + "abbaabba"
     assert {name: len(times) for name, times in taken.items()} == {"a": 4, "b": 4}
+    order.clear()
+    timing.interleaved(calls, seconds=0, least=1, warm=False)
+    assert order == ["a", "b"]
 
 
 def test_peak_is_of_this_process_and_can_begin_anew():
