@@ -380,16 +380,16 @@ def growth(options: Options) -> tuple[list[Row], dict]:
                 wanted="<= 1.1",
             )
         )
-    workers = [found[str(n)]["worker_peak"] for n in factors]
-    rows.append(
-        Row(
-            f"worker processes: peak memory of {factors[-1]} times the tracks",
-            _bytes(workers[-1]),
-            _bytes(workers[0]),
-            workers[-1] / workers[0],
-            wanted="<= 1.1",
-        )
-    )
+        if first[stage]["worker_peak"]:
+            rows.append(
+                Row(
+                    f"{stage}: peak memory of a worker",
+                    _bytes(last[stage]["worker_peak"]),
+                    _bytes(first[stage]["worker_peak"]),
+                    last[stage]["worker_peak"] / first[stage]["worker_peak"],
+                    wanted="<= 1.1",
+                )
+            )
     return rows, {"size": size, "factors": found}
 
 

@@ -13,7 +13,6 @@ import functools
 import hashlib
 import json
 import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -31,7 +30,7 @@ from cunet_lib.files import write_json
 from cunet_lib.parallel import cores, pool
 from cunet_lib.stems import STEMS
 from cunet_lib.store import INDEX, Entry, Store, build_store
-from cunet_lib.timing import fresh_peak, interleaved, peak_memory, resident
+from cunet_lib.timing import fresh_peak, interleaved, peak_memory, resident, watched_children
 
 PAPER = "model.filters=16 train.batch_size=16 model.dropout=0.5 model.control_dropout=0.5"
 """Overrides of the demo for networks of the paper's size; batches stay the demo's."""
@@ -491,12 +490,13 @@ def preprocessing(tracks: int, seconds: float, turns: int) -> dict:
     half = max(2, tracks // 2)
     noise_corpus(settings.paths.corpus, tracks={"train": half, "test": half}, seconds=seconds)
     calls = {"ours": lambda: _prepared(settings), "librosa": lambda: _loaded(settings)}
-    taken = interleaved(calls, seconds=0, least=turns, warm=False)
+    with watched_children() as workers:
+        taken = interleaved(calls, seconds=0, least=turns, warm=False)
     return {
         "music": 2 * half * seconds,
         "taken": taken,
         "workers": min(cores(), 2 * half),
-        "worker_peak": _worker_peak(),
+        "worker_peak": workers.peak,
     }
 
 
@@ -520,12 +520,6 @@ def _loaded(settings: Profile) -> None:
         librosa.load(path, sr=settings.signal.sample_rate)
 
 
-def _worker_peak() -> float:
-    """Peak bytes of the largest process that this one started and that has ended."""
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-    return float(peak if sys.platform == "darwin" else 1024 * peak)
-
-
 # ------------------------------------------------------------------------------------- evaluation
 
 
@@ -537,13 +531,14 @@ def evaluation(tracks: int, seconds: float, turns: int) -> dict:
         "all": lambda: _scored(settings, store, None),
         "one": lambda: _scored(settings, store, 1),
     }
-    taken = interleaved(calls, seconds=0, least=turns, warm=False)
+    with watched_children() as workers:
+        taken = interleaved(calls, seconds=0, least=turns, warm=False)
     with pool(2, workers=2) as processes:
         threads = max(processes.map(_threads, range(2)))
     return {
         "taken": taken,
         "music": tracks * seconds,
-        "worker_peak": _worker_peak(),
+        "worker_peak": workers.peak,
         "workers": min(cores(), tracks),
         "threads": threads,
     }
@@ -647,10 +642,7 @@ def separation(seconds: float, turns: int, masks: bool, filters: int = 16) -> di
 
 
 def growth(factor: int, tracks: int, seconds: float) -> dict:
-    """Seconds and peak bytes of every stage for ``factor`` times as many tracks.
-
-    A stage that uses worker processes counts them by the largest of them.
-    """
+    """Seconds and peak bytes of every stage and its workers, for ``factor`` times the tracks."""
     from cunet_lib import models
     from cunet_lib.batches import TrainingBatches
     from cunet_lib.separation import Separator
@@ -693,9 +685,11 @@ def growth(factor: int, tracks: int, seconds: float) -> dict:
     for name, stage in stages.items():
         fresh_peak()
         start = time.perf_counter()
-        stage()
-        found[name] = {"seconds": time.perf_counter() - start, "peak": peak_memory()}
-    return {"stages": found, "worker_peak": _worker_peak()}
+        with watched_children() as workers:
+            stage()
+        seconds = time.perf_counter() - start
+        found[name] = {"seconds": seconds, "peak": peak_memory(), "worker_peak": workers.peak}
+    return {"stages": found}
 
 
 def _tabled(settings: Profile, tracks: int) -> None:

@@ -58,6 +58,18 @@ def test_peak_is_of_this_process_and_can_begin_anew():
     assert 0 < own + mapped <= high
 
 
+@pytest.mark.skipif(not timing.TASKS.exists(), reason="needs /proc")
+def test_children_are_weighed_by_themselves():
+    code = "import time; held = b'1' * 90_000_000; time.sleep(0.5)"
+    held = np.ones(40_000_000)
+    with timing.watched_children(0.01) as children:
+        subprocess.run([sys.executable, "-c", code], check=True)
+    assert 9e7 < children.peak < held.nbytes
+    with timing.watched_children(0.01) as children:
+        pass
+    assert children.peak == 0
+
+
 # ------------------------------------------------------------------------------------ operations
 
 
