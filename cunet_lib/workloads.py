@@ -599,7 +599,7 @@ def separation(seconds: float, turns: int, masks: bool, filters: int = 16) -> di
     from cunet_lib import audio, catalog, models, songs
 
     profile = load_profile("musdb18", f"model.filters={filters}")
-    folder = profile.paths.results / "model"
+    folder = profile.paths.run("cnn_complex", 0)
     folder.mkdir(parents=True)
     size = {"shape": profile.patch_shape, "filters": filters, "blocks": profile.model.blocks}
     models.build("cnn_complex", **size, start="he").save(folder / "model.keras")
