@@ -9,13 +9,15 @@ from __future__ import annotations
 import contextlib
 import statistics
 import sys
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 STATUS = Path("/proc/self/status")
 CLEAR = Path("/proc/self/clear_refs")
+TASKS = Path("/proc/self/task")
 
 
 @dataclass(frozen=True)
@@ -51,12 +53,15 @@ def ratio(numerators: Sequence[float], denominators: Sequence[float]) -> Spread:
 
 
 def interleaved(
-    calls: Mapping[str, Callable[[], object]], *, seconds: float, least: int = 3
+    calls: Mapping[str, Callable[[], object]],
+    *,
+    seconds: float,
+    least: int = 3,
+    warm: bool = True,
 ) -> dict[str, list[float]]:
     """Seconds of each call in each turn.
 
-    Every call runs once beforehand, which traces graphs and fills caches. The order within a turn
-    alternates, so that none always follows the same other.
+    The order within a turn alternates, so that none always follows the same other.
 
     Parameters
     ----------
@@ -66,8 +71,10 @@ def interleaved(
         About this long for all of them together.
     least
         Turns at least, however long they take.
+    warm
+        Run every call once beforehand, which traces graphs and fills caches.
     """
-    for call in calls.values():
+    for call in calls.values() if warm else ():
         call()
     taken: dict[str, list[float]] = {name: [] for name in calls}
     began = time.perf_counter()
@@ -113,7 +120,42 @@ def resident() -> tuple[float, float]:
     return peak_memory(), 0.0
 
 
-def _status() -> dict[str, int]:
-    """Fields of ``/proc/self/status`` that are given in kB."""
-    words = (line.split() for line in STATUS.read_text().splitlines())
-    return {word[0].rstrip(":"): int(word[1]) for word in words if word[-1] == "kB"}
+class Children:
+    """Peak resident bytes of the largest process that this one started; 0 if there was none."""
+
+    def __init__(self):
+        self.peak = 0.0
+
+    def look(self) -> None:
+        """Take note of the peaks so far of those that live."""
+        for path in TASKS.glob("*/children"):
+            with contextlib.suppress(OSError, KeyError):
+                for child in path.read_text().split():
+                    self.peak = max(self.peak, 1024.0 * _status(f"/proc/{child}/status")["VmHWM"])
+
+
+@contextlib.contextmanager
+def watched_children(every: float = 0.05) -> Iterator[Children]:
+    """Watch child processes while the body runs.
+
+    Their ``ru_maxrss`` would not do: on Linux it begins with the peak of the parent.
+    """
+    children, done = Children(), threading.Event()
+
+    def watch():
+        while not done.wait(every):
+            children.look()
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield children
+    finally:
+        done.set()
+        watcher.join()
+
+
+def _status(path: Path | str = STATUS) -> dict[str, int]:
+    """Fields of a process's ``status`` that are given in kB."""
+    words = (line.split() for line in Path(path).read_text().splitlines())
+    return {word[0].rstrip(":"): int(word[1]) for word in words if word and word[-1] == "kB"}

@@ -13,7 +13,6 @@ import functools
 import hashlib
 import json
 import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -31,14 +30,14 @@ from cunet_lib.files import write_json
 from cunet_lib.parallel import cores, pool
 from cunet_lib.stems import STEMS
 from cunet_lib.store import INDEX, Entry, Store, build_store
-from cunet_lib.timing import fresh_peak, interleaved, peak_memory, resident
+from cunet_lib.timing import fresh_peak, interleaved, peak_memory, resident, watched_children
 
 PAPER = "model.filters=16 train.batch_size=16 model.dropout=0.5 model.control_dropout=0.5"
 """Overrides of the demo for networks of the paper's size; batches stay the demo's."""
 
 EVERYTHING = "train.conditions=[one_hot,zero,all,pairs,continuous]"
 
-DRAIN = 8
+DRAIN = 6
 """Batches that a pipeline has ready when nobody took any; they are not timed."""
 
 RATE = 44100
@@ -179,8 +178,18 @@ def released_pipeline(spectrograms: list[np.ndarray], settings: Profile):
     return dataset.batch(settings.train.batch_size).prefetch(2)
 
 
-def batches(seconds: float) -> dict:
-    """Patches per second of the pipelines, and the STFT's and the data's share of a step."""
+def batches(seconds: float, steps: int, turns: int) -> dict:
+    """Patches per second of the pipelines, and the STFT's and the data's share of a step.
+
+    Parameters
+    ----------
+    seconds
+        For the pipelines, together.
+    steps
+        Training steps with and without the pipeline in one turn.
+    turns
+        Of everything, at least.
+    """
     from cunet_lib.batches import TrainingBatches
     from cunet_lib.spectral import graph_magnitude, stft
 
@@ -203,12 +212,13 @@ def batches(seconds: float) -> dict:
         "released": iter(released_pipeline(spectrograms, settings)),
     }
     rates: dict[str, list[float]] = {name: [] for name in pipelines}
-    for turn in range(5):
+    for turn in range(turns):
         for name in sorted(pipelines, reverse=bool(turn % 2)):
-            rate = _rate(pipelines[name], seconds / 20) * settings.train.batch_size
+            window = seconds / (turns * len(pipelines))
+            rate = _rate(pipelines[name], window) * settings.train.batch_size
             rates[name].append(rate)
     del pipelines
-    return {"rates": rates, **_shares(settings, store, seconds)}
+    return {"rates": rates, **_shares(settings, store, steps, turns)}
 
 
 def _rate(batches: Iterator, seconds: float) -> float:
@@ -222,7 +232,7 @@ def _rate(batches: Iterator, seconds: float) -> float:
     return count / (time.perf_counter() - start)
 
 
-def _shares(settings: Profile, store: Store, seconds: float) -> dict:
+def _shares(settings: Profile, store: Store, number: int, turns: int) -> dict:
     import tensorflow as tf
 
     from cunet_lib.batches import TrainingBatches
@@ -236,13 +246,14 @@ def _shares(settings: Profile, store: Store, seconds: float) -> dict:
             "step": lambda: trainer.train_on_batch((audio, condition), 0.5 * audio),
             "stft": lambda: (transform(both).numpy(), transform(both).numpy()),
         },
-        seconds=seconds / 3,
+        seconds=0,
+        least=2 * turns,
     )
     # Half the paper's width: the smaller the network, the more often it asks for data.
     small = load_profile("demo", EVERYTHING)
     trainer, *_ = _trainer(small)
     stream = iter(TrainingBatches(store, small, model="cnn_complex", seed=0).dataset())
-    (cached, target), number = next(stream), 12
+    cached, target = next(stream)
 
     def steps(batches: Iterator) -> float:
         start = time.perf_counter()
@@ -252,8 +263,7 @@ def _shares(settings: Profile, store: Store, seconds: float) -> dict:
 
     steps([(cached, target)] * 2)
     fed: dict[str, list[float]] = {"cached": [], "pipeline": []}
-    began = time.perf_counter()
-    while len(fed["cached"]) < 3 or time.perf_counter() - began < seconds / 3:
+    for _ in range(turns):
         fed["cached"].append(steps([(cached, target)] * number))
         for _ in range(DRAIN):
             trainer.train_on_batch(*next(stream))
@@ -480,12 +490,14 @@ def preprocessing(tracks: int, seconds: float, turns: int) -> dict:
     half = max(2, tracks // 2)
     noise_corpus(settings.paths.corpus, tracks={"train": half, "test": half}, seconds=seconds)
     calls = {"ours": lambda: _prepared(settings), "librosa": lambda: _loaded(settings)}
-    taken = interleaved(calls, seconds=0, least=turns)
+    _loaded(settings, most=1)  # imports are not loading
+    with watched_children() as workers:
+        taken = interleaved(calls, seconds=0, least=turns, warm=False)
     return {
         "music": 2 * half * seconds,
         "taken": taken,
         "workers": min(cores(), 2 * half),
-        "worker_peak": _worker_peak(),
+        "worker_peak": workers.peak,
     }
 
 
@@ -502,17 +514,11 @@ def _prepared(settings: Profile) -> None:
     build_store(settings)
 
 
-def _loaded(settings: Profile) -> None:
+def _loaded(settings: Profile, most: int | None = None) -> None:
     import librosa
 
-    for path in sorted(settings.paths.corpus.glob("*/*/*.wav")):
+    for path in sorted(settings.paths.corpus.glob("*/*/*.wav"))[:most]:
         librosa.load(path, sr=settings.signal.sample_rate)
-
-
-def _worker_peak() -> float:
-    """Peak bytes of the largest process that this one started and that has ended."""
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-    return float(peak if sys.platform == "darwin" else 1024 * peak)
 
 
 # ------------------------------------------------------------------------------------- evaluation
@@ -520,19 +526,25 @@ def _worker_peak() -> float:
 
 def evaluation(tracks: int, seconds: float, turns: int) -> dict:
     """Seconds of scoring tracks on all cores and in one process; threads that a worker uses."""
+    from cunet_lib.stems import ensure_ffmpeg
+
+    ensure_ffmpeg()
+    import museval  # noqa: F401 - its import is not scoring
+
     settings = load_profile("demo")
     store = noise_store(settings, tracks={"test": tracks}, seconds=seconds)
     calls = {
         "all": lambda: _scored(settings, store, None),
         "one": lambda: _scored(settings, store, 1),
     }
-    taken = interleaved(calls, seconds=0, least=turns)
+    with watched_children() as workers:
+        taken = interleaved(calls, seconds=0, least=turns, warm=False)
     with pool(2, workers=2) as processes:
         threads = max(processes.map(_threads, range(2)))
     return {
         "taken": taken,
         "music": tracks * seconds,
-        "worker_peak": _worker_peak(),
+        "worker_peak": workers.peak,
         "workers": min(cores(), tracks),
         "threads": threads,
     }
@@ -587,7 +599,7 @@ def separation(seconds: float, turns: int, masks: bool, filters: int = 16) -> di
     from cunet_lib import audio, catalog, models, songs
 
     profile = load_profile("musdb18", f"model.filters={filters}")
-    folder = profile.paths.results / "model"
+    folder = profile.paths.run("cnn_complex", 0)
     folder.mkdir(parents=True)
     size = {"shape": profile.patch_shape, "filters": filters, "blocks": profile.model.blocks}
     models.build("cnn_complex", **size, start="he").save(folder / "model.keras")
@@ -636,10 +648,7 @@ def separation(seconds: float, turns: int, masks: bool, filters: int = 16) -> di
 
 
 def growth(factor: int, tracks: int, seconds: float) -> dict:
-    """Seconds and peak bytes of every stage for ``factor`` times as many tracks.
-
-    A stage that uses worker processes counts them by the largest of them.
-    """
+    """Seconds and peak bytes of every stage and its workers, for ``factor`` times the tracks."""
     from cunet_lib import models
     from cunet_lib.batches import TrainingBatches
     from cunet_lib.separation import Separator
@@ -654,7 +663,9 @@ def growth(factor: int, tracks: int, seconds: float) -> dict:
     trainer, *_ = _trainer(settings)
     store = build_store(settings)
     tests = [np.array(store.audio(entry)[0]) for entry in store.split("test")[:1]]
+    # What is loaded and traced once does not grow.
     separator(tests[0], all_one_hot())
+    _tabled(settings, 2)
     trainer.train_on_batch(
         *next(iter(TrainingBatches(store, settings, model="cnn_complex", seed=0).dataset()))
     )
@@ -680,9 +691,11 @@ def growth(factor: int, tracks: int, seconds: float) -> dict:
     for name, stage in stages.items():
         fresh_peak()
         start = time.perf_counter()
-        stage()
-        found[name] = {"seconds": time.perf_counter() - start, "peak": peak_memory()}
-    return {"stages": found, "worker_peak": _worker_peak()}
+        with watched_children() as workers:
+            stage()
+        seconds = time.perf_counter() - start
+        found[name] = {"seconds": seconds, "peak": peak_memory(), "worker_peak": workers.peak}
+    return {"stages": found}
 
 
 def _tabled(settings: Profile, tracks: int) -> None:

@@ -5,14 +5,13 @@ import statistics
 import subprocess
 import sys
 
-import keras
 import numpy as np
 import pytest
 from conftest import ROOT, clean_environment
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cunet_lib import bench, models, timing, workloads
+from cunet_lib import bench, timing, workloads
 from cunet_lib.batches import TrainingBatches
 from cunet_lib.config import ConfigError, load_profile
 from cunet_lib.spectral import stft
@@ -43,6 +42,9 @@ def test_calls_take_turns_and_warm_up_once():
     taken = timing.interleaved(calls, seconds=0, least=4)
     assert "".join(order) == "ab" + "abbaabba"
     assert {name: len(times) for name, times in taken.items()} == {"a": 4, "b": 4}
+    order.clear()
+    timing.interleaved(calls, seconds=0, least=1, warm=False)
+    assert order == ["a", "b"]
 
 
 def test_peak_is_of_this_process_and_can_begin_anew():
@@ -56,10 +58,24 @@ def test_peak_is_of_this_process_and_can_begin_anew():
     assert 0 < own + mapped <= high
 
 
+@pytest.mark.skipif(not timing.TASKS.exists(), reason="needs /proc")
+def test_children_are_weighed_by_themselves():
+    code = "import time; held = b'1' * 90_000_000; time.sleep(0.5)"
+    held = np.ones(40_000_000)
+    with timing.watched_children(0.01) as children:
+        subprocess.run([sys.executable, "-c", code], check=True)
+    assert 9e7 < children.peak < held.nbytes
+    with timing.watched_children(0.01) as children:
+        pass
+    assert children.peak == 0
+
+
 # ------------------------------------------------------------------------------------ operations
 
 
 def test_operations_are_those_of_the_papers_layers():
+    from cunet_lib import models
+
     network = models.build("unet_vocals")
     encoder = [(256 >> i) * (64 >> i) * 25 * (8 * 2**i if i else 1) * 16 * 2**i for i in range(6)]
     inputs, outputs = [512, 512, 256, 128, 64, 32], [256, 128, 64, 32, 16, 1]
@@ -74,6 +90,8 @@ def test_operations_are_those_of_the_papers_layers():
 
 
 def test_operations_of_the_control_network_count():
+    from cunet_lib import models
+
     size = {"shape": (64, 64, 1), "filters": 2, "blocks": 4}
     plain = workloads.forward_flops(models.build("unet_bass", **size))
     features = 2 + 4 + 8 + 16
@@ -83,6 +101,8 @@ def test_operations_of_the_control_network_count():
 
 
 def test_operations_of_layers_with_other_padding():
+    import keras
+
     inner = keras.Sequential(
         [keras.Input((10, 3)), keras.layers.Conv1D(5, 4, padding="valid"), keras.layers.ReLU()]
     )
