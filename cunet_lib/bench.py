@@ -107,6 +107,10 @@ class Options:
         return quick if self.quick else whole
 
 
+LONGEST = 1800
+"""Seconds after which a workload is given up."""
+
+
 def run_workload(name: str, **arguments: Any) -> dict:
     """Run one of :data:`cunet_lib.workloads.WORKLOADS` in a process of its own.
 
@@ -123,9 +127,17 @@ def run_workload(name: str, **arguments: Any) -> dict:
             "CUNET_RESULTS": f"{folder}/results",
         }
         command = [sys.executable, "-m", "cunet_lib.workloads", name, json.dumps(arguments)]
-        done = subprocess.run(
-            [*command, str(result)], env=environment, stderr=subprocess.PIPE, text=True, cwd=ROOT
-        )
+        try:
+            done = subprocess.run(
+                [*command, str(result)],
+                env=environment,
+                stderr=subprocess.PIPE,
+                text=True,
+                cwd=ROOT,
+                timeout=LONGEST,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise BenchFailed(f"Workload {name} did not end in {LONGEST // 60} minutes.") from error
         if done.returncode:
             reason = done.stderr.strip().splitlines()
             last = reason[-1] if reason else "it was killed; perhaps memory ran out"
@@ -502,9 +514,16 @@ def _start_up(turns: int) -> dict[str, list[float]]:
     for _ in range(turns):
         for name, code in START_UP.items():
             start = time.perf_counter()
-            done = subprocess.run(
-                [sys.executable, "-c", code], env=environment, cwd=ROOT, capture_output=True
-            )
+            try:
+                done = subprocess.run(
+                    [sys.executable, "-c", code],
+                    env=environment,
+                    cwd=ROOT,
+                    capture_output=True,
+                    timeout=LONGEST,
+                )
+            except subprocess.TimeoutExpired as error:
+                raise BenchFailed(f"Starting {name} did not end.") from error
             if done.returncode:
                 raise BenchFailed(f"Starting {name} failed; `make env` mends the environment.")
             taken[name].append(time.perf_counter() - start)

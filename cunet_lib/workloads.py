@@ -82,12 +82,12 @@ def noise_store(
             audio[0] = audio[1:].sum(axis=0)
             for copy in range(copies):
                 name = f"{split} {index} {copy}"
-                path = folder / f"{name}.npy"
+                digest = hashlib.sha256(name.encode()).hexdigest()
+                path = folder / f"{digest[:16]}.npy"
                 if copy:
-                    os.link(folder / f"{split} {index} 0.npy", path)
+                    os.link(folder / entries[-1].file, path)
                 else:
                     np.save(path, audio)
-                digest = hashlib.sha256(name.encode()).hexdigest()
                 entries.append(
                     Entry(name, split, path.name, samples, seconds, 20.0, digest, digest)
                 )

@@ -91,7 +91,9 @@ def test_every_model_gives_on_jax_what_it_gives_on_tensorflow(tmp_path, rng):
     found = np.load(tmp_path / "found.npz")
     assert set(found) == set(expected)
     for name, output in expected.items():
-        np.testing.assert_allclose(found[name], output, rtol=1e-4, atol=2e-5, err_msg=name)
+        # Outputs lie within 0 and 1; twelve normalised convolutions amplify float32's rounding.
+        error = np.abs(found[name] - output)
+        assert error.mean() < 2e-6 and error.max() < 2e-4, (name, error.mean(), error.max())
     for name in VARIANTS:  # z is heard
         assert np.ptp(expected[name][:4], axis=0).max() > 1e-3
 

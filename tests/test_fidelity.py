@@ -94,6 +94,7 @@ PAPER_SETTINGS = {
         "min_delta": 1e-5,
         "warmup_steps": 0,
         "conditions_per_mixture": 1,
+        "devices": 1,
         "conditions": ("one_hot",),
         "progressive": 0.25,
         "remix": 0.25,

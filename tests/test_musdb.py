@@ -481,6 +481,7 @@ def test_musdb18_has_the_settings_of_the_paper():
         "min_learning_rate": 1e-5,
         "warmup_steps": 0,
         "conditions_per_mixture": 1,
+        "devices": 1,
         "conditions": ("one_hot",),
         "progressive": 0.25,
         "remix": 0.25,

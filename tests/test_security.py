@@ -95,9 +95,15 @@ def offences(tree):
     return found
 
 
+# Dask's own way to send a call; it passes between the user's own processes, never through a file
+# that somebody else gave (docs/security.md, docs/cluster.md).
+ON_A_CLUSTER = {"parallel": {"pickle", "cloudpickle"}, "cluster": {"cloudpickle"}}
+
+
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)
 def test_the_library_runs_nothing_that_it_reads(path):
-    assert offences(ast.parse(path.read_text(encoding="utf-8"))) == []
+    found = {name for _, name in offences(ast.parse(path.read_text(encoding="utf-8")))}
+    assert found == ON_A_CLUSTER.get(path.stem, set())
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

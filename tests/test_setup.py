@@ -335,7 +335,7 @@ def test_make_alone_lists_targets_and_variables(bare_tree):
         "distclean",
         "lock",
     ]
-    variables = {"PROFILE", "MUSDB", "JOBS", "SEEDS", "STAGE", "GRID"}
+    variables = {"PROFILE", "MUSDB", "JOBS", "CLUSTER", "SEEDS", "STAGE", "GRID"}
     assert {name for name, _ in listed} == {*targets, *variables}
     assert len(done.stdout.splitlines()) == 1 + len(listed)
 
