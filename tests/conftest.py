@@ -136,6 +136,7 @@ def bare_tree(tmp_path):
         "config",
         "parameters",
         "files",
+        "checkpoint",
         "parallel",
         "runner",
         "cluster",

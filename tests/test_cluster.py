@@ -235,7 +235,7 @@ def test_run_ends_on_its_worker_when_its_sender_does(stepping, dask_cluster, num
     dask_cluster.ready()
     assert not (results / "notebooks" / f"{BASS}.ipynb").exists()
     if number == signal.SIGINT:
-        assert sender.returncode == 130
+        assert sender.returncode == 130, printed
         assert printed.splitlines()[-1].startswith(f"{BASS} | Stopped; ")
 
 

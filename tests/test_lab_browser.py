@@ -126,6 +126,18 @@ def sources(page):
     )
 
 
+def settle(page):
+    """Wait until the curves, which follow the picture in the kernel's idle time, are drawn.
+
+    Until then a picture's address can be gone before it is read.
+    """
+    while True:
+        before = sources(page)["picture"]
+        page.wait_for_timeout(4000)
+        if sources(page)["picture"] == before:
+            return
+
+
 def content(page, address):
     """Bytes behind a blob's address, as numbers."""
     return page.evaluate(
@@ -152,6 +164,7 @@ def test_a_slider_moves_picture_and_sound(page):
     panel = page.locator("img.widget-image")
     panel.scroll_into_view_if_needed()
     page.locator("audio.jupyter-widgets").first.wait_for()
+    settle(page)
     keep_picture(page, "panel-before")
     before = sources(page)
     assert len(before["sounds"]) == 4
@@ -169,6 +182,7 @@ def test_a_slider_moves_picture_and_sound(page):
         "before => document.querySelector('img.widget-image').src !== before", arg=before["picture"]
     )
     print(f"from the key to the picture: {time.monotonic() - began:.2f} s")
+    settle(page)
     after = sources(page)
     changed = [old != new for old, new in zip(before["sounds"], after["sounds"], strict=True)]
     assert changed == [False, True, True, True]  # the mixture stays
@@ -192,8 +206,12 @@ def test_an_upload_becomes_the_song(page, tmp_path):
     rate = 22050
     noise = np.random.default_rng(0).normal(size=12 * rate) * 0.1
     soundfile.write(tmp_path / "mine.flac", noise, rate)
+    settle(page)
     before = sources(page)
-    page.locator("input[type=file]").first.set_input_files(tmp_path / "mine.flac")
+    # The button's input is no part of the page.
+    with page.expect_file_chooser() as opened:
+        page.locator(".widget-upload").first.click()
+    opened.value.set_files(tmp_path / "mine.flac")
     page.wait_for_function(
         "before => document.querySelectorAll('audio.jupyter-widgets')[0].src !== before",
         arg=before["sounds"][0],
