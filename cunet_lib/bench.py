@@ -127,22 +127,24 @@ def run_workload(name: str, **arguments: Any) -> dict:
             "CUNET_RESULTS": f"{folder}/results",
         }
         command = [sys.executable, "-m", "cunet_lib.workloads", name, json.dumps(arguments)]
-        try:
-            done = subprocess.run(
-                [*command, str(result)],
-                env=environment,
-                stderr=subprocess.PIPE,
-                text=True,
-                cwd=ROOT,
-                timeout=LONGEST,
-            )
-        except subprocess.TimeoutExpired as error:
-            raise BenchFailed(f"Workload {name} did not end in {LONGEST // 60} minutes.") from error
+        done = _process([*command, str(result)], environment, f"Workload {name}")
         if done.returncode:
             reason = done.stderr.strip().splitlines()
             last = reason[-1] if reason else "it was killed; perhaps memory ran out"
             raise BenchFailed(f"Workload {name} failed: {last}")
         return json.loads(result.read_text(encoding="utf-8"))
+
+
+def _process(
+    command: list[str], environment: dict[str, str], name: str
+) -> subprocess.CompletedProcess[str]:
+    """Run a program to its end."""
+    try:
+        return subprocess.run(
+            command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=LONGEST
+        )
+    except subprocess.TimeoutExpired as error:
+        raise BenchFailed(f"{name} did not end in {LONGEST // 60} minutes.") from error
 
 
 # ------------------------------------------------------------------------------------------- parts
@@ -514,16 +516,7 @@ def _start_up(turns: int) -> dict[str, list[float]]:
     for _ in range(turns):
         for name, code in START_UP.items():
             start = time.perf_counter()
-            try:
-                done = subprocess.run(
-                    [sys.executable, "-c", code],
-                    env=environment,
-                    cwd=ROOT,
-                    capture_output=True,
-                    timeout=LONGEST,
-                )
-            except subprocess.TimeoutExpired as error:
-                raise BenchFailed(f"Starting {name} did not end.") from error
+            done = _process([sys.executable, "-c", code], environment, f"Starting {name}")
             if done.returncode:
                 raise BenchFailed(f"Starting {name} failed; `make env` mends the environment.")
             taken[name].append(time.perf_counter() - start)
