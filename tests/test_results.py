@@ -1,9 +1,10 @@
 """The committed results of the demo hold what the study promises of them."""
 
+import pandas as pd
 from conftest import ROOT
 
 from cunet_lib import cards
-from cunet_lib.config import INSTRUMENTS, load_profile
+from cunet_lib.config import INSTRUMENTS, VARIANTS, load_profile
 
 DEMO = ROOT / "results" / "demo"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -21,6 +22,14 @@ def test_score_table_of_the_readme_is_the_committed_one():
     assert len(rows) == 7
     for row in (header, *rows):
         assert f"| {' | '.join(row[place] for place in chosen)} |" in README
+
+
+def test_every_median_reaches_the_bounds_of_the_study():
+    outcome = pd.read_csv(DEMO / "tables" / "outcome.csv")
+    assert len(outcome) == len(INSTRUMENTS) * (1 + len(VARIANTS))
+    score = outcome["sdr_v4_median_db"]
+    assert (score >= 2).all() and (score < outcome["ideal_sdr_v4_median_db"]).all()
+    assert (score - outcome["mixture_sdr_v4_median_db"] >= 5).all()
 
 
 def test_shipped_model_is_small():
