@@ -24,12 +24,12 @@ what its last column names; ``tests/test_imports.py`` reads this table and holds
 | `conditions` | instrument order, condition vectors, their names | all but `numpy`, `config` |
 | `batches` | seeded `tf.data`: patches, conditions, augmentation | `musdb`, `models` |
 | `film` | FiLM layers and the control networks | `corpus`, `stems`, `store`, `batches` |
-| `kernels` | two of Keras' layers by faster kernels, with the same numbers | every other module |
+| `devices` | one training on several devices of this machine | `corpus`, `stems`, `store`, `batches` |
+| `kernels` | two of Keras' layers by faster kernels, with the same numbers | `corpus`, `stems`, `store`, `batches` |
 | `archive` | what a `.keras` file holds, looked at before Keras builds it | every other module, `tensorflow` |
 | `models` | U-Net and C-U-Net builders, the registry of variants | `corpus`, `stems`, `store`, `batches` |
 | `cards` | the model card beside every trained model | `tensorflow`, `musdb` |
 | `checkpoint` | the state of an unfinished training on disk, whole or not at all | `tensorflow`, `musdb` |
-| `devices` | one training on several devices of this machine | `corpus`, `stems`, `store`, `batches` |
 | `training` | fit, callbacks, run record, going on after a stop | `museval`, `report` |
 | `separation` | model, mixture and conditions to estimates; never sees a reference | `scoring` |
 | `measures` | scores of one track by every protocol | `tensorflow`, `models` |

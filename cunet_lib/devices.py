@@ -20,6 +20,15 @@ from keras import ops
 from cunet_lib.config import ConfigError, Profile
 
 
+def gpus() -> list:
+    """GPUs that TensorFlow sees; none on another backend."""
+    if keras.backend.backend() != "tensorflow":
+        return []
+    import tensorflow as tf
+
+    return tf.config.list_physical_devices("GPU")
+
+
 class Devices:
     """The devices of one training.
 

@@ -26,7 +26,6 @@ from cunet_lib.figures import (
 from cunet_lib.results import LABELS, data_note, listed, missing, read_json
 
 _INK = "#2B2B2B"
-_LINE = "#6B7480"
 _FILLS = {
     "input": "#ECECEC",
     "encoder": "#BCCBDA",

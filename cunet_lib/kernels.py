@@ -12,6 +12,8 @@ from __future__ import annotations
 import keras
 from keras import ops
 
+from cunet_lib.devices import gpus
+
 
 @keras.saving.register_keras_serializable(package="cunet")
 class BatchNormalization(keras.layers.BatchNormalization):
@@ -73,18 +75,11 @@ class ToOneChannel(keras.layers.Conv2DTranspose):
 
     def call(self, inputs):
         """``(batch, frequency, time, channels)`` to ``(batch, 2 frequency, 2 time, 1)``."""
-        if not _on_cpu_tensorflow() or self.compute_dtype == "float16":
+        on_processor = keras.backend.backend() == "tensorflow" and not gpus()
+        if not on_processor or self.compute_dtype == "float16":
             return super().call(inputs)
         outputs = _interleaved(inputs, self.kernel)
         return ops.add(outputs, ops.cast(self.bias, outputs.dtype)) if self.use_bias else outputs
-
-
-def _on_cpu_tensorflow() -> bool:
-    if keras.backend.backend() != "tensorflow":
-        return False
-    import tensorflow as tf
-
-    return not tf.config.list_physical_devices("GPU")
 
 
 def _interleaved(inputs, kernel):

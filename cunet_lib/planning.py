@@ -588,6 +588,8 @@ def _peak_memory() -> float:
 def _device_memory() -> float:
     import tensorflow as tf
 
-    if not tf.config.list_physical_devices("GPU"):
+    from cunet_lib.devices import gpus
+
+    if not gpus():
         return 0.0
     return float(tf.config.experimental.get_memory_info("GPU:0")["peak"])

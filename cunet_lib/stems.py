@@ -333,14 +333,7 @@ def _stem_header(path: Path) -> tuple[int, int, float]:
     ensure_ffmpeg()
     command = ["ffprobe", *LOCAL[1:], *STEM_FORMAT, "-select_streams", "a:0", "-of", "json"]
     command += ["-show_entries", "stream=sample_rate,channels,duration", f"file:{path}"]
-    done = subprocess.run(
-        command,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        timeout=DECODE_SECONDS,
-        check=True,
-    )
-    stream = json.loads(done.stdout)["streams"][0]
+    stream = json.loads(_printed(command))["streams"][0]
     return int(stream["sample_rate"]), int(stream["channels"]), float(stream["duration"])
 
 
@@ -348,6 +341,11 @@ def _stem_stream(path: Path, number: int, rate: int, channels: int) -> np.ndarra
     """One stream ``(samples, channels)``, in 16 bits as stempeg decodes it for musdb."""
     command = ["ffmpeg", *LOCAL, *STEM_FORMAT, "-i", f"file:{path}", "-map", f"0:{number}"]
     command += ["-ar", str(rate), "-ac", str(channels), "-f", "s16le", "pipe:"]
+    return np.frombuffer(_printed(command), "<i2").reshape(-1, channels) / np.float64(32768)
+
+
+def _printed(command: list[str]) -> bytes:
+    """What a program over a stem file writes to standard output."""
     done = subprocess.run(
         command,
         stdin=subprocess.DEVNULL,
@@ -355,4 +353,4 @@ def _stem_stream(path: Path, number: int, rate: int, channels: int) -> np.ndarra
         timeout=DECODE_SECONDS,
         check=True,
     )
-    return np.frombuffer(done.stdout, "<i2").reshape(-1, channels) / np.float64(32768)
+    return done.stdout

@@ -35,7 +35,7 @@ from cunet_lib.batches import Batch, TrainingBatches, validation_batches
 from cunet_lib.cards import write_card
 from cunet_lib.conditions import all_one_hot
 from cunet_lib.config import INSTRUMENTS, ROOT, ConfigError, Profile, Signal
-from cunet_lib.devices import Devices, as_on_one_device, normalize_together
+from cunet_lib.devices import Devices, as_on_one_device, gpus, normalize_together
 from cunet_lib.files import (
     code_hash,
     locked,
@@ -100,21 +100,13 @@ def precision_of(settings: Profile) -> str:
     """Dtype policy of a profile; ``auto`` takes bfloat16 where the processor computes with it."""
     if settings.train.precision != "auto":
         return settings.train.precision
-    if _gpus():
+    if gpus():
         return "mixed_bfloat16"
     try:
         flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:
         flags = ""
     return "mixed_bfloat16" if "avx512_bf16" in flags or "amx_bf16" in flags else "float32"
-
-
-def _gpus() -> list:
-    if keras.backend.backend() != "tensorflow":
-        return []
-    import tensorflow as tf
-
-    return tf.config.list_physical_devices("GPU")
 
 
 def train(
@@ -305,7 +297,7 @@ def _facts(settings: Profile, store: Store, model: str, *, seed: int) -> dict:
         "data": store.hash,
         "code": code_hash(
             *("spectral", "conditions", "batches", "film", "kernels", "models"),
-            *("checkpoint", "training"),
+            *("checkpoint", "devices", "training"),
         ),
         "precision": precision_of(settings),
         "versions": _versions(),
@@ -357,7 +349,7 @@ def _learning_rate(settings: Profile, epochs: int):
 
 def _jit(settings: Profile) -> bool:
     # XLA on CPU was measured at a quarter of the plain speed.
-    return settings.train.jit == "on" or (settings.train.jit == "auto" and bool(_gpus()))
+    return settings.train.jit == "on" or (settings.train.jit == "auto" and bool(gpus()))
 
 
 def _callbacks(settings: Profile) -> list:

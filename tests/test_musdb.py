@@ -494,7 +494,7 @@ def test_musdb18_takes_the_gpu_s_speed_where_there_is_one(monkeypatch):
     from cunet_lib import training
 
     settings = load_profile("musdb18")
-    monkeypatch.setattr(training, "_gpus", lambda: ["a GPU"])
+    monkeypatch.setattr(training, "gpus", lambda: ["a GPU"])
     assert training.precision_of(settings) == "mixed_bfloat16" and training._jit(settings)
-    monkeypatch.setattr(training, "_gpus", list)
+    monkeypatch.setattr(training, "gpus", list)
     assert not training._jit(settings)
