@@ -5,8 +5,6 @@ from __future__ import annotations
 import html
 from collections.abc import Mapping
 
-import librosa
-import librosa.display
 import matplotlib.pyplot as plt
 import numpy as np
 import soxr
@@ -36,6 +34,7 @@ def spectrograms(audios: Mapping[str, np.ndarray], signal: Signal, *, columns: i
     """
     magnitudes = {title: np.abs(stft(audio, signal)) for title, audio in audios.items()}
     peak = max(float(magnitude.max()) for magnitude in magnitudes.values()) or 1.0
+    step = signal.hop / signal.sample_rate
     columns = min(columns, len(audios))
     rows = -(-len(audios) // columns)
     figure, axes = plt.subplots(
@@ -50,18 +49,18 @@ def spectrograms(audios: Mapping[str, np.ndarray], signal: Signal, *, columns: i
     for axis in axes.flat[len(audios) :]:
         axis.set_visible(False)
     for axis, (title, magnitude) in zip(axes.flat, magnitudes.items(), strict=False):
-        image = librosa.display.specshow(
-            librosa.amplitude_to_db(magnitude, ref=peak, top_db=None),
-            sr=signal.sample_rate,
-            hop_length=signal.hop,
-            n_fft=signal.n_fft,
-            x_axis="time",
-            y_axis="linear",
+        with np.errstate(divide="ignore"):
+            levels = 20 * np.log10(magnitude / peak)
+        image = axis.imshow(
+            levels,
+            origin="lower",
+            aspect="auto",
+            extent=(0, magnitude.shape[1] * step, 0, signal.sample_rate / 2),
             vmin=-80,
             vmax=0,
             cmap="magma",
-            ax=axis,
         )
+        axis.grid(visible=False)
         axis.set(title=title, xlabel="time (s)", ylabel="frequency (Hz)")
         axis.label_outer()
     figure.colorbar(image, ax=axes, label="level (dB)", format="%+.0f")

@@ -202,6 +202,8 @@ def _train(
             loss=devices.shared(magnitude_error(settings.signal)),
             jit_compile=_jit(settings),
         )
+        # Else the graph of the first step makes Adam's variables, and is traced twice for it.
+        trainer.optimizer.build(trainer.trainable_variables)
     history = _History(folder / "history.csv", settings, epochs, report)
     keep = [_SaveBest(network, folder / "model.keras"), *_callbacks(settings)]
     state = _State(
@@ -479,11 +481,9 @@ class _State(keras.callbacks.Callback):
 
     def restore(self, trainer: keras.Model, found: checkpoint.Checkpoint) -> None:
         """Put variables and history back; the callbacks' states follow when training begins."""
-        optimizer = trainer.optimizer
-        optimizer.build(trainer.trainable_variables)
         for variables, values in (
             (self.network.variables, found.network),
-            (optimizer.variables, found.optimizer),
+            (trainer.optimizer.variables, found.optimizer),
         ):
             for variable, value in zip(variables, values, strict=True):
                 variable.assign(value)
