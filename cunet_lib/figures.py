@@ -21,6 +21,8 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 import soundfile
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
@@ -174,8 +176,15 @@ def _rendered(fig: Canvas, kind: str, caption: str, *, dpi: int) -> bytes:
     if kind == "svg":
         metadata |= {"Title": caption.split(". ")[0], "Description": caption}
     buffer = io.BytesIO()
+    before = fig.dpi
     with styled():
-        fig.savefig(buffer, format=kind, dpi=dpi, metadata=metadata)
+        fig.set_dpi(dpi)
+        # Not savefig, which draws everything once more, for a layout that is made already.
+        if kind == "png":
+            FigureCanvasAgg(fig).print_png(buffer, metadata=metadata)
+        else:
+            FigureCanvasSVG(fig).print_svg(buffer, metadata=metadata)
+        fig.set_dpi(before)
     return buffer.getvalue()
 
 
