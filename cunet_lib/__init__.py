@@ -18,8 +18,8 @@ what its last column names; ``tests/test_imports.py`` reads this table and holds
 | `stems` | tracks of a corpus as `musdb` reads them: splits, decoding, resampling | `tensorflow` |
 | `layout` | whether a corpus is complete and sound, every problem by file; its download | `tensorflow`, `models` |
 | `audio` | audio files of any kind, read and written in blocks | `tensorflow`, `models` |
-| `spectral` | STFT and inverse STFT conventions, patch cut and join, magnitude scale | `musdb` |
-| `display` | what notebooks show of audio: spectrograms and players | `tensorflow`, `musdb` |
+| `spectral` | STFT and inverse STFT conventions, patch cut and join, magnitude scale | `musdb`, `librosa` |
+| `display` | what notebooks show of audio: spectrograms and players | `tensorflow`, `musdb`, `librosa` |
 | `store` | the prepared corpus on disk: audio at the study rate, index, scales, settings hash | `tensorflow` |
 | `conditions` | instrument order, condition vectors, their names | all but `numpy`, `config` |
 | `batches` | seeded `tf.data`: patches, conditions, augmentation | `musdb`, `models` |

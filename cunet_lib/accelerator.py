@@ -9,7 +9,7 @@ float32 with TF32 products (as NVIDIA GPUs have them), and the study's mixed bfl
 stands the rate of plain matrix products in the same precision, on the same device, in the same run:
 the share of it that the step reaches compares between devices.
 
-Needs keras, jax, numpy, pandas, pydantic, pyyaml and librosa, and no data.
+Needs keras, jax, numpy, scipy, pandas, pydantic and pyyaml, and no data.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ from cunet_lib.parallel import CLUSTER, SPOOL, connect, library_hash, other_libr
 TETHER = "CUNET_TETHER"
 """Set for a run on a worker: it ends when its standard input closes."""
 
-DECIDING = ("tensorflow", "keras", "numpy", "scipy", "librosa", "museval", "distributed")
+DECIDING = ("tensorflow", "keras", "numpy", "scipy", "museval", "distributed")
 """Packages whose versions decide results, or whether machines understand each other."""
 
 GPU = "GPU"

@@ -41,8 +41,8 @@ def stft(audio: np.ndarray, signal: Signal) -> np.ndarray:
 def istft(spectrogram: np.ndarray, signal: Signal, length: int) -> np.ndarray:
     """Audio of exactly ``length`` samples from a complex spectrogram ``(bins, frames)``.
 
-    Overlap-add of the frames, windowed again, over the sum of the squared windows: the least-squares
-    inverse (Griffin and Lim 1984).
+    Frames are windowed again, added up and divided by the sum of the squared windows: the
+    least-squares inverse (Griffin and Lim 1984).
     """
     half, size, hop = signal.n_fft // 2, signal.n_fft, signal.hop
     window = _hann(size)
