@@ -2,7 +2,8 @@
 
 MUSDB18 comes as 150 ``.stem.mp4`` files, MUSDB18-HQ as 150 folders of five WAV files; which of them
 a folder holds is found out. Headers are read first, over all tracks; then short excerpts of every
-track are decoded, to hear whether files are cut short and whether the stems add up to the mixture.
+track whose headers are in order are decoded, to hear whether files are cut short and whether the
+stems add up to the mixture.
 """
 
 from __future__ import annotations
@@ -148,18 +149,15 @@ def check_corpus(
     """
     if settings.data.source == "musdb7s":
         fetch_excerpts(corpus_root(settings))
-    layout = read_layout(settings)
+    layout, problems, sound = _read(settings)
     remarks = list(layout.remarks)
     if sums:
-        problems = []
-        sources = [source for subset in SUBSETS for source in scan(layout.root, subset)]
-        lengths = [track.seconds for track in layout.tracks]
         with ThreadPoolExecutor(cores()) as threads:
-            done = threads.map(_listen, sources, lengths)
-            for found in progress(done, len(sources)) if progress else done:
+            done = threads.map(_listen, *zip(*sound, strict=True)) if sound else iter(())
+            for found in progress(done, len(sound)) if progress else done:
                 remarks += found.remarks
                 problems += found.problems
-        _refuse(layout.root, problems)
+    _refuse(layout.root, problems)
     for remark in remarks:
         report(f"remark: {printable(remark)}")
     if settings.data.source != "rendered":
@@ -177,6 +175,13 @@ def read_layout(settings: Profile) -> Layout:
     ConfigError
         One line per problem, each with its file and remedy.
     """
+    layout, problems, _ = _read(settings)
+    _refuse(layout.root, problems)
+    return layout
+
+
+def _read(settings: Profile) -> tuple[Layout, list[str], list[tuple[Source, float]]]:
+    """A corpus by names and headers, their problems, and the tracks without any (with seconds)."""
     root = corpus_root(settings)
     problems: list[str] = []
     if not root.is_dir():
@@ -214,10 +219,15 @@ def read_layout(settings: Profile) -> Layout:
     with ThreadPoolExecutor(cores()) as threads:
         headers = list(threads.map(_read_header, everything))
     problems += [problem for _, found in headers for problem in found]
-    _refuse(root, problems)
     tracks = tuple(track for track, _ in headers)
+    sound = [
+        (source, track.seconds)
+        for source, (track, found) in zip(everything, headers, strict=True)
+        if not found
+    ]
     form = "WAV folders" if kinds[True] else "stem files"
-    return Layout(root, form, tracks, tuple(_unusual_counts(settings, sources)))
+    layout = Layout(root, form, tracks, tuple(_unusual_counts(settings, sources)))
+    return layout, problems, sound
 
 
 def _origin(settings: Profile) -> str:
