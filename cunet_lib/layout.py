@@ -53,6 +53,9 @@ MUSDB18_TRACKS = {"train": 100, "test": 50}
 INDEX = "corpus.json"
 
 EXCERPT_SECONDS = 2.0
+EXCERPT_PLACES = (0.25, 0.5, 1.0)
+"""Where in a track excerpts are decoded, as shares of what an excerpt leaves; 1 is its end."""
+
 SUM_LIMITS = {True: (3e-3, 0.05), False: (0.2, 0.5)}
 """Error of the stems' sum relative to the mixture (root of the ratio of energies, over a track's
 excerpts), by ``is_wav``: worth a remark, and a problem.
@@ -379,9 +382,9 @@ def _listen(source: Source, seconds: float) -> _Heard:
     length = min(EXCERPT_SECONDS, seconds)
     error = energy = 0.0
     # The stretches may overlap in a short track.
-    for start in (0.25 * (seconds - length), 0.5 * (seconds - length), seconds - length):
+    for place in EXCERPT_PLACES:
         try:
-            audio = _excerpt(source, start, length)
+            audio = _excerpt(source, place * (seconds - length), length)
         except (OSError, ValueError, RuntimeError, subprocess.SubprocessError):
             audio = np.zeros((len(STEMS), 0, CHANNELS))
         if audio.shape[1] < (length - SHORTAGE_SECONDS) * RATE:
@@ -390,7 +393,7 @@ def _listen(source: Source, seconds: float) -> _Heard:
             return _Heard([], [f"{name}: holds values that are not finite; copy it again."])
         error += float(np.sum((audio[0] - audio[1:].sum(axis=0)) ** 2))
         energy += float(np.sum(audio[0] ** 2)) + float(np.sum(audio[1:] ** 2))
-    samples = 3 * audio[0].size
+    samples = len(EXCERPT_PLACES) * audio[0].size
     # Mixture and stems count half each, so that a silent mixture is no way out.
     ratio = (error / (energy / 2)) ** 0.5 if energy > 0 else 0.0
     remark, problem = SUM_LIMITS[source.is_wav]
