@@ -625,6 +625,24 @@ def test_ablation_table_pairs_tracks(study):
     assert frame.loc[("end to end", "bass"), ["tracks", "undefined_tracks"]].tolist() == [5, 0]
     assert table.display["SDR v3, dB"].iloc[0] == "-0.25 ± 0.00"
     assert "C-U-Net CNN, complex" in table.caption
+    assert "difference from the study's own evaluation of the same model" in table.caption
+
+
+def test_ablation_of_a_profile_that_joins_end_to_end_says_what_it_is_compared_with(study):
+    """Else the row of patches joined end to end would be zero by construction, as in `musdb18`."""
+    settings, _ = study
+    paper = config.load_profile("musdb18")
+    assert paper.separate.overlap == 0 and paper.separate.overlapping == 0.5
+    assert config.load_profile("demo", "separate.overlap=0.25").separate.overlapping == 0.25
+    caption = protocols.ablation_table(
+        settings.model_copy(update={"separate": paper.separate}),
+        protocols.load_ablation(settings, seeds=[0]),
+    ).caption
+    assert "difference from an evaluation with patches that overlap by 0.5" in caption
+    assert "own evaluation" not in caption
+    # The notebook that scores the ablations separates with that overlap.
+    notebook = (config.ROOT / "notebooks" / "04_evaluate.ipynb").read_text(encoding="utf-8")
+    assert "for share in (settings.separate.overlapping, 0)" in notebook
 
 
 def test_missing_ablation_is_named_with_its_make_target(fresh):
