@@ -274,18 +274,29 @@ def scores_table(settings: Profile, scores: pd.DataFrame, *, by_instrument: bool
 
 def _add_seed_spread(frame, display, scores, metrics, *, by_instrument: bool) -> str:
     """Add the spread over seeds, if there are several; returns the caption's sentence."""
-    seeds = inference.seed_spread(scores, by_target=by_instrument, metrics=metrics)
-    if seeds.empty:
-        return ""
-    values = seeds.set_index(["model", "target", "metric"])["seed_std"]
     places = list(zip(frame["model"], frame["target"], strict=True))
-    for metric in metrics:
-        frame[f"{metric.lower()}_v4_seed_std_db"] = [
-            values.get((*place, metric), float("nan")) for place in places
+    for version, protocol, aggregation in (
+        ("v4", PROTOCOL, analysis.AGGREGATION),
+        ("v3", PROTOCOL_V3, WHOLE_TRACK),
+    ):
+        seeds = inference.seed_spread(
+            scores,
+            by_target=by_instrument,
+            metrics=metrics,
+            aggregation=aggregation,
+            protocol=protocol,
+        )
+        if seeds.empty:
+            return ""
+        values = seeds.set_index(["model", "target", "metric"])["seed_std"]
+        for metric in metrics:
+            frame[f"{metric.lower()}_{version}_seed_std_db"] = [
+                values.get((*place, metric), float("nan")) for place in places
+            ]
+        display[f"SDR {version} over seeds, dB"] = [
+            "-" if pd.isna(value) else f"± {number(value)}"
+            for value in frame[f"sdr_{version}_seed_std_db"]
         ]
-    display["SDR v4 over seeds, dB"] = [
-        "-" if pd.isna(value) else f"± {number(value)}" for value in frame["sdr_v4_seed_std_db"]
-    ]
     return (
         "Over seeds: standard deviation, over training runs with different seeds, of the mean "
         "over tracks. "
@@ -698,11 +709,13 @@ def excerpt_table(settings: Profile, excerpt: pd.DataFrame) -> Table:
     display = pd.DataFrame({"Model": [LABELS[model] for model in wide.index]})
     for target in wide:
         display[f"{target}, dB"] = [number(value) for value in wide[target]]
+    runs = int(excerpt["seeds"].max())
+    seeds = f" Trained models: mean over {runs} training runs." if runs > 1 else ""
     caption = (
         "One real excerpt: six seconds of a MUSDB18 test track that ship with the package stempeg. "
         "Signal-to-distortion ratio over the whole excerpt, energy of the target over energy of "
         "the error, without BSS Eval's filters and frames; "
         f"{settings.signal.sample_rate} Hz mono; 1 track. Models trained on: {settings.title}. "
-        "Too short for statistics; nothing is chosen by it."
+        f"Too short for statistics; nothing is chosen by it.{seeds}"
     )
     return Table("excerpt", frame, display, caption)

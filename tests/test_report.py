@@ -721,12 +721,14 @@ def test_spread_over_seeds_has_columns_only_with_several(fresh):
     scores = analysis.load_scores(fresh.paths.scores, seeds=(0, 1, 2))
     for by_instrument in (False, True):
         table = tables.scores_table(fresh, scores, by_instrument=by_instrument)
-        spread = table.frame.groupby("model")["sdr_v4_seed_std_db"].first()
-        assert spread["unet"] == pytest.approx(1.0) and spread["cnn_simple"] == pytest.approx(2.0)
-        assert np.isnan(spread["mixture"])
-        shown = table.display.set_index("Model")["SDR v4 over seeds, dB"]
-        assert set(shown.loc[["Dedicated U-Nets"]]) == {"± 1.00"}
-        assert set(shown.loc[["Mixture"]]) == {"-"}
+        for version in ("v4", "v3"):
+            spread = table.frame.groupby("model")[f"sdr_{version}_seed_std_db"].first()
+            assert spread["unet"] == pytest.approx(1.0)
+            assert spread["cnn_simple"] == pytest.approx(2.0)
+            assert np.isnan(spread["mixture"])
+            shown = table.display.set_index("Model")[f"SDR {version} over seeds, dB"]
+            assert set(shown.loc[["Dedicated U-Nets"]]) == {"± 1.00"}
+            assert set(shown.loc[["Mixture"]]) == {"-"}
         assert "Over seeds: standard deviation, over training runs" in table.caption
     table = tables.differences_table(fresh, scores)
     spread = table.frame.groupby("model")["difference_seed_std_db"].first()
@@ -741,6 +743,22 @@ def test_spread_over_seeds_has_columns_only_with_several(fresh):
     assert "more than 10,000" in set(power.display["Tracks needed"])
     assert "for some no number of tracks suffices" in power.caption
     assert figures.paired_differences(fresh, scores).caption
+
+
+def test_excerpt_of_several_runs_says_that_it_is_their_mean(fresh):
+    one = tables.excerpt_table(fresh, results.load_excerpt(fresh))
+    assert "training runs" not in one.caption
+    path = fresh.paths.scores / "excerpt" / "unet-seed0.csv"
+    frame = pd.read_csv(path).assign(seed=1)
+    frame["value"] += 3.0
+    frame.to_csv(path.with_name("unet-seed1.csv"), index=False)
+    two = tables.excerpt_table(fresh, results.load_excerpt(fresh))
+    assert two.caption.endswith("Trained models: mean over 2 training runs.")
+    values = [
+        table.frame.query("model == 'unet'")["sdr_whole_excerpt_db"].to_numpy()
+        for table in (one, two)
+    ]
+    assert values[1] == pytest.approx(values[0] + 1.5)
 
 
 def test_differences_end_with_a_verdict_whose_rules_the_caption_says(study):
