@@ -786,6 +786,37 @@ def test_differences_end_with_a_verdict_whose_rules_the_caption_says(study):
     assert "Verdict" not in improvements.display and "Wilcoxon" not in improvements.caption
 
 
+def test_differences_by_the_papers_protocol_are_another_table_with_the_same_tests(study):
+    settings, names = study
+    scores = names["scores"].copy()
+    chosen = (scores["protocol"] == config.PROTOCOL_V3) & (scores["model"] == "cnn_simple")
+    scores.loc[chosen & (scores["metric"] == "SDR"), "value"] += 20.0
+    v4 = tables.differences_table(settings, scores)
+    v3 = tables.differences_table(settings, scores, protocol=config.PROTOCOL_V3)
+    assert (v4.name, v3.name) == ("differences", "differences_v3")
+    assert list(v3.frame) == list(v4.frame)
+    assert set(v3.frame["protocol"]) == {config.PROTOCOL_V3}
+    assert set(v3.frame["aggregation"]) == {config.WHOLE_TRACK}
+    expected = inference.comparison_table(
+        scores,
+        settings.statistics,
+        protocol=config.PROTOCOL_V3,
+        aggregation=config.WHOLE_TRACK,
+    )
+    assert v3.frame["verdict"].tolist() == expected["verdict"].tolist()
+    # Only the shifted protocol, metric and model move.
+    shifted = v3.frame.set_index("model")["difference_mean_db"]
+    assert (shifted["cnn_simple"] > 10).all() and (shifted["dense_simple"] < 10).all()
+    assert (v4.frame["difference_mean_db"] < 10).all()
+    assert "Mean difference of SDR v3, dB" in v3.display
+    assert "bss_eval_sources" in v3.caption and "median over frames" not in v3.caption
+    assert "5 test tracks" in v3.caption and "Wilcoxon's signed-rank test" in v3.caption
+    improved = tables.differences_table(
+        settings, scores, reference="mixture", protocol=config.PROTOCOL_V3
+    )
+    assert improved.name == "differences_to_mixture_v3" and "Verdict" not in improved.display
+
+
 def test_power_table_says_how_many_tracks_would_do(fresh):
     scores = analysis.load_scores(fresh.paths.scores)
     table = tables.power_table(fresh, scores)
