@@ -32,7 +32,7 @@ from cunet_lib.spectral import magnitude_scale
 from cunet_lib.store import Store
 
 SOUND = "sound"
-"""The study's own protocol: patches overlap, levels are kept, no reference is seen."""
+"""The sound protocol: patches overlap, levels are kept, no reference is seen."""
 
 REFERENCE_RANGE = "reference range"
 OWN_MAXIMUM = "own maximum"
@@ -156,7 +156,8 @@ def score_ablations(
     model, seed
         Name and seed of the system, for the table and the file names.
     system
-        Callable from mixture ``(samples,)`` to estimates; its ``version`` identifies the weights.
+        Callable from mixture ``(samples,)`` to estimates, with patches that overlap
+        (``settings.separate.overlapping``); its ``version`` identifies the weights.
     joined
         The same system with patches joined end to end (``separate.overlap=0``).
     workers, progress

@@ -250,6 +250,11 @@ class Separate(_Section):
     overlap: float = Field(0.5, ge=0.0, lt=1.0, description="share of a patch; 0 joins end to end")
     batch_size: int = Field(8, ge=1)
 
+    @property
+    def overlapping(self) -> float:
+        """The overlap; the default, to compare with, where patches are joined end to end."""
+        return self.overlap or type(self).model_fields["overlap"].default
+
 
 class Evaluate(_Section):
     """BSS Eval v4 framing (museval's defaults: 1 s windows and hops)."""

@@ -2,7 +2,8 @@
 
 MUSDB18 comes as 150 ``.stem.mp4`` files, MUSDB18-HQ as 150 folders of five WAV files; which of them
 a folder holds is found out. Headers are read first, over all tracks; then short excerpts of every
-track are decoded, to hear whether files are cut short and whether the stems add up to the mixture.
+track whose headers are in order are decoded, to hear whether files are cut short and whether the
+stems add up to the mixture.
 """
 
 from __future__ import annotations
@@ -52,6 +53,9 @@ MUSDB18_TRACKS = {"train": 100, "test": 50}
 INDEX = "corpus.json"
 
 EXCERPT_SECONDS = 2.0
+EXCERPT_PLACES = (0.25, 0.5, 1.0)
+"""Where in a track excerpts are decoded, as shares of what an excerpt leaves; 1 is its end."""
+
 SUM_LIMITS = {True: (3e-3, 0.05), False: (0.2, 0.5)}
 """Error of the stems' sum relative to the mixture (root of the ratio of energies, over a track's
 excerpts), by ``is_wav``: worth a remark, and a problem.
@@ -148,18 +152,15 @@ def check_corpus(
     """
     if settings.data.source == "musdb7s":
         fetch_excerpts(corpus_root(settings))
-    layout = read_layout(settings)
+    layout, problems, sound = _read(settings)
     remarks = list(layout.remarks)
     if sums:
-        problems = []
-        sources = [source for subset in SUBSETS for source in scan(layout.root, subset)]
-        lengths = [track.seconds for track in layout.tracks]
         with ThreadPoolExecutor(cores()) as threads:
-            done = threads.map(_listen, sources, lengths)
-            for found in progress(done, len(sources)) if progress else done:
+            done = threads.map(_listen, *zip(*sound, strict=True)) if sound else iter(())
+            for found in progress(done, len(sound)) if progress else done:
                 remarks += found.remarks
                 problems += found.problems
-        _refuse(layout.root, problems)
+    _refuse(layout.root, problems)
     for remark in remarks:
         report(f"remark: {printable(remark)}")
     if settings.data.source != "rendered":
@@ -177,6 +178,13 @@ def read_layout(settings: Profile) -> Layout:
     ConfigError
         One line per problem, each with its file and remedy.
     """
+    layout, problems, _ = _read(settings)
+    _refuse(layout.root, problems)
+    return layout
+
+
+def _read(settings: Profile) -> tuple[Layout, list[str], list[tuple[Source, float]]]:
+    """A corpus by names and headers, their problems, and the tracks without any (with seconds)."""
     root = corpus_root(settings)
     problems: list[str] = []
     if not root.is_dir():
@@ -214,10 +222,15 @@ def read_layout(settings: Profile) -> Layout:
     with ThreadPoolExecutor(cores()) as threads:
         headers = list(threads.map(_read_header, everything))
     problems += [problem for _, found in headers for problem in found]
-    _refuse(root, problems)
     tracks = tuple(track for track, _ in headers)
+    sound = [
+        (source, track.seconds)
+        for source, (track, found) in zip(everything, headers, strict=True)
+        if not found
+    ]
     form = "WAV folders" if kinds[True] else "stem files"
-    return Layout(root, form, tracks, tuple(_unusual_counts(settings, sources)))
+    layout = Layout(root, form, tracks, tuple(_unusual_counts(settings, sources)))
+    return layout, problems, sound
 
 
 def _origin(settings: Profile) -> str:
@@ -369,9 +382,9 @@ def _listen(source: Source, seconds: float) -> _Heard:
     length = min(EXCERPT_SECONDS, seconds)
     error = energy = 0.0
     # The stretches may overlap in a short track.
-    for start in (0.25 * (seconds - length), 0.5 * (seconds - length), seconds - length):
+    for place in EXCERPT_PLACES:
         try:
-            audio = _excerpt(source, start, length)
+            audio = _excerpt(source, place * (seconds - length), length)
         except (OSError, ValueError, RuntimeError, subprocess.SubprocessError):
             audio = np.zeros((len(STEMS), 0, CHANNELS))
         if audio.shape[1] < (length - SHORTAGE_SECONDS) * RATE:
@@ -380,7 +393,7 @@ def _listen(source: Source, seconds: float) -> _Heard:
             return _Heard([], [f"{name}: holds values that are not finite; copy it again."])
         error += float(np.sum((audio[0] - audio[1:].sum(axis=0)) ** 2))
         energy += float(np.sum(audio[0] ** 2)) + float(np.sum(audio[1:] ** 2))
-    samples = 3 * audio[0].size
+    samples = len(EXCERPT_PLACES) * audio[0].size
     # Mixture and stems count half each, so that a silent mixture is no way out.
     ratio = (error / (energy / 2)) ** 0.5 if energy > 0 else 0.0
     remark, problem = SUM_LIMITS[source.is_wav]

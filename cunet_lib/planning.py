@@ -6,6 +6,7 @@ and memory from sizes. What is assumed rather than measured is said.
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import resource
@@ -22,8 +23,9 @@ from pathlib import Path
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from cunet_lib.ablation import ABLATIONS
 from cunet_lib.config import INSTRUMENTS, UNETS, VARIANTS, Profile
-from cunet_lib.layout import CHANNELS, RATE, read_layout
+from cunet_lib.layout import CHANNELS, EXCERPT_PLACES, EXCERPT_SECONDS, RATE, read_layout
 from cunet_lib.parallel import cores
 from cunet_lib.runner import duration
 from cunet_lib.stems import STEMS, SUBSETS, Source, corpus_root, decode, ensure_ffmpeg, scan
@@ -95,7 +97,9 @@ class Calibration:
     render, decode
         Seconds per second of one track, in one process.
     score_track, score
-        Seconds per track and, besides, per second of it, in one process.
+        Seconds per track and, besides, per second of it, in one process; by every protocol.
+    ablate_track, ablate
+        The same of one ablation.
     separate
         Seconds per second of one track, all four instruments.
     parameters
@@ -117,6 +121,8 @@ class Calibration:
     separate: float
     score_track: float
     score: float
+    ablate_track: float
+    ablate: float
     parameters: dict[str, int]
     training_memory: float
     device_memory: float
@@ -275,11 +281,13 @@ def estimate(
     def side_by_side(tracks: int) -> int:
         return max(1, min(unit.workers, tracks))
 
+    heard = number * len(EXCERPT_PLACES) * EXCERPT_SECONDS
+    making = unit.render * extent.total if rendered else unit.decode * heard
     corpus = Stage(
         "00_corpus",
         1,
         f"{number} tracks {'rendered' if rendered else 'checked'}",
-        NOTEBOOK_SECONDS + (unit.render * extent.total / side_by_side(number) if rendered else 0),
+        NOTEBOOK_SECONDS + making / side_by_side(number),
         NOTEBOOK_BYTES + (0 if extent.ready or data.source == "musdb18" else extent.size),
         side_by_side(number) * (PROCESS_BYTES + longest_decoded),
     )
@@ -315,6 +323,8 @@ def estimate(
     tested, music = extent.tracks["test"], extent.seconds["test"]
     # The two oracles share a notebook and are scored like the others.
     scored = systems + 2
+    # One model is separated twice more, and scored under each ablation.
+    ablated = len(ABLATIONS) * seeds
     frames = music / settings.evaluate.hop_seconds
     flac = music / max(tested, 1) * signal.sample_rate * 2 * FLAC_SHARE
     evaluation = Stage(
@@ -322,8 +332,9 @@ def estimate(
         systems + 1,
         f"{tested} tracks x {scored} systems",
         (systems + 1) * NOTEBOOK_SECONDS
-        + systems * unit.separate * music
-        + scored * (unit.score_track * tested + unit.score * music) / side_by_side(tested),
+        + (systems + 2 * seeds) * unit.separate * music
+        + scored * (unit.score_track * tested + unit.score * music) / side_by_side(tested)
+        + ablated * (unit.ablate_track * tested + unit.ablate * music) / side_by_side(tested),
         (systems + 1) * NOTEBOOK_BYTES
         + scored * frames * len(INSTRUMENTS) * FRAME_BYTES
         + (len(STEMS) + scored * len(INSTRUMENTS)) * flac,
@@ -414,7 +425,7 @@ def calibrate(
     """
     rng = np.random.default_rng(0)
     report("calibrating: scoring")
-    score_track, score, score_base, score_memory = _scoring(settings, rng)
+    scoring = _scoring(settings, rng)
     report("calibrating: reading audio")
     render = _rendering(settings) if settings.data.source == "rendered" else 0.0
     decoding = _decoding(settings, rng)
@@ -434,13 +445,10 @@ def calibrate(
         render=render,
         decode=decoding,
         separate=separate,
-        score_track=score_track,
-        score=score,
+        **scoring,
         parameters={name: int(count) for name, count in parameters.items()},
         training_memory=_peak_memory(),
         device_memory=_device_memory(),
-        score_base=score_base,
-        score_memory=score_memory,
         workers=cores(),
     )
 
@@ -454,39 +462,40 @@ def _timed(call: Callable[[], object], seconds: float = 0.0) -> float:
     return (time.perf_counter() - start) / count
 
 
-def _scoring(settings: Profile, rng: np.random.Generator) -> tuple[float, float, float, float]:
-    """Seconds per track and per second of it, bytes whatever the track and per second of it.
+def _scoring(settings: Profile, rng: np.random.Generator) -> dict[str, float]:
+    """Seconds and bytes of scoring a track by every protocol, and of scoring one ablation of it.
 
     Solving for museval's filters costs the same for every track, so two lengths are scored.
     """
-    from cunet_lib.scoring import score_track
+    from cunet_lib import ablation, measures, scoring
 
     ensure_ffmpeg()
     import museval  # noqa: F401 - its import takes seconds that are not scoring
 
     rate = settings.signal.sample_rate
     lengths = [factor * max(1.0, settings.evaluate.window_seconds) for factor in (4.0, 32.0)]
-    times, peaks = [], []
+    window, hop = measures.framing(settings.evaluate, rate)
+    times, ablations, peaks = [], [], []
     with tempfile.TemporaryDirectory() as folder, threadpool_limits(1):
+        paths = Path(folder) / "v4.json", Path(folder) / "others.json"
         for length in lengths:
             references = rng.normal(size=(len(INSTRUMENTS), round(length * rate)))
             estimates = references + 0.1 * rng.normal(size=references.shape)
+            audio = np.concatenate([references.sum(axis=0, keepdims=True), references])
             tracemalloc.start()
             try:
                 start = time.process_time()
-                score_track(
-                    references,
-                    estimates,
-                    track="calibration",
-                    sample_rate=rate,
-                    evaluate=settings.evaluate,
-                    path=Path(folder) / "calibration.json",
-                )
+                scoring._score(audio, estimates, settings, "calibration", paths)
                 times.append(time.process_time() - start)
                 peaks.append(float(tracemalloc.get_traced_memory()[1]))
             finally:
                 tracemalloc.stop()
-    return (*_line(lengths, times), *_line(lengths, peaks))
+            start = time.process_time()
+            ablation.ablation_rows(audio[0], references, estimates, window=window, hop=hop)
+            ablations.append(time.process_time() - start)
+    names = ("score_track", "score", "ablate_track", "ablate", "score_base", "score_memory")
+    values = (_line(lengths, costs) for costs in (times, ablations, peaks))
+    return dict(zip(names, itertools.chain(*values), strict=True))
 
 
 def _line(lengths: Sequence[float], costs: Sequence[float]) -> tuple[float, float]:

@@ -294,9 +294,15 @@ def ablation_table(settings: Profile, ablations: pd.DataFrame) -> Table:
         ]
     display["Tracks"] = frame["tracks"].astype(str)
     models = listed(LABELS[model] for model in frame["model"].drop_duplicates())
+    sound = "the study's own evaluation"
+    if not settings.separate.overlap:
+        sound = (
+            f"an evaluation with patches that overlap by {settings.separate.overlapping:g} of "
+            "their length (other tables score patches joined end to end)"
+        )
     caption = (
         f"Ablation, {models}: what the paper's released code does before it scores, as a "
-        "difference from the study's own evaluation of the same model, mean ± standard deviation "
+        f"difference from {sound} of the same model, mean ± standard deviation "
         "of the paired differences over test tracks; above 0, the score is flattered. Patches "
         "joined end to end instead of cross-faded; the estimate divided by the maximum of its own "
         "spectrogram, so that its level is lost; the estimate stretched to minimum, maximum and "

@@ -36,6 +36,7 @@ from cunet_lib.results import (
     listed,
     missing,
     number,
+    rate_note,
     run_note,
     score_note,
     target_label,
@@ -274,18 +275,29 @@ def scores_table(settings: Profile, scores: pd.DataFrame, *, by_instrument: bool
 
 def _add_seed_spread(frame, display, scores, metrics, *, by_instrument: bool) -> str:
     """Add the spread over seeds, if there are several; returns the caption's sentence."""
-    seeds = inference.seed_spread(scores, by_target=by_instrument, metrics=metrics)
-    if seeds.empty:
-        return ""
-    values = seeds.set_index(["model", "target", "metric"])["seed_std"]
     places = list(zip(frame["model"], frame["target"], strict=True))
-    for metric in metrics:
-        frame[f"{metric.lower()}_v4_seed_std_db"] = [
-            values.get((*place, metric), float("nan")) for place in places
+    for version, protocol, aggregation in (
+        ("v4", PROTOCOL, analysis.AGGREGATION),
+        ("v3", PROTOCOL_V3, WHOLE_TRACK),
+    ):
+        seeds = inference.seed_spread(
+            scores,
+            by_target=by_instrument,
+            metrics=metrics,
+            aggregation=aggregation,
+            protocol=protocol,
+        )
+        if seeds.empty:
+            return ""
+        values = seeds.set_index(["model", "target", "metric"])["seed_std"]
+        for metric in metrics:
+            frame[f"{metric.lower()}_{version}_seed_std_db"] = [
+                values.get((*place, metric), float("nan")) for place in places
+            ]
+        display[f"SDR {version} over seeds, dB"] = [
+            "-" if pd.isna(value) else f"± {number(value)}"
+            for value in frame[f"sdr_{version}_seed_std_db"]
         ]
-    display["SDR v4 over seeds, dB"] = [
-        "-" if pd.isna(value) else f"± {number(value)}" for value in frame["sdr_v4_seed_std_db"]
-    ]
     return (
         "Over seeds: standard deviation, over training runs with different seeds, of the mean "
         "over tracks. "
@@ -533,7 +545,13 @@ def outcome_table(settings: Profile, scores: pd.DataFrame, **bounds: float) -> T
     return Table("outcome", frame, display, caption)
 
 
-def differences_table(settings: Profile, scores: pd.DataFrame, *, reference: str = "unet") -> Table:
+def differences_table(
+    settings: Profile,
+    scores: pd.DataFrame,
+    *,
+    reference: str = "unet",
+    protocol: str = PROTOCOL,
+) -> Table:
     """Paired differences of SDR per track, with bootstrap intervals of the mean.
 
     Parameters
@@ -541,12 +559,17 @@ def differences_table(settings: Profile, scores: pd.DataFrame, *, reference: str
     reference
         ``"unet"``: C-U-Nets against the dedicated U-Nets, tested for a difference and for
         equivalence; ``"mixture"``: improvements, described.
+    protocol
+        BSS Eval v4, or v3, the paper's: then the table's name ends in ``_v3``.
     """
     statistics, tested = settings.statistics, reference == "unet"
+    version = "v3" if protocol == PROTOCOL_V3 else "v4"
+    aggregation = WHOLE_TRACK if version == "v3" else analysis.AGGREGATION
+    chosen = {"reference": reference, "protocol": protocol, "aggregation": aggregation}
     if tested:
-        table = inference.comparison_table(scores, statistics, reference=reference)
+        table = inference.comparison_table(scores, statistics, **chosen)
     else:
-        table = analysis.difference_table(scores, reference=reference)
+        table = analysis.difference_table(scores, **chosen)
     percent = f"{1 - statistics.alpha if tested else 0.95:.0%}".replace("%", " %")
     interval = [
         "n/a" if pd.isna(low) else f"{number(low, sign=True)} to {number(high, sign=True)}"
@@ -556,7 +579,9 @@ def differences_table(settings: Profile, scores: pd.DataFrame, *, reference: str
         {
             "Model": table["model"].map(LABELS),
             "Instrument": table["target"].map(target_label),
-            "Mean difference of SDR v4, dB": table["mean"].map(lambda x: number(x, sign=True)),
+            f"Mean difference of SDR {version}, dB": table["mean"].map(
+                lambda x: number(x, sign=True)
+            ),
             f"{percent} interval": interval,
             "Median": table["median"].map(lambda x: number(x, sign=True)),
             "Standard deviation": table["std"].map(number),
@@ -585,10 +610,25 @@ def differences_table(settings: Profile, scores: pd.DataFrame, *, reference: str
         f"Paired differences per test track, {subject}: mean with {percent} bootstrap interval "
         f"({resampled}), median and standard deviation over tracks; tracks "
         f"better: difference above 0. {_tests_note(settings, table) if tested else ''}"
-        f"{score_note(settings, scores)}"
+        f"{score_note(settings, scores) if version == 'v4' else _v3_score_note(settings, scores)}"
     )
     name = "differences" if reference == "unet" else f"differences_to_{reference}"
-    return Table(name, frame, display, caption)
+    return Table(name if version == "v4" else f"{name}_v3", frame, display, caption)
+
+
+def _v3_score_note(settings: Profile, scores: pd.DataFrame) -> str:
+    """Data, tracks, rate and seeds behind scores by the paper's protocol."""
+    seeds = sorted(set(scores.loc[scores["model"].isin(analysis.TRAINED), "seed"]))
+    tracks = count(scores["track"].nunique(), "test track")
+    runs = (
+        f"one training run per model (seed {seeds[0]}), so the spread between runs is not seen"
+        if len(seeds) == 1
+        else f"mean over seeds {listed(seeds)} per track"
+    )
+    return (
+        f"{data_note(settings)} SDR: {V3_NOTE} {rate_note(settings)}; {tracks}; {runs}. Tracks "
+        "where a target or its estimate is silent throughout have no difference."
+    )
 
 
 def _pvalue(value: float) -> str:
@@ -698,11 +738,13 @@ def excerpt_table(settings: Profile, excerpt: pd.DataFrame) -> Table:
     display = pd.DataFrame({"Model": [LABELS[model] for model in wide.index]})
     for target in wide:
         display[f"{target}, dB"] = [number(value) for value in wide[target]]
+    runs = int(excerpt["seeds"].max())
+    seeds = f" Trained models: mean over {runs} training runs." if runs > 1 else ""
     caption = (
         "One real excerpt: six seconds of a MUSDB18 test track that ship with the package stempeg. "
         "Signal-to-distortion ratio over the whole excerpt, energy of the target over energy of "
         "the error, without BSS Eval's filters and frames; "
         f"{settings.signal.sample_rate} Hz mono; 1 track. Models trained on: {settings.title}. "
-        "Too short for statistics; nothing is chosen by it."
+        f"Too short for statistics; nothing is chosen by it.{seeds}"
     )
     return Table("excerpt", frame, display, caption)

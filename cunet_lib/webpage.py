@@ -76,6 +76,7 @@ TITLES = {
     "outcome": "Did every model learn every instrument?",
     "differences": "C-U-Nets against dedicated U-Nets",
     "paired_differences": "The same, song by song",
+    "differences_v3": "The same by the paper's protocol",
     "power": "How many songs would tell",
     "differences_to_mixture": "Models against the untouched mixture",
     "published": "Published scores",

@@ -45,6 +45,9 @@ def test_dedicated_unet_gets_its_instrument_at_full_level(tones):
     np.testing.assert_array_equal(batch.condition, np.tile([0, 1, 0, 0], (8, 1)))
     # Noise bursts in the target, and the mixture holds them too.
     assert np.abs(batch.target).max() > 0
+    never = with_train(settings, progressive=0.0)
+    full = TrainingBatches(store, never, model="unet_drums", seed=0).batch(0)
+    np.testing.assert_array_equal(batch.target, full.target)
     (mixture, target) = next(
         iter(TrainingBatches(store, settings, model="unet_drums", seed=0).dataset())
     )
@@ -155,6 +158,10 @@ def test_validation_asks_for_every_instrument_of_every_patch(tones):
     np.testing.assert_array_equal(conditions.sum(axis=0), len(conditions) / 4)
     again = validation_batches(store, settings, model="cnn_complex")
     np.testing.assert_array_equal(batches[0].target, again[0].target)
+    (few,) = validation_batches(
+        store, with_train(settings, validation_patches=1), model="cnn_complex"
+    )
+    np.testing.assert_array_equal(few.condition, np.eye(4))
     alone = validation_batches(store, settings, model="unet_bass")
     assert {tuple(row) for batch in alone for row in batch.condition} == {(1, 0, 0, 0)}
 

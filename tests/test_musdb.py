@@ -10,11 +10,12 @@ import zipfile
 import numpy as np
 import pytest
 import soundfile
-from conftest import write_tones
+from conftest import ROOT, write_tones
 
 from cunet_lib import layout, scoring, stems
 from cunet_lib.cli import main
 from cunet_lib.config import INSTRUMENTS, ConfigError, load_profile
+from cunet_lib.runner import NotebookFailed, run_notebook
 from cunet_lib.store import build_store
 
 NAMES = {
@@ -221,6 +222,35 @@ def test_stems_that_do_not_add_up_are_named(tree):
     assert len(about) == 2
     assert late.name in about[0] and "more than its format explains" in about[0]
     assert "PR - Oh No" in about[1] and "itself" in about[1]
+
+
+def test_sums_are_told_together_with_what_headers_say(tree):
+    root, settings = tree
+    _, second, third = (root / "train" / name for name in sorted(NAMES["train"]))
+    (second / "bass.wav").unlink()
+    shutil.copy(third / "drums.wav", third / "vocals.wav")
+    found = problems(settings)
+    assert [line.split(":")[0] for line in found] == [
+        f"train/{second.name}/bass.wav",
+        f"train/{third.name}",
+    ]
+    assert "miss the mixture by" in found[1]
+
+
+@pytest.mark.timeout(300)
+def test_a_run_of_the_study_listens_to_the_stems_before_anything_else(tree, tmp_path):
+    """The notebook that ``make reproduce`` begins with, not ``make check`` alone."""
+    root, _ = tree
+    swapped = root / "train" / sorted(NAMES["train"])[0]
+    shutil.copy(swapped / "drums.wav", swapped / "vocals.wav")
+    with pytest.raises(NotebookFailed, match=r"its stems miss the mixture by"):
+        run_notebook(
+            ROOT / "notebooks" / "00_corpus.ipynb",
+            tmp_path / "executed" / "00_corpus.ipynb",
+            {"profile": "musdb18", "overrides": "data.validation=1"},
+            echo=lambda line: None,
+        )
+    assert not (tmp_path / "data" / "musdb18").exists()
 
 
 def test_damaged_stem_files_are_named(stem_tree):

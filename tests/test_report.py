@@ -625,6 +625,24 @@ def test_ablation_table_pairs_tracks(study):
     assert frame.loc[("end to end", "bass"), ["tracks", "undefined_tracks"]].tolist() == [5, 0]
     assert table.display["SDR v3, dB"].iloc[0] == "-0.25 ± 0.00"
     assert "C-U-Net CNN, complex" in table.caption
+    assert "difference from the study's own evaluation of the same model" in table.caption
+
+
+def test_ablation_of_a_profile_that_joins_end_to_end_says_what_it_is_compared_with(study):
+    """Else the row of patches joined end to end would be zero by construction, as in `musdb18`."""
+    settings, _ = study
+    paper = config.load_profile("musdb18")
+    assert paper.separate.overlap == 0 and paper.separate.overlapping == 0.5
+    assert config.load_profile("demo", "separate.overlap=0.25").separate.overlapping == 0.25
+    caption = protocols.ablation_table(
+        settings.model_copy(update={"separate": paper.separate}),
+        protocols.load_ablation(settings, seeds=[0]),
+    ).caption
+    assert "difference from an evaluation with patches that overlap by 0.5" in caption
+    assert "own evaluation" not in caption
+    # The notebook that scores the ablations separates with that overlap.
+    notebook = (config.ROOT / "notebooks" / "04_evaluate.ipynb").read_text(encoding="utf-8")
+    assert "for share in (settings.separate.overlapping, 0)" in notebook
 
 
 def test_missing_ablation_is_named_with_its_make_target(fresh):
@@ -703,12 +721,14 @@ def test_spread_over_seeds_has_columns_only_with_several(fresh):
     scores = analysis.load_scores(fresh.paths.scores, seeds=(0, 1, 2))
     for by_instrument in (False, True):
         table = tables.scores_table(fresh, scores, by_instrument=by_instrument)
-        spread = table.frame.groupby("model")["sdr_v4_seed_std_db"].first()
-        assert spread["unet"] == pytest.approx(1.0) and spread["cnn_simple"] == pytest.approx(2.0)
-        assert np.isnan(spread["mixture"])
-        shown = table.display.set_index("Model")["SDR v4 over seeds, dB"]
-        assert set(shown.loc[["Dedicated U-Nets"]]) == {"± 1.00"}
-        assert set(shown.loc[["Mixture"]]) == {"-"}
+        for version in ("v4", "v3"):
+            spread = table.frame.groupby("model")[f"sdr_{version}_seed_std_db"].first()
+            assert spread["unet"] == pytest.approx(1.0)
+            assert spread["cnn_simple"] == pytest.approx(2.0)
+            assert np.isnan(spread["mixture"])
+            shown = table.display.set_index("Model")[f"SDR {version} over seeds, dB"]
+            assert set(shown.loc[["Dedicated U-Nets"]]) == {"± 1.00"}
+            assert set(shown.loc[["Mixture"]]) == {"-"}
         assert "Over seeds: standard deviation, over training runs" in table.caption
     table = tables.differences_table(fresh, scores)
     spread = table.frame.groupby("model")["difference_seed_std_db"].first()
@@ -723,6 +743,22 @@ def test_spread_over_seeds_has_columns_only_with_several(fresh):
     assert "more than 10,000" in set(power.display["Tracks needed"])
     assert "for some no number of tracks suffices" in power.caption
     assert figures.paired_differences(fresh, scores).caption
+
+
+def test_excerpt_of_several_runs_says_that_it_is_their_mean(fresh):
+    one = tables.excerpt_table(fresh, results.load_excerpt(fresh))
+    assert "training runs" not in one.caption
+    path = fresh.paths.scores / "excerpt" / "unet-seed0.csv"
+    frame = pd.read_csv(path).assign(seed=1)
+    frame["value"] += 3.0
+    frame.to_csv(path.with_name("unet-seed1.csv"), index=False)
+    two = tables.excerpt_table(fresh, results.load_excerpt(fresh))
+    assert two.caption.endswith("Trained models: mean over 2 training runs.")
+    values = [
+        table.frame.query("model == 'unet'")["sdr_whole_excerpt_db"].to_numpy()
+        for table in (one, two)
+    ]
+    assert values[1] == pytest.approx(values[0] + 1.5)
 
 
 def test_differences_end_with_a_verdict_whose_rules_the_caption_says(study):
@@ -748,6 +784,37 @@ def test_differences_end_with_a_verdict_whose_rules_the_caption_says(study):
     assert set(same.display["Verdict"]) == {"equivalent"}
     improvements = tables.differences_table(settings, names["scores"], reference="mixture")
     assert "Verdict" not in improvements.display and "Wilcoxon" not in improvements.caption
+
+
+def test_differences_by_the_papers_protocol_are_another_table_with_the_same_tests(study):
+    settings, names = study
+    scores = names["scores"].copy()
+    chosen = (scores["protocol"] == config.PROTOCOL_V3) & (scores["model"] == "cnn_simple")
+    scores.loc[chosen & (scores["metric"] == "SDR"), "value"] += 20.0
+    v4 = tables.differences_table(settings, scores)
+    v3 = tables.differences_table(settings, scores, protocol=config.PROTOCOL_V3)
+    assert (v4.name, v3.name) == ("differences", "differences_v3")
+    assert list(v3.frame) == list(v4.frame)
+    assert set(v3.frame["protocol"]) == {config.PROTOCOL_V3}
+    assert set(v3.frame["aggregation"]) == {config.WHOLE_TRACK}
+    expected = inference.comparison_table(
+        scores,
+        settings.statistics,
+        protocol=config.PROTOCOL_V3,
+        aggregation=config.WHOLE_TRACK,
+    )
+    assert v3.frame["verdict"].tolist() == expected["verdict"].tolist()
+    # Only the shifted protocol, metric and model move.
+    shifted = v3.frame.set_index("model")["difference_mean_db"]
+    assert (shifted["cnn_simple"] > 10).all() and (shifted["dense_simple"] < 10).all()
+    assert (v4.frame["difference_mean_db"] < 10).all()
+    assert "Mean difference of SDR v3, dB" in v3.display
+    assert "bss_eval_sources" in v3.caption and "median over frames" not in v3.caption
+    assert "5 test tracks" in v3.caption and "Wilcoxon's signed-rank test" in v3.caption
+    improved = tables.differences_table(
+        settings, scores, reference="mixture", protocol=config.PROTOCOL_V3
+    )
+    assert improved.name == "differences_to_mixture_v3" and "Verdict" not in improved.display
 
 
 def test_power_table_says_how_many_tracks_would_do(fresh):

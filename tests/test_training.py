@@ -104,6 +104,28 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_leaves_no_record(tones, tmp_
     assert not (tmp_path / "run" / "run.json").exists()
 
 
+def test_optimiser_is_adam_with_the_profiles_numbers(tones, tmp_path, monkeypatch):
+    class Asked(Exception):
+        """Carries what the optimiser was asked for, and ends the training there."""
+
+    def adam(rate, **options):
+        raise Asked(rate, options)
+
+    settings, store = tones
+    numbers = {"learning_rate": 2e-3, "beta_1": 0.4, "epsilon": 1e-9}
+    train = settings.train.model_copy(update=numbers)
+    monkeypatch.setattr(training.keras.optimizers, "Adam", adam)
+    with pytest.raises(Asked) as asked:
+        training.train(
+            settings.model_copy(update={"train": train}),
+            store,
+            "unet_bass",
+            seed=0,
+            folder=tmp_path / "run",
+        )
+    assert asked.value.args == (2e-3, {"beta_1": 0.4, "epsilon": 1e-9})
+
+
 def test_same_seed_gives_the_same_run(run, tmp_path):
     settings, store, _, record, _ = run
     again = training.train(
