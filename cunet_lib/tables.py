@@ -626,7 +626,7 @@ def _v3_score_note(settings: Profile, scores: pd.DataFrame) -> str:
         else f"mean over seeds {listed(seeds)} per track"
     )
     return (
-        f"{data_note(settings)} SDR: {V3_NOTE} {rate_note(settings)}; {tracks}; {runs}. Tracks "
+        f"{data_note(settings)} SDR: source-to-distortion ratio in dB by {V3_NOTE} {rate_note(settings)}; {tracks}; {runs}. Tracks "
         "where a target or its estimate is silent throughout have no difference."
     )
 
