@@ -626,8 +626,9 @@ def _v3_score_note(settings: Profile, scores: pd.DataFrame) -> str:
         else f"mean over seeds {listed(seeds)} per track"
     )
     return (
-        f"{data_note(settings)} SDR: source-to-distortion ratio in dB by {V3_NOTE} {rate_note(settings)}; {tracks}; {runs}. Tracks "
-        "where a target or its estimate is silent throughout have no difference."
+        f"{data_note(settings)} SDR: source-to-distortion ratio in dB by {V3_NOTE} "
+        f"{rate_note(settings)}; {tracks}; {runs}. Tracks where a target "
+        "or its estimate is silent throughout have no difference."
     )
 
 
