@@ -357,6 +357,13 @@ def bad(kind, folder):
     if kind == "text":
         path = path.with_suffix(".mp3")
         path.write_text("La la la\n" * 1000)
+    elif kind == "text like speech":
+        path = path.with_suffix(".mp3")
+        path.write_text("La la la, not a song\n" * 500)  # lines as long as a frame of AMR
+    elif kind == "two frames":
+        path = path.with_suffix(".mp3")
+        frame = b"\xff\xfb\x90\x00" + bytes(413)  # of MPEG audio, as programs have by chance
+        path.write_bytes(b"\x7fELF" + bytes(20000) + 2 * frame + bytes(20000))
     elif kind == "empty":
         path.touch()
     elif kind == "no samples":
@@ -378,7 +385,7 @@ def bad(kind, folder):
 
 
 BAD = ["text", "empty", "no samples", "not finite", "folder", "slow", "truncated", "missing"]
-BAD += ["playlist"]
+BAD += ["playlist", "text like speech", "two frames"]
 
 
 @pytest.mark.parametrize("kind", BAD)
