@@ -27,6 +27,7 @@ off. Weights are the same for every instrument, so masks that add up to one do s
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import os
 import shutil
@@ -731,15 +732,24 @@ def targets(
     Raises
     ------
     ConfigError
-        If one exists and ``force`` does not allow to replace it, or is the song itself.
+        If one exists and ``force`` does not allow to replace it, or is the song itself or a folder;
+        or if nothing can be written there.
     """
     folder = out / (path.stem.strip(".") or path.name.strip(".") or "song")
-    if folder.exists() and not folder.is_dir():
-        raise ConfigError(f"{folder} is a file and no folder; choose another --out.")
+    try:
+        there = next(place for place in (folder, *folder.parents) if place.exists())
+    except OSError as error:
+        raise _unwritable(out, error.strerror) from error
+    if not there.is_dir():
+        raise ConfigError(f"{there} is a file and no folder; choose another --out.")
+    if not os.access(there, os.W_OK | os.X_OK, effective_ids=True):
+        raise _unwritable(there, os.strerror(errno.EACCES))
     files = {name: folder / f"{name}.{format}" for name in names}
     for file in files.values():
         if not file.exists():
             continue
+        if file.is_dir():
+            raise ConfigError(f"{file} is a folder; move it away, or choose another --out.")
         if file.samefile(path):
             raise ConfigError(f"{path} would be overwritten by its own part; choose another --out.")
         if not force:
@@ -831,9 +841,7 @@ def _fresh_folder(out: Path) -> Iterator[Path]:
         out.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix=".partial-", dir=out))
     except OSError as error:
-        raise ConfigError(
-            f"Nothing can be written to {out}: {error.strerror}; choose another --out."
-        ) from error
+        raise _unwritable(out, error.strerror) from error
     try:
         yield scratch
     finally:
@@ -841,6 +849,10 @@ def _fresh_folder(out: Path) -> Iterator[Path]:
         if made:
             with contextlib.suppress(OSError):
                 out.rmdir()
+
+
+def _unwritable(place: Path, reason: str) -> ConfigError:
+    return ConfigError(f"Nothing can be written to {place}: {reason}; choose another --out.")
 
 
 def _check_disk(folder: Path, wanted: int, song: Path) -> None:

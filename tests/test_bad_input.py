@@ -288,6 +288,7 @@ def test_unreadable_files_are_named(locked_place, sandbox):
     song.write_bytes(gallery.container("wav"))
     song.chmod(0)
     folder.mkdir(mode=0)
+    (locked_place / "taken").mkdir(mode=0o555)
     profile = locked_place / "mine.yaml"
     profile.write_text(gallery.MINIMAL)
     profile.chmod(0)
@@ -302,6 +303,16 @@ def test_unreadable_files_are_named(locked_place, sandbox):
             "--out",
             kind="unreadable",
         )
+        # Inside it, where nothing can be looked up, and a folder of a song that is there already.
+        for place in (folder, locked_place):
+            refused(
+                lambda place=place: songs.targets(
+                    Path("taken.wav"), ["bass"], out=place, format="wav", force=False
+                ),
+                place.name,
+                "--out",
+                kind="unreadable",
+            )
     folder.chmod(0o755)
 
 

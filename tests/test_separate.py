@@ -421,6 +421,31 @@ def test_existing_files_stay_unless_forced(fast, tmp_path, rng, capsys):
     assert soundfile.info(kept).frames == 16000
 
 
+@pytest.mark.parametrize(
+    ("file", "out"), [("out", "out"), ("out", "out/deep/er"), ("out/a", "out")]
+)
+def test_a_file_in_the_way_of_a_folder_is_refused(results, tmp_path, rng, capsys, file, out):
+    path, file = tmp_path / "a.wav", tmp_path / file
+    soundfile.write(path, music(rng, 1, 16000, 1), 16000)
+    file.parent.mkdir(exist_ok=True)
+    file.write_text("mine")
+    assert cli.main(["separate", str(path), "--out", str(tmp_path / out), "--force"]) == 1
+    assert f"{file} is a file and no folder; choose another --out." in capsys.readouterr().err
+    assert file.read_text() == "mine"
+
+
+def test_a_folder_in_the_way_of_a_part_is_refused_before_anything_is_written(
+    results, tmp_path, rng, capsys
+):
+    path, folder = tmp_path / "a.wav", tmp_path / "out" / "a" / "vocals.wav"
+    soundfile.write(path, music(rng, 1, 16000, 1), 16000)
+    folder.mkdir(parents=True)
+    command = ["separate", str(path), "--out", str(tmp_path / "out"), "--force"]
+    assert cli.main(command) == 1
+    assert f"{folder} is a folder; move it away" in capsys.readouterr().err
+    assert [each.name for each in folder.parent.iterdir()] == ["vocals.wav"]
+
+
 def test_a_failure_halfway_leaves_the_old_files(fast, tmp_path, rng, monkeypatch, capsys):
     path = tmp_path / "a.wav"
     soundfile.write(path, music(rng, 3, 16000, 1), 16000)
