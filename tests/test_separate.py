@@ -265,6 +265,7 @@ def test_conditions_combine_and_fade(separator, rng):
         ("vocals=2", "within 0 and 1"),
         ("vocals+vocals", "twice"),
         ("", "Unknown instrument"),
+        ("+", "Unknown instrument"),
     ],
 )
 def test_wrong_requests_are_told(text, complaint):
