@@ -1144,7 +1144,8 @@ def test_command_ends_with_a_sentence_and_no_traceback(sandbox, case):
     assert contents(sandbox) == before
 
 
-def test_a_separation_that_is_stopped_leaves_nothing(trained, sandbox):
+@pytest.mark.parametrize("how", ["SIGINT", "SIGHUP"])
+def test_a_separation_that_is_stopped_leaves_nothing(trained, sandbox, how):
     TALLY["processes"] += 1
     song, out = sandbox / "song.wav", sandbox / "out"
     soundfile.write(song, np.tile(gallery.sound(), (1200, 1)), gallery.RATE)
@@ -1160,7 +1161,7 @@ def test_a_separation_that_is_stopped_leaves_nothing(trained, sandbox):
         while not list(out.glob(".partial-*/*.wav")):
             assert process.poll() is None
             time.sleep(0.02)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(signal.Signals[how])
         _, errors = process.communicate(timeout=30)
     finally:
         process.kill()
