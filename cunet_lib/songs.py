@@ -69,6 +69,9 @@ CHUNK_VALUES = 1 << 18
 """About how many samples of windows are in memory at a time, over all channels: 1 MB, which stays
 in a processor's cache from one step to the next."""
 
+MOST_CHANNELS = 1024
+"""Of an array, as of any file that libsndfile reads."""
+
 RESIDUAL = "residual"
 
 
@@ -687,6 +690,11 @@ def _separate_array(separator, samples, rate, instruments, residual) -> dict[str
             f"point (given: {samples.shape}, {samples.dtype})."
         )
     columns = samples[:, None] if samples.ndim == 1 else samples
+    if columns.shape[1] > MOST_CHANNELS:
+        raise ConfigError(
+            f"An array of audio has at most {MOST_CHANNELS} channels, and they are its second axis "
+            f"(given: {samples.shape}); transpose it."
+        )
     song = _Array(np.asarray(columns, np.float32), int(rate))
     wanted = separator.requests(instruments)
     frames, _, stream = separator.stream(song, list(wanted.values()))

@@ -287,6 +287,7 @@ def test_dedicated_unet_gives_its_instrument_only(results, rng):
         (np.zeros(10, np.float32), 10),
         (np.zeros(10, int), 8000),
         (np.zeros((2, 2, 2)), 8000),
+        (np.zeros((2, 2000)), 8000),  # channels first
         (np.zeros(0), 8000),
         (np.full(9000, np.nan), 8000),
     ],
