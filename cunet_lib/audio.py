@@ -61,6 +61,13 @@ PADDING = 2048
 FRAMED = ("mov", "mp4", "m4a")
 """Names of ffmpeg's formats whose header says exactly how long the audio is."""
 
+HEADERLESS = ("amrnb", "amrwb")
+"""Names of ffmpeg's formats that text passes for: speech frames without the header of a file."""
+
+GUESS, GUESSED_BYTES = 1, 8192
+"""ffmpeg's score of files with fewer than four frames of MPEG audio in a row, as any program has by
+chance, and bytes up to which a song may be that short."""
+
 
 @dataclass(frozen=True)
 class AudioFile:
@@ -192,7 +199,8 @@ def _ask_ffprobe(path: Path) -> AudioFile:
     probe = Path(ensure_ffmpeg()).with_name("ffprobe")
     command = [str(probe) if probe.exists() else "ffprobe", *LOCAL[1:]]
     command += ["-select_streams", "a:0", "-of", "json", "-show_entries"]
-    command += ["stream=sample_rate,channels,duration:format=format_name", _address(path)]
+    command += ["stream=sample_rate,channels,duration:format=format_name,probe_score"]
+    command += [_address(path)]
     try:
         done = subprocess.run(
             command,
@@ -204,13 +212,16 @@ def _ask_ffprobe(path: Path) -> AudioFile:
         found = json.loads(done.stdout or b"{}")
         stream = found.get("streams", [])[0]
         rate, channels = (int(stream[key]) for key in ("sample_rate", "channels"))
-        exact = not {*found["format"]["format_name"].split(",")}.isdisjoint(FRAMED)
+        names = {*found["format"]["format_name"].split(",")}
+        exact = not names.isdisjoint(FRAMED)
+        score = int(found["format"]["probe_score"])
         seconds = float(stream.get("duration", 0)) if exact else 0.0
     except subprocess.TimeoutExpired as error:
         raise _stalled(path) from error
     except (ValueError, KeyError, IndexError) as error:
         raise _no_audio(path) from error
-    if rate < 1 or channels < 1:
+    guessed = score <= GUESS and path.stat().st_size > GUESSED_BYTES
+    if rate < 1 or channels < 1 or guessed or not names.isdisjoint(HEADERLESS):
         raise _no_audio(path)
     return AudioFile(path, rate, channels, "ffmpeg", seconds)
 

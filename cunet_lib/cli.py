@@ -31,8 +31,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     options = _parser().parse_args(arguments)
-    # `make` and schedulers stop jobs with SIGTERM: clean up as after Ctrl-C.
+    # `make` and schedulers stop jobs with SIGTERM, a terminal that is closed with SIGHUP: clean up
+    # as after Ctrl-C. What nohup started goes on.
     signal.signal(signal.SIGTERM, _interrupt)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, _interrupt)
     try:
         return options.command(options)
     except ConfigError as error:

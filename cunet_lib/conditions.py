@@ -139,7 +139,7 @@ def parse(text: str) -> dict[str, float]:
     levels = {}
     for part in text.split("+"):
         instrument, equals, level = part.strip().partition("=")
-        if instrument in levels:
+        if instrument in levels and instrument in INSTRUMENTS:
             raise ConfigError(f"{text!r} names {instrument} twice.")
         try:
             levels[instrument] = float(level) if equals else 1.0

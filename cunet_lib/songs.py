@@ -27,6 +27,7 @@ off. Weights are the same for every instrument, so masks that add up to one do s
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import os
 import shutil
@@ -67,6 +68,9 @@ than with a half (standard deviation over songs 0.03 dB; end to end: 0.06 dB low
 CHUNK_VALUES = 1 << 18
 """About how many samples of windows are in memory at a time, over all channels: 1 MB, which stays
 in a processor's cache from one step to the next."""
+
+MOST_CHANNELS = 1024
+"""Of an array, as of any file that libsndfile reads."""
 
 RESIDUAL = "residual"
 
@@ -686,6 +690,11 @@ def _separate_array(separator, samples, rate, instruments, residual) -> dict[str
             f"point (given: {samples.shape}, {samples.dtype})."
         )
     columns = samples[:, None] if samples.ndim == 1 else samples
+    if columns.shape[1] > MOST_CHANNELS:
+        raise ConfigError(
+            f"An array of audio has at most {MOST_CHANNELS} channels, and they are its second axis "
+            f"(given: {samples.shape}); transpose it."
+        )
     song = _Array(np.asarray(columns, np.float32), int(rate))
     wanted = separator.requests(instruments)
     frames, _, stream = separator.stream(song, list(wanted.values()))
@@ -731,15 +740,24 @@ def targets(
     Raises
     ------
     ConfigError
-        If one exists and ``force`` does not allow to replace it, or is the song itself.
+        If one exists and ``force`` does not allow to replace it, or is the song itself or a folder;
+        or if nothing can be written there.
     """
     folder = out / (path.stem.strip(".") or path.name.strip(".") or "song")
-    if folder.exists() and not folder.is_dir():
-        raise ConfigError(f"{folder} is a file and no folder; choose another --out.")
+    try:
+        there = next(place for place in (folder, *folder.parents) if place.exists())
+    except OSError as error:
+        raise _unwritable(out, error.strerror) from error
+    if not there.is_dir():
+        raise ConfigError(f"{there} is a file and no folder; choose another --out.")
+    if not os.access(there, os.W_OK | os.X_OK, effective_ids=True):
+        raise _unwritable(there, os.strerror(errno.EACCES))
     files = {name: folder / f"{name}.{format}" for name in names}
     for file in files.values():
         if not file.exists():
             continue
+        if file.is_dir():
+            raise ConfigError(f"{file} is a folder; move it away, or choose another --out.")
         if file.samefile(path):
             raise ConfigError(f"{path} would be overwritten by its own part; choose another --out.")
         if not force:
@@ -831,9 +849,7 @@ def _fresh_folder(out: Path) -> Iterator[Path]:
         out.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix=".partial-", dir=out))
     except OSError as error:
-        raise ConfigError(
-            f"Nothing can be written to {out}: {error.strerror}; choose another --out."
-        ) from error
+        raise _unwritable(out, error.strerror) from error
     try:
         yield scratch
     finally:
@@ -841,6 +857,10 @@ def _fresh_folder(out: Path) -> Iterator[Path]:
         if made:
             with contextlib.suppress(OSError):
                 out.rmdir()
+
+
+def _unwritable(place: Path, reason: str) -> ConfigError:
+    return ConfigError(f"Nothing can be written to {place}: {reason}; choose another --out.")
 
 
 def _check_disk(folder: Path, wanted: int, song: Path) -> None:

@@ -288,6 +288,7 @@ def test_unreadable_files_are_named(locked_place, sandbox):
     song.write_bytes(gallery.container("wav"))
     song.chmod(0)
     folder.mkdir(mode=0)
+    (locked_place / "taken").mkdir(mode=0o555)
     profile = locked_place / "mine.yaml"
     profile.write_text(gallery.MINIMAL)
     profile.chmod(0)
@@ -302,6 +303,16 @@ def test_unreadable_files_are_named(locked_place, sandbox):
             "--out",
             kind="unreadable",
         )
+        # Inside it, where nothing can be looked up, and a folder of a song that is there already.
+        for place in (folder, locked_place):
+            refused(
+                lambda place=place: songs.targets(
+                    Path("taken.wav"), ["bass"], out=place, format="wav", force=False
+                ),
+                place.name,
+                "--out",
+                kind="unreadable",
+            )
     folder.chmod(0o755)
 
 
@@ -1133,7 +1144,8 @@ def test_command_ends_with_a_sentence_and_no_traceback(sandbox, case):
     assert contents(sandbox) == before
 
 
-def test_a_separation_that_is_stopped_leaves_nothing(trained, sandbox):
+@pytest.mark.parametrize("how", ["SIGINT", "SIGHUP"])
+def test_a_separation_that_is_stopped_leaves_nothing(trained, sandbox, how):
     TALLY["processes"] += 1
     song, out = sandbox / "song.wav", sandbox / "out"
     soundfile.write(song, np.tile(gallery.sound(), (1200, 1)), gallery.RATE)
@@ -1149,7 +1161,7 @@ def test_a_separation_that_is_stopped_leaves_nothing(trained, sandbox):
         while not list(out.glob(".partial-*/*.wav")):
             assert process.poll() is None
             time.sleep(0.02)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(signal.Signals[how])
         _, errors = process.communicate(timeout=30)
     finally:
         process.kill()

@@ -265,6 +265,7 @@ def test_conditions_combine_and_fade(separator, rng):
         ("vocals=2", "within 0 and 1"),
         ("vocals+vocals", "twice"),
         ("", "Unknown instrument"),
+        ("+", "Unknown instrument"),
     ],
 )
 def test_wrong_requests_are_told(text, complaint):
@@ -286,6 +287,7 @@ def test_dedicated_unet_gives_its_instrument_only(results, rng):
         (np.zeros(10, np.float32), 10),
         (np.zeros(10, int), 8000),
         (np.zeros((2, 2, 2)), 8000),
+        (np.zeros((2, 2000)), 8000),  # channels first
         (np.zeros(0), 8000),
         (np.full(9000, np.nan), 8000),
     ],
@@ -357,6 +359,13 @@ def bad(kind, folder):
     if kind == "text":
         path = path.with_suffix(".mp3")
         path.write_text("La la la\n" * 1000)
+    elif kind == "text like speech":
+        path = path.with_suffix(".mp3")
+        path.write_text("La la la, not a song\n" * 500)  # lines as long as a frame of AMR
+    elif kind == "two frames":
+        path = path.with_suffix(".mp3")
+        frame = b"\xff\xfb\x90\x00" + bytes(413)  # of MPEG audio, as programs have by chance
+        path.write_bytes(b"\x7fELF" + bytes(20000) + 2 * frame + bytes(20000))
     elif kind == "empty":
         path.touch()
     elif kind == "no samples":
@@ -378,7 +387,7 @@ def bad(kind, folder):
 
 
 BAD = ["text", "empty", "no samples", "not finite", "folder", "slow", "truncated", "missing"]
-BAD += ["playlist"]
+BAD += ["playlist", "text like speech", "two frames"]
 
 
 @pytest.mark.parametrize("kind", BAD)
@@ -412,6 +421,31 @@ def test_existing_files_stay_unless_forced(fast, tmp_path, rng, capsys):
     assert kept.read_text() == "mine" and len(list(kept.parent.iterdir())) == 1
     assert cli.main([*command, "--force"]) == 0
     assert soundfile.info(kept).frames == 16000
+
+
+@pytest.mark.parametrize(
+    ("file", "out"), [("out", "out"), ("out", "out/deep/er"), ("out/a", "out")]
+)
+def test_a_file_in_the_way_of_a_folder_is_refused(results, tmp_path, rng, capsys, file, out):
+    path, file = tmp_path / "a.wav", tmp_path / file
+    soundfile.write(path, music(rng, 1, 16000, 1), 16000)
+    file.parent.mkdir(exist_ok=True)
+    file.write_text("mine")
+    assert cli.main(["separate", str(path), "--out", str(tmp_path / out), "--force"]) == 1
+    assert f"{file} is a file and no folder; choose another --out." in capsys.readouterr().err
+    assert file.read_text() == "mine"
+
+
+def test_a_folder_in_the_way_of_a_part_is_refused_before_anything_is_written(
+    results, tmp_path, rng, capsys
+):
+    path, folder = tmp_path / "a.wav", tmp_path / "out" / "a" / "vocals.wav"
+    soundfile.write(path, music(rng, 1, 16000, 1), 16000)
+    folder.mkdir(parents=True)
+    command = ["separate", str(path), "--out", str(tmp_path / "out"), "--force"]
+    assert cli.main(command) == 1
+    assert f"{folder} is a folder; move it away" in capsys.readouterr().err
+    assert [each.name for each in folder.parent.iterdir()] == ["vocals.wav"]
 
 
 def test_a_failure_halfway_leaves_the_old_files(fast, tmp_path, rng, monkeypatch, capsys):
