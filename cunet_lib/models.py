@@ -370,7 +370,7 @@ def load(path: Path | str, *, precision: str | None = None) -> keras.Model:
     path = Path(path)
     if not is_file(path):
         raise ConfigError(f"No model at {path}; train it with `make reproduce` or name another.")
-    remedy = "delete it and run `make reproduce` again, or name another"
+    remedy = "name another; if the study trained it, delete it and run `make reproduce` again"
     reason = archive.problem(path, UNETS + VARIANTS)
     if reason is not None:
         raise ConfigError(f"{path} is not a model of the study ({reason}); {remedy}.")
