@@ -93,34 +93,40 @@ class Separator:
         wanted = [None] if conditions is None else np.asarray(conditions, np.float32)
         masks = []
         for z in wanted:
-            mask = join_patches(self.mask_patches(patches, z), starts, total)
+            # One condition at a time: the patches of a whole song are in memory.
+            given = None if z is None else z[None]
+            mask = join_patches(self.mask_patches(patches, given)[0], starts, total)
             masks.append(np.concatenate([mask, mask[-1:]]))
         return np.stack(masks)
 
-    def mask_patches(self, patches: np.ndarray, z: np.ndarray | None = None) -> np.ndarray:
+    def mask_patches(self, patches: np.ndarray, conditions: np.ndarray | None = None) -> np.ndarray:
         """Masks of magnitude patches, which are divided by the song's largest magnitude.
 
         Parameters
         ----------
         patches
             ``(patches, n_fft // 2, frames)`` float32, the Nyquist bin dropped.
-        z
-            Condition ``(instruments,)`` for a C-U-Net, None for a dedicated U-Net.
+        conditions
+            ``(conditions, instruments)`` for a C-U-Net, None for a dedicated U-Net.
 
         Returns
         -------
         numpy.ndarray
-            ``(patches, n_fft // 2, frames)`` float32 in [0, 1].
+            ``(conditions, patches, n_fft // 2, frames)`` float32 in [0, 1]; as of one condition
+            for a dedicated U-Net.
         """
+        count = len(patches)
+        rows = count * (1 if conditions is None else len(conditions))
         size = self.separate.batch_size
         parts = []
-        for first in range(0, len(patches), size):
-            part = patches[first : first + size, ..., None]
-            # One batch shape, so that the graph is traced once.
-            filled = np.pad(part, ((0, size - len(part)), (0, 0), (0, 0), (0, 0)))
-            inputs = [filled, np.repeat(z[None], size, axis=0)] if self.conditioned else filled
-            parts.append(self._mask.predict_on_batch(inputs)[: len(part), ..., 0])
-        return np.concatenate(parts)
+        for first in range(0, rows, size):
+            # Each patch under each condition. One batch shape, so that the graph is traced once:
+            # the last batch is filled up from the beginning.
+            row = np.arange(first, first + size) % rows
+            part = patches[row % count, ..., None]
+            inputs = [part, conditions[row // count]] if self.conditioned else part
+            parts.append(self._mask.predict_on_batch(inputs)[..., 0])
+        return np.concatenate(parts)[:rows].reshape(-1, *patches.shape)
 
 
 def separate_instruments(

@@ -29,6 +29,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
+import math
 import os
 import shutil
 import tempfile
@@ -217,7 +218,7 @@ class SongSeparator:
         return np.abs(scipy.fft.rfft(windows[0] * _hann(size), axis=-1)).T
 
     def _masks(self, heard: _Heard, wanted) -> Iterator[np.ndarray]:
-        """Masks ``(wanted, rows, frames)`` of the downmix, in order.
+        """Masks ``(wanted, frames, rows)`` of the downmix, in order.
 
         Rows are the frequency bins, the Nyquist bin (as its neighbour) and, last, the mean over
         the top octave. Places, padding and cross-fades of patches are those of
@@ -225,21 +226,24 @@ class SongSeparator:
         """
         signal, length = self.signal, self._separator.frames
         settings = self._separator.separate
+        given = None if wanted[0] is None else np.stack(wanted)
+        # So many patches that, under all conditions, they fill the network's batches.
+        group = settings.batch_size // math.gcd(settings.batch_size, len(wanted))
         total = 1 + -(-heard.samples // signal.hop)
         step = max(1, round(length * (1.0 - settings.overlap)))
         starts = range(0, max(total - length, 0) + step, step)
         fade = np.minimum(np.arange(1, length + 1), np.arange(length, 0, -1)).astype(np.float32)
         joined = np.zeros((len(wanted), signal.bins, length), np.float32)
         weights = np.zeros(length, np.float32)
-        for place in range(0, len(starts), settings.batch_size):
-            batch = starts[place : place + settings.batch_size]
+        for place in range(0, len(starts), group):
+            batch = starts[place : place + group]
             end = batch[-1] + length
             magnitude = self._magnitudes(heard, batch[0], min(end, total)) / heard.peak
             magnitude = np.pad(magnitude, ((0, 0), (0, max(0, end - total))))[: signal.bins]
             patches = np.stack(
                 [magnitude[:, s - batch[0] : s - batch[0] + length] for s in batch]
             ).astype(np.float32)
-            masks = np.stack([self._separator.mask_patches(patches, z) for z in wanted])
+            masks = self._separator.mask_patches(patches, given)
             for position, start in enumerate(batch):
                 joined += masks[:, position] * fade
                 weights += fade
@@ -247,7 +251,9 @@ class SongSeparator:
                 mask = joined[..., :ready] / weights[:ready]
                 first = start - batch[0]
                 top = _top_octave(mask, magnitude[:, first : first + ready])
-                yield np.concatenate([mask, mask[:, -1:], top[:, None]], axis=1)
+                rows = np.concatenate([mask, mask[:, -1:], top[:, None]], axis=1)
+                # What comes next takes whole frames.
+                yield np.ascontiguousarray(rows.swapaxes(1, 2))
                 joined = np.pad(joined[..., step:], ((0, 0), (0, 0), (0, step)))
                 weights = np.pad(weights[step:], (0, step))
 
@@ -378,7 +384,7 @@ class _Gains:
         spectrum
             ``(channels, frames, bins)`` complex64.
         mask
-            ``(rows, frames)`` as :meth:`SongSeparator._masks` gives them: frequency bins, the
+            ``(frames, rows)`` as :meth:`SongSeparator._masks` gives them: frequency bins, the
             Nyquist bin and the extension.
 
         Returns
@@ -386,9 +392,8 @@ class _Gains:
         numpy.ndarray
             ``(channels, frames, bins)`` complex64.
         """
-        rows = np.ascontiguousarray(mask.T)
-        gain = (1 - self.share) * rows[:, self.low] + self.share * rows[:, self.low + 1]
-        above = rows[:, -1:]
+        gain = (1 - self.share) * mask[:, self.low] + self.share * mask[:, self.low + 1]
+        above = mask[:, -1:]
         gain = (1 - self.fading) * gain + self.fading * above
         # Real gains times pairs of real numbers: complex products would take twice as long.
         parts, heard = spectrum.view(np.float32), 2 * len(self.low)
@@ -460,19 +465,19 @@ class _Frames:
         self._held = next(blocks)
 
     def at(self, times: np.ndarray) -> np.ndarray:
-        """Masks ``(wanted, rows, times)``, linear between frames; the last frame holds on."""
+        """Masks ``(wanted, times, rows)``, linear between frames; the last frame holds on."""
         low = np.floor(times).astype(int)
-        parts, end = [self._held], self._begin + self._held.shape[-1]
+        parts, end = [self._held], self._begin + self._held.shape[1]
         while end < low[-1] + 2 and (block := next(self._blocks, None)) is not None:
             parts.append(block)
-            end += block.shape[-1]
-        held = np.concatenate(parts, axis=-1) if len(parts) > 1 else self._held
+            end += block.shape[1]
+        held = np.concatenate(parts, axis=1) if len(parts) > 1 else self._held
         # The grid's rounding may reach past the last frame.
-        share = (times - low).astype(np.float32)
+        share = (times - low).astype(np.float32)[:, None]
         low = np.minimum(low, end - 1)
         high = np.minimum(low + 1, end - 1)
-        mask = (1 - share) * held[..., low - self._begin] + share * held[..., high - self._begin]
-        self._held = held[..., low[0] - self._begin :].copy()
+        mask = (1 - share) * held[:, low - self._begin] + share * held[:, high - self._begin]
+        self._held = held[:, low[0] - self._begin :].copy()
         self._begin = int(low[0])
         return mask
 
@@ -812,7 +817,10 @@ def separate_file(
 
 
 def _write(stream, partial, format, song, frames) -> dict[str, float]:
-    """Write estimates, and what is left if there is a file for it; returns their peaks."""
+    """Write estimates, and what is left if there is a file for it.
+
+    Returns their peaks, 0 in a format that clips nothing.
+    """
     peaks = dict.fromkeys(partial, 0.0)
     try:
         with contextlib.ExitStack() as stack:
@@ -829,7 +837,8 @@ def _write(stream, partial, format, song, frames) -> dict[str, float]:
                 if len(parts) < len(writers):
                     parts.append(mixture - estimates.sum(axis=0))
                 for name, writer, part in zip(partial, writers, parts, strict=True):
-                    peaks[name] = max(peaks[name], float(np.abs(part).max(initial=0.0)))
+                    if format not in audio.EXACT:
+                        peaks[name] = max(peaks[name], float(np.abs(part).max(initial=0.0)))
                     for first in range(0, len(part), audio.BLOCK):
                         writer.write(part[first : first + audio.BLOCK])
     except (soundfile.LibsndfileError, AssertionError) as error:

@@ -24,7 +24,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cunet_lib.conditions import all_one_hot, vector
+from cunet_lib.conditions import all_one_hot
 from cunet_lib.config import INSTRUMENTS, ROOT, Profile, load_profile
 from cunet_lib.files import write_json
 from cunet_lib.parallel import cores, pool
@@ -614,7 +614,7 @@ def separation(seconds: float, turns: int, masks: bool, filters: int = 16) -> di
     network = separator._separator
     frames = 1 + round(seconds) * profile.signal.sample_rate // profile.signal.hop
     step = round(network.frames * (1 - network.separate.overlap))
-    count = network.separate.batch_size
+    count = network.separate.batch_size // len(INSTRUMENTS)
     patches = np.random.default_rng(0).random((count, profile.signal.bins, network.frames))
     patches = patches.astype(np.float32)
 
@@ -623,11 +623,10 @@ def separation(seconds: float, turns: int, masks: bool, filters: int = 16) -> di
 
     def mask() -> None:
         for _ in range(-(-(frames // step + 1) // count)):
-            for instrument in INSTRUMENTS:
-                network.mask_patches(patches, vector({instrument: 1.0}))
+            network.mask_patches(patches, all_one_hot())
 
     # Graphs are traced once; a song of an hour is not separated twice for that.
-    network.mask_patches(patches, vector({"vocals": 1.0}))
+    network.mask_patches(patches, all_one_hot())
     calls = {"song": separate} | ({"network": mask} if masks else {})
     taken: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(turns):

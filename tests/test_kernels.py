@@ -7,6 +7,8 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cunet_lib import models
+from cunet_lib.config import ROOT
 from cunet_lib.kernels import BatchNormalization, ToOneChannel
 
 SHAPES = st.tuples(*(st.integers(*bounds) for bounds in ((1, 3), (1, 9), (1, 9), (1, 12))))
@@ -100,6 +102,37 @@ def test_transposed_convolution_is_keras_own(shape, seed):
     np.testing.assert_allclose(one, two, rtol=1e-4, atol=1e-4)
     for ours, theirs in zip(found, wanted, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("shape", [(2, 8, 6, 16), (1, 7, 5, 4)])
+def test_transposed_convolution_of_bfloat16_maps(shape, rng):
+    """Both differ from float32 by what bfloat16 rounds; ours is the nearer one."""
+    options = {"filters": 1, "kernel_size": 5, "strides": 2, "padding": "same"}
+    x = rng.normal(size=shape).astype(np.float32)
+    ours, theirs = pair(
+        ToOneChannel, keras.layers.Conv2DTranspose, shape, rng, dtype="mixed_bfloat16", **options
+    )
+    exact = keras.layers.Conv2DTranspose(**options)
+    exact.build(shape)
+    exact.set_weights(theirs.get_weights())
+    one, two, wanted = (np.asarray(each(x)).astype(np.float32) for each in (ours, theirs, exact))
+    largest = np.abs(wanted).max()
+    np.testing.assert_allclose(one, wanted, atol=2**-7 * largest)
+    np.testing.assert_allclose(two, wanted, atol=2**-5 * largest)
+
+
+def test_the_shipped_model_has_the_layers_of_today(rng):
+    """Saved files name their classes: one that is renamed would leave them unreadable."""
+    saved = models.load(ROOT / "results" / "demo" / "models" / "cnn_complex.keras")
+    network = models.with_precision(saved, "float32")
+    assert [layer.name for layer in saved.layers] == [layer.name for layer in network.layers]
+    patches = rng.random((1, *network.inputs[0].shape[1:])).astype(np.float32)
+    z = np.eye(4, dtype=np.float32)[:1]
+    one, two = (
+        np.asarray(models.mask_model(e)([patches, z]), np.float32) for e in (saved, network)
+    )
+    # The file computes in half precision where it is not told otherwise.
+    np.testing.assert_allclose(one, two, atol=0.02)
 
 
 @pytest.mark.parametrize("change", [{"filters": 2}, {"kernel_size": 3}, {"strides": 1}])

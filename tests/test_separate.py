@@ -75,8 +75,8 @@ class Open:
     def __init__(self, inner):
         self.frames, self.separate = inner.frames, inner.separate
 
-    def mask_patches(self, patches, z=None):
-        return np.ones_like(patches)
+    def mask_patches(self, patches, conditions=None):
+        return np.ones((len(conditions), *patches.shape), np.float32)
 
 
 def music(rng, seconds, rate, channels):

@@ -60,6 +60,20 @@ def test_masks_are_within_zero_and_one(conditioned, rng):
     assert masks.min() >= 0 and masks.max() <= 1
 
 
+@pytest.mark.parametrize(("patches", "wanted"), [(1, 1), (5, 1), (2, 3), (3, 4)])
+def test_batches_are_filled_with_patches_under_all_conditions(conditioned, rng, patches, wanted):
+    """Whatever lies beside a patch in a batch, its mask is the network's own."""
+    given = rng.random((patches, *SHAPE["shape"][:2])).astype(np.float32)
+    z = all_one_hot()[:wanted]
+    separator = separation.Separator(conditioned, SETTINGS.signal, Separate(batch_size=4))
+    masks = separator.mask_patches(given, z)
+    assert masks.shape == (wanted, *given.shape)
+    network = models.mask_model(conditioned)
+    for mask, condition in zip(masks, z, strict=True):
+        expected = network([given[..., None], np.repeat(condition[None], patches, axis=0)])
+        np.testing.assert_allclose(mask, np.asarray(expected)[..., 0], atol=1e-5)
+
+
 def test_conditions_go_with_conditioned_models_only(conditioned, rng):
     audio = rng.normal(size=5000).astype(np.float32)
     with pytest.raises(ConfigError, match="needs conditions"):
