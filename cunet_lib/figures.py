@@ -123,17 +123,24 @@ class Figure:
     caption: str
     dpi: int = 160
 
+    @functools.cached_property
+    def _png(self) -> bytes:
+        # Once for the file and the notebook: half of a figure's time is its drawing.
+        return _rendered(self.canvas, "png", self.caption, dpi=self.dpi)
+
     def save(self, folder: Path) -> Figure:
         """Write PNG, SVG and caption (see :func:`save_figure`); returns the figure."""
-        save_figure(self.canvas, folder, self.name, self.caption, dpi=self.dpi)
+        check_name(self.name, self.caption)
+        _write(self.canvas, self._png, folder, self.name, self.caption, dpi=self.dpi)
         return self
 
     def _repr_html_(self) -> str:
-        image = base64.b64encode(_rendered(self.canvas, "png", self.caption, dpi=100)).decode()
+        image = base64.b64encode(self._png).decode()
         caption = html.escape(self.caption)
+        width = round(100 * self.canvas.get_figwidth())
         return (
-            f'<img src="data:image/png;base64,{image}" alt="{caption}" style="max-width:100%">'
-            f"<p><small>{caption}</small></p>"
+            f'<img src="data:image/png;base64,{image}" alt="{caption}" width="{width}" '
+            f'style="max-width:100%; height:auto"><p><small>{caption}</small></p>'
         )
 
 
@@ -163,8 +170,11 @@ def save_figure(fig: Canvas, folder: Path, name: str, caption: str, *, dpi: int 
         If the name is not a plain file name, or the caption is empty.
     """
     check_name(name, caption)
+    return _write(fig, _rendered(fig, "png", caption, dpi=dpi), folder, name, caption, dpi=dpi)
+
+
+def _write(fig: Canvas, png: bytes, folder: Path, name: str, caption: str, *, dpi: int) -> Path:
     folder = Path(folder)
-    png = _rendered(fig, "png", caption, dpi=dpi)
     svg = _rendered(fig, "svg", caption, dpi=dpi)
     write_atomically(folder / f"{name}.txt", f"{caption}\n")
     write_atomically(folder / f"{name}.svg", svg)
