@@ -176,7 +176,8 @@ def quantise(stems: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     if np.abs(mixture).max(initial=0) > 32767 or any(np.abs(x).max() > 32767 for x in pcm.values()):
         raise ValueError("The mixture clips; a song must be scaled before it is quantised.")
     pcm["mixture"] = mixture
-    return {stem: audio.astype(np.int16) for stem, audio in pcm.items()}
+    # In the order of files, in which they are written, hashed and looked at.
+    return {stem: audio.astype(np.int16, order="C") for stem, audio in pcm.items()}
 
 
 def _render_song(root: Path, settings: dict[str, Any], job: tuple[str, int]) -> dict[str, Any]:

@@ -28,6 +28,17 @@ CLUSTER = "CUNET_CLUSTER"
 SPOOL = "CUNET_SPOOL"
 """Variable with a shared folder for the arguments of calls that are too large for a scheduler."""
 
+THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "NUMBA_NUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+    "TF_NUM_INTRAOP_THREADS",
+)
+"""Read by numerical libraries when they are loaded: how many threads they may use. A stage's kernel
+gets ``CUNET_THREADS`` of them, where the user has not set them."""
+
 _LARGE = 1 << 20
 
 
@@ -67,6 +78,8 @@ def cores() -> int:
 
 
 def _begin_worker() -> None:
+    # Libraries that come with the first task read the variables; limits reach those that are here.
+    os.environ.update(dict.fromkeys(THREAD_VARIABLES, "1"))
     threadpool_limits(1)
     # A killed parent cannot tell its workers to end; they would wait for tasks for ever.
     threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -164,6 +177,8 @@ def _call(root: str, code: str, call: bytes | None, file: str | None):
             importlib.invalidate_caches()
             importlib.import_module("cunet_lib").loaded_for = (root, code)
         function, args, kwargs = pickle.loads(call if file is None else Path(file).read_bytes())
+    import scipy.linalg  # noqa: F401  # brings libraries whose threads are to be limited
+
     with threadpool_limits(1):
         return function(*args, **kwargs)
 

@@ -25,6 +25,7 @@ from typing import Any, TextIO
 
 from cunet_lib.config import ROOT, ConfigError, Profile
 from cunet_lib.files import UNWRITABLE, WriteError, replacing
+from cunet_lib.parallel import THREAD_VARIABLES
 from cunet_lib.parameters import check_parameters, notebook_parameters
 from cunet_lib.quiet import ENVIRONMENT
 
@@ -40,16 +41,6 @@ SUBJECTS = {
 
 TRAININGS = {"02_train_unet": "unet_", "03_train_cunet": ""}
 """Notebooks that train, and what stands before the subject in the name of the run folder."""
-
-THREAD_VARIABLES = (
-    "OMP_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "NUMBA_NUM_THREADS",
-    "NUMEXPR_NUM_THREADS",
-    "TF_NUM_INTRAOP_THREADS",
-)
-"""Set to ``CUNET_THREADS`` in the kernel, where the user has not set them."""
 
 
 class NotebookFailed(RuntimeError):
