@@ -40,18 +40,17 @@ class _Track:
 
     def __init__(self, store: Store, entry: Entry, samples: int):
         self.name = entry.name
-        self.audio = store.audio(entry)
+        self.audio = np.asarray(store.audio(entry))
         self.scale = np.float32(1.0 / entry.scale)
         self.samples = samples
         # A track shorter than a patch is padded with silence at its end.
         self.starts = max(entry.samples - samples, 0) + 1
 
-    def cut(self, rows, start: int) -> np.ndarray:
-        part = self.audio[rows, start : start + self.samples] * self.scale
-        missing = self.samples - part.shape[-1]
-        if missing:
-            part = np.pad(part, [(0, 0)] * (part.ndim - 1) + [(0, missing)])
-        return part
+    def cut(self, row: int, start: int, out: np.ndarray) -> None:
+        """Write the samples of one stem (row 0: the mixture) from a place on to ``out``."""
+        part = self.audio[row, start : start + self.samples]
+        np.multiply(part, self.scale, out=out[: len(part)])
+        out[len(part) :] = 0
 
 
 class TrainingBatches:
@@ -95,17 +94,19 @@ class TrainingBatches:
         condition = np.empty((size, len(INSTRUMENTS)), np.float32)
         # Several conditions of one mixture in a batch show the control network what they change.
         group = 1 if self.instrument is not None else train.conditions_per_mixture
+        # Everything is written where it stays: fresh memory costs more than the sums.
+        sources = np.empty((len(INSTRUMENTS), samples), np.float32)
         for first in range(0, size, group):
             asked = self._ask(rng, group)
             track, start = self._place(rng)
-            mix, sources = self._mix(rng, track, start, [levels for _, levels in asked])
+            self._mix(rng, track, start, [levels for _, levels in asked], mixture[first], sources)
             for row, (kind, levels) in enumerate(asked, start=first):
                 # The mixture stays as it is: z is a fader of the target alone.
                 if kind == "one_hot" and rng.random() < train.progressive:
                     levels = levels * np.float32(rng.random())
-                mixture[row] = mix
-                wanted = np.flatnonzero(levels)
-                target[row] = (sources[wanted] * levels[wanted, None]).sum(axis=0)
+                if row > first:
+                    mixture[row] = mixture[first]
+                _weighted_sum(sources, levels, target[row])
                 condition[row] = levels
         return Batch(mixture, target, condition)
 
@@ -130,30 +131,34 @@ class TrainingBatches:
         return asked
 
     def _mix(
-        self, rng: np.random.Generator, track: _Track, start: int, asked: list[np.ndarray]
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Mixture ``(samples,)`` and its sources ``(instruments, samples)`` at a place.
+        self,
+        rng: np.random.Generator,
+        track: _Track,
+        start: int,
+        asked: list[np.ndarray],
+        mix: np.ndarray,
+        sources: np.ndarray,
+    ) -> None:
+        """Fill the mixture ``(samples,)`` and its sources ``(instruments, samples)`` of a place.
 
-        Only sources that are asked for are read, the others are silent there. With probability
-        ``train.remix`` the instruments that the first condition does not want come from other
-        places; the wanted ones stay together.
+        Only sources that are asked for are read, unless others are mixed in; the rest of
+        ``sources`` stays as it was. With probability ``train.remix`` the instruments that the
+        first condition does not want come from other places; the wanted ones stay together.
         """
-        needed = np.flatnonzero(np.any(asked, axis=0))
-        sources = np.zeros((len(INSTRUMENTS), self.settings.patch_samples), np.float32)
         # Row 0 of a track is its mixture.
         if rng.random() >= self.settings.train.remix:
-            rows = track.cut([0, *(1 + needed)], start)
-            sources[needed] = rows[1:]
-            return rows[0], sources
-        wanted = np.flatnonzero(asked[0])
-        sources[wanted] = track.cut(1 + wanted, start)
-        mix = sources[wanted].sum(axis=0)
-        for other in range(len(INSTRUMENTS)):
-            if other not in wanted:
-                other_track, other_start = self._place(rng)
-                sources[other] = other_track.cut(1 + other, other_start)
-                mix += sources[other]
-        return mix, sources
+            track.cut(0, start, mix)
+            for needed in np.flatnonzero(np.any(asked, axis=0)):
+                track.cut(1 + needed, start, sources[needed])
+            return
+        wanted = asked[0] != 0
+        for row in np.flatnonzero(wanted):
+            track.cut(1 + row, start, sources[row])
+        _weighted_sum(sources, wanted.astype(np.float32), mix)
+        for other in np.flatnonzero(~wanted):
+            other_track, other_start = self._place(rng)
+            other_track.cut(1 + other, other_start, sources[other])
+            mix += sources[other]
 
     def _place(self, rng: np.random.Generator) -> tuple[_Track, int]:
         place = int(np.searchsorted(self._draw, rng.random(), side="right"))
@@ -195,6 +200,17 @@ class TrainingBatches:
 
         steps = tf.data.Dataset.counter(start=first_step)
         return steps.map(fetch, num_parallel_calls=2, deterministic=True).prefetch(4)
+
+
+def _weighted_sum(sources: np.ndarray, levels: np.ndarray, out: np.ndarray) -> None:
+    """Write the sum of the sources whose level is not zero, times their levels, to ``out``."""
+    wanted = np.flatnonzero(levels)
+    if len(wanted) == 0:
+        out[:] = 0
+        return
+    np.multiply(sources[wanted[0]], levels[wanted[0]], out=out)
+    for row in wanted[1:]:
+        out += sources[row] * levels[row]
 
 
 def validation_batches(

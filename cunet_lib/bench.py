@@ -293,8 +293,9 @@ def evaluation(options: Options) -> tuple[list[Row], dict]:
     workers = cores()
     found = run_workload(
         "evaluation",
-        tracks=options.either(4, 1) * max(2, workers),
-        seconds=options.either(20.0, 8.0),
+        # On two cores as many and as long as in the demo: starting processes is part of it.
+        tracks=options.either(7, 1) * max(2, workers),
+        seconds=options.either(30.0, 8.0),
         turns=options.either(3, 2),
     )
     mono = run_workload("scoring_memory", rate=8192, channels=1, seconds=240.0)

@@ -112,6 +112,8 @@ def load(
 def kept(run: Path) -> str:
     """What the stopped training of a run folder has kept, and how to go on; for people."""
     files = _files(run / FOLDER)
+    if (run / "run.json").exists():
+        return "the training was finished, its notebook was not; the same command does both anew"
     if not files:
         return "no epoch was finished; the same command starts this training anew"
     return f"epoch {epochs_of(files[0])} is kept; the same command goes on from there"

@@ -230,7 +230,7 @@ def decode(source: Source, sample_rate: int) -> np.ndarray:
     stems, sizes = [], set()
     for audio, rate in read:
         sizes.add((len(audio), rate))
-        mono = audio.mean(axis=1, dtype=np.float64).astype(np.float32)
+        mono = _mean_of_channels(audio)
         if not np.isfinite(mono).all() or np.abs(mono).max(initial=0.0) > LOUDEST:
             raise ConfigError(
                 f"Track {source.name!r} holds values that are not finite, or no audio; "
@@ -242,6 +242,14 @@ def decode(source: Source, sample_rate: int) -> np.ndarray:
             f"The stems of track {source.name!r} differ in length or rate; copy or unpack it again."
         )
     return np.stack(stems)
+
+
+def _mean_of_channels(audio: np.ndarray) -> np.ndarray:
+    # Channel by channel: NumPy's mean over an axis of two takes several times as long.
+    total = audio[:, 0].astype(np.float64)
+    for channel in range(1, audio.shape[1]):
+        total += audio[:, channel]
+    return (total / audio.shape[1]).astype(np.float32)
 
 
 def check_rate(path: Path, rate: int) -> None:

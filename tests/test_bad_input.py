@@ -1155,6 +1155,8 @@ def test_a_separation_that_is_stopped_leaves_nothing(trained, sandbox, how):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # What started the tests may have it ignored, as nohup does; children inherit that.
+        preexec_fn=lambda: signal.signal(signal.Signals[how], signal.SIG_DFL),
     )
     try:
         # A part of ten minutes of music is being written.

@@ -45,6 +45,8 @@ def test_the_newest_and_the_one_before_are_kept(folder):
     assert names(folder) == ["epoch-000002", "epoch-000003"]
     assert checkpoint.kept(folder.parent).startswith("epoch 3 is kept")
     assert checkpoint.kept(folder).startswith("no epoch was finished")
+    (folder / "run.json").touch()
+    assert checkpoint.kept(folder).startswith("the training was finished")
 
 
 def test_more_arrays_than_ten_keep_their_order(tmp_path):

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import fcntl
 import json
 import os
 import platform
@@ -90,6 +91,8 @@ class Study:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                # A shell hands programs in its background a Ctrl-C that is ignored, for good.
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
             )
 
     def said(self, since: int = 0) -> str:
@@ -128,6 +131,15 @@ class Study:
             return (self.results / "report" / "index.html").is_file()
         return (self.results / "notebooks" / f"{stage}.ipynb").is_file()
 
+    def locked(self) -> bool:
+        """Whether something of a run is still going on."""
+        with (self.results / ".lock").open("a") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+            return False
+
     def strike(self, stage: str, delay: float, number: signal.Signals, *, limit: float) -> dict:
         """Start, wait for a stage, then so many seconds more, kill; what happened.
 
@@ -154,6 +166,11 @@ class Study:
             struck = time.monotonic()
             os.killpg(process.pid, number)
             code = process.wait(timeout=PATIENCE)
+            # Make ends at once; its jobs take their time to put things in order.
+            while self.locked():
+                if time.monotonic() - struck > PATIENCE:
+                    raise SystemExit(f"Jobs still run {PATIENCE} s after {number.name}.")
+                time.sleep(0.02)
             ended = time.monotonic() - struck
         except BaseException:
             with contextlib.suppress(ProcessLookupError):
