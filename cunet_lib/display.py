@@ -49,10 +49,9 @@ def spectrograms(audios: Mapping[str, np.ndarray], signal: Signal, *, columns: i
     for axis in axes.flat[len(audios) :]:
         axis.set_visible(False)
     for axis, (title, magnitude) in zip(axes.flat, magnitudes.items(), strict=False):
-        with np.errstate(divide="ignore"):
-            levels = 20 * np.log10(magnitude / peak)
         image = axis.imshow(
-            levels,
+            # Silence is the darkest colour, not a hole.
+            20 * np.log10(np.maximum(magnitude / peak, 1e-8)),
             origin="lower",
             aspect="auto",
             extent=(0, magnitude.shape[1] * step, 0, signal.sample_rate / 2),
