@@ -133,7 +133,10 @@ class Study:
 
     def locked(self) -> bool:
         """Whether something of a run is still going on."""
-        with (self.results / ".lock").open("a") as file:
+        lock = self.results / ".lock"
+        if not lock.exists():
+            return False
+        with lock.open("a") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
