@@ -12,7 +12,7 @@ from IPython.display import HTML, Audio
 from matplotlib.figure import Figure
 
 from cunet_lib.config import Signal
-from cunet_lib.spectral import stft
+from cunet_lib.spectral import decibels, stft
 
 
 def spectrograms(audios: Mapping[str, np.ndarray], signal: Signal, *, columns: int = 3) -> Figure:
@@ -51,7 +51,7 @@ def spectrograms(audios: Mapping[str, np.ndarray], signal: Signal, *, columns: i
     for axis, (title, magnitude) in zip(axes.flat, magnitudes.items(), strict=False):
         image = axis.imshow(
             # Silence is the darkest colour, not a hole.
-            20 * np.log10(np.maximum(magnitude / peak, 1e-8)),
+            decibels(magnitude, peak),
             origin="lower",
             aspect="auto",
             extent=(0, magnitude.shape[1] * step, 0, signal.sample_rate / 2),

@@ -44,7 +44,7 @@ from cunet_lib.results import (
     score_note,
     target_label,
 )
-from cunet_lib.spectral import stft
+from cunet_lib.spectral import decibels, stft
 
 SYSTEM_COLOURS = {
     "mixture": "#B5B5B5",
@@ -677,7 +677,7 @@ def spectrograms(
         len(INSTRUMENTS), len(headings), size=(2.15 * len(headings), 7.4), sharex=True, sharey=True
     )
     image = {"origin": "lower", "aspect": "auto", "extent": extent, "interpolation": "auto"}
-    decibels = {"cmap": "magma", "vmin": -80.0, "vmax": 0.0, **image}
+    levelled = {"cmap": "magma", "vmin": -80.0, "vmax": 0.0, **image}
     share = {"cmap": mpl.colormaps["viridis"].with_extremes(bad="#BDBDBD"), "vmin": 0, "vmax": 1}
     audible = mixed > peak * 1e-4
     for row, name in enumerate(INSTRUMENTS):
@@ -687,7 +687,7 @@ def spectrograms(
         ]
         levels = None
         for ax, magnitude in zip(axes[row], (mixed, *shown), strict=False):
-            levels = ax.imshow(20 * np.log10(np.maximum(magnitude / peak, 1e-8)), **decibels)
+            levels = ax.imshow(decibels(magnitude, peak), **levelled)
         for ax, magnitude in zip(axes[row][2 + len(systems) :], shown[1:], strict=True):
             ratio = np.clip(magnitude / np.maximum(mixed, 1e-12), 0.0, 1.0)
             masks = ax.imshow(np.where(audible, ratio, np.nan), **share, **image)

@@ -85,15 +85,6 @@ def score_note(
         & (scores["protocol"] == PROTOCOL)
     ]
     ratios = ", ".join(f"{metric}: {RATIOS[metric]}" for metric in metrics)
-    seeds = sorted(set(chosen.loc[chosen["model"].isin(TRAINED), "seed"]))
-    if not seeds:
-        runs = "no trained model"
-    elif len(seeds) == 1:
-        runs = (
-            f"one training run per model (seed {seeds[0]}), so the spread between runs is not seen"
-        )
-    else:
-        runs = f"mean over seeds {listed(seeds)} per track"
     # Every metric of a frame is undefined together: count one of them.
     one = chosen[chosen["metric"] == metrics[0]]
     undefined, frames = int(one["undefined_frames"].sum()), int(one["frames"].sum())
@@ -111,9 +102,21 @@ def score_note(
         f"{data_note(settings)} {ratios} in dB by {PROTOCOL} (museval), "
         f"{settings.evaluate.window_seconds:g} s frames, {analysis.AGGREGATION} in each track; "
         f"signals rounded to 16 bits, {rate_note(settings)}; "
-        f"{count(chosen['track'].nunique(), 'test track')}; {runs}."
+        f"{count(chosen['track'].nunique(), 'test track')}; {seed_note(chosen)}."
         f" {left_out}{bounds}"
     )
+
+
+def seed_note(scores: pd.DataFrame) -> str:
+    """Training runs behind scores."""
+    seeds = sorted(set(scores.loc[scores["model"].isin(TRAINED), "seed"]))
+    if not seeds:
+        return "no trained model"
+    if len(seeds) == 1:
+        return (
+            f"one training run per model (seed {seeds[0]}), so the spread between runs is not seen"
+        )
+    return f"mean over seeds {listed(seeds)} per track"
 
 
 def run_note(settings: Profile, runs: pd.DataFrame) -> str:

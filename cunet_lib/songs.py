@@ -49,7 +49,8 @@ import soxr
 from cunet_lib import audio, catalog, conditions
 from cunet_lib.config import INSTRUMENTS, UNETS, ConfigError, Signal, printable
 from cunet_lib.progress import progress
-from cunet_lib.stems import LOUDEST
+from cunet_lib.spectral import hann
+from cunet_lib.stems import LOUDEST, downmix
 
 HIGHS = ("extend", "cut")
 
@@ -493,7 +494,7 @@ class _Mono:
 def _downmixed(song) -> Iterator[np.ndarray]:
     """Mean of the channels, block by block, as ``stems.decode`` takes it."""
     for block in song.blocks():
-        mono = block.mean(axis=1, dtype=np.float64).astype(np.float32)
+        mono = downmix(block)
         if not np.isfinite(mono).all() or not np.isfinite(block).all():
             raise ConfigError(
                 f"{song.path} holds values that are not finite; export the song again."
@@ -568,8 +569,7 @@ def _top_octave(mask: np.ndarray, magnitude: np.ndarray) -> np.ndarray:
 
 @functools.lru_cache(maxsize=4)
 def _hann(size: int) -> np.ndarray:
-    # Periodic, as everywhere in the study.
-    return np.hanning(size + 1)[:-1].astype(np.float32)
+    return hann(size).astype(np.float32)
 
 
 # ----------------------------------------------------------------------------- arrays and files

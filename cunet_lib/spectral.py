@@ -35,7 +35,7 @@ def stft(audio: np.ndarray, signal: Signal) -> np.ndarray:
     frames = np.lib.stride_tricks.sliding_window_view(padded, signal.n_fft)[:: signal.hop]
     # In double precision, as librosa's, to which it is equal; librosa itself takes two seconds to
     # be imported, in each of the study's many processes.
-    return scipy.fft.rfft(frames * _hann(signal.n_fft)).astype(np.complex64).T
+    return scipy.fft.rfft(frames * hann(signal.n_fft)).astype(np.complex64).T
 
 
 def istft(spectrogram: np.ndarray, signal: Signal, length: int) -> np.ndarray:
@@ -45,7 +45,7 @@ def istft(spectrogram: np.ndarray, signal: Signal, length: int) -> np.ndarray:
     least-squares inverse (Griffin and Lim 1984).
     """
     half, size, hop = signal.n_fft // 2, signal.n_fft, signal.hop
-    window = _hann(size)
+    window = hann(size)
     frames = scipy.fft.irfft(spectrogram.T.astype(np.complex128), size) * window
     count = len(frames)
     audio = np.zeros(max(half + length, (count - 1) * hop + size))
@@ -58,9 +58,14 @@ def istft(spectrogram: np.ndarray, signal: Signal, length: int) -> np.ndarray:
     return np.divide(audio, weight, out=audio, where=heard).astype(np.float32)
 
 
-def _hann(size: int) -> np.ndarray:
-    # Periodic.
+def hann(size: int) -> np.ndarray:
+    """The study's window, ``(size,)`` float64: Hann, periodic."""
     return np.hanning(size + 1)[:-1]
+
+
+def decibels(magnitude: np.ndarray, peak: float) -> np.ndarray:
+    """Magnitudes in dB below a peak, for pictures; silence is -160 dB."""
+    return 20 * np.log10(np.maximum(magnitude / peak, 1e-8))
 
 
 def pad_centre(audio: np.ndarray, signal: Signal) -> np.ndarray:

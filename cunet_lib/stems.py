@@ -230,7 +230,7 @@ def decode(source: Source, sample_rate: int) -> np.ndarray:
     stems, sizes = [], set()
     for audio, rate in read:
         sizes.add((len(audio), rate))
-        mono = _mean_of_channels(audio)
+        mono = downmix(audio)
         if not np.isfinite(mono).all() or np.abs(mono).max(initial=0.0) > LOUDEST:
             raise ConfigError(
                 f"Track {source.name!r} holds values that are not finite, or no audio; "
@@ -244,7 +244,8 @@ def decode(source: Source, sample_rate: int) -> np.ndarray:
     return np.stack(stems)
 
 
-def _mean_of_channels(audio: np.ndarray) -> np.ndarray:
+def downmix(audio: np.ndarray) -> np.ndarray:
+    """Mean of the channels of ``(samples, channels)``: ``(samples,)`` float32."""
     # Channel by channel: NumPy's mean over an axis of two takes several times as long.
     total = audio[:, 0].astype(np.float64)
     for channel in range(1, audio.shape[1]):

@@ -39,6 +39,7 @@ from cunet_lib.results import (
     rate_note,
     run_note,
     score_note,
+    seed_note,
     target_label,
 )
 
@@ -618,16 +619,10 @@ def differences_table(
 
 def _v3_score_note(settings: Profile, scores: pd.DataFrame) -> str:
     """Data, tracks, rate and seeds behind scores by the paper's protocol."""
-    seeds = sorted(set(scores.loc[scores["model"].isin(analysis.TRAINED), "seed"]))
     tracks = count(scores["track"].nunique(), "test track")
-    runs = (
-        f"one training run per model (seed {seeds[0]}), so the spread between runs is not seen"
-        if len(seeds) == 1
-        else f"mean over seeds {listed(seeds)} per track"
-    )
     return (
         f"{data_note(settings)} SDR: source-to-distortion ratio in dB by {V3_NOTE} "
-        f"{rate_note(settings)}; {tracks}; {runs}. Tracks where a target "
+        f"{rate_note(settings)}; {tracks}; {seed_note(scores)}. Tracks where a target "
         "or its estimate is silent throughout have no difference."
     )
 
