@@ -24,7 +24,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cunet_lib.conditions import all_one_hot
+from cunet_lib.conditions import all_one_hot, draw
 from cunet_lib.config import INSTRUMENTS, ROOT, Profile, load_profile
 from cunet_lib.files import write_json
 from cunet_lib.parallel import cores, pool
@@ -129,10 +129,14 @@ def _trainer(settings: Profile):
 def released_pipeline(spectrograms: list[np.ndarray], settings: Profile):
     """Batches as the paper's released code makes them: Python for every single patch.
 
+    As there, complex spectrograms of all tracks lie in memory; a Python generator hands out slices
+    of all stems with a condition; and a Python function takes each of them to magnitudes, copying
+    the slice for every instrument that is asked for, and mixes in stems of other tracks.
+
     Parameters
     ----------
     spectrograms
-        Of each track, ``(5, bins, frames)`` magnitudes in memory.
+        Of each track, ``(n_fft // 2 + 1, frames, 5)`` complex64, the mixture first.
 
     Returns
     -------
@@ -141,41 +145,50 @@ def released_pipeline(spectrograms: list[np.ndarray], settings: Profile):
     """
     import tensorflow as tf
 
-    frames, shape = settings.model.patch_frames, settings.patch_shape
+    frames, train = settings.model.patch_frames, settings.train
+    bins, count = settings.signal.bins, len(INSTRUMENTS)
     rng = np.random.default_rng(0)
 
     def place():
         song = spectrograms[rng.integers(len(spectrograms))]
-        start = rng.integers(song.shape[-1] - frames + 1)
-        return song[:, :, start : start + frames]
+        start = rng.integers(song.shape[1] - frames + 1)
+        return song[:, start : start + frames]
 
-    def songs():
+    def slices():
         while True:
-            yield rng.integers(len(spectrograms))
+            yield place(), draw(train.conditions[rng.integers(len(train.conditions))], rng)
 
-    def patch(_):
-        stems = place()
-        wanted = rng.integers(len(INSTRUMENTS))
-        condition = np.eye(len(INSTRUMENTS), dtype=np.float32)[wanted]
-        mixture, target = np.copy(stems[0]), np.copy(stems[1 + wanted])
-        if rng.random() < settings.train.remix:
-            mixture = target.copy()
-            for other in range(len(INSTRUMENTS)):
-                if other != wanted:
-                    mixture += place()[1 + other]
-        if rng.random() < settings.train.progressive:
-            level = np.float32(rng.random())
-            target, condition = target * level, condition * level
-        return mixture[..., None], condition, target[..., None]
+    def patch(stems, condition):
+        stems, condition = stems.numpy(), condition.numpy()
+        mixture, target = stems[..., 0], np.zeros(stems.shape[:2], np.complex64)
+        sources = target.copy()
+        for wanted in np.flatnonzero(condition):
+            scaled = stems.copy()
+            if np.abs(stems).max() > 0 and rng.random() < train.progressive:
+                level = np.float32(rng.random())
+                scaled[..., 1 + wanted] *= level
+                condition[wanted] *= level
+            target = target + scaled[..., 1 + wanted]
+            sources = sources + stems[..., 1 + wanted]
+        if rng.random() < train.remix:
+            mixture = sources
+            for other in np.flatnonzero(condition == 0):
+                mixture = mixture + place()[..., 1 + other]
+        return np.abs(mixture)[:bins, :, None], condition, np.abs(target)[:bins, :, None]
 
-    def load(song):
-        mixture, condition, target = tf.py_function(patch, [song], [tf.float32] * 3)
-        mixture, target = tf.ensure_shape(mixture, shape), tf.ensure_shape(target, shape)
-        return (mixture, tf.ensure_shape(condition, (len(INSTRUMENTS),))), target
+    def load(stems, condition):
+        mixture, condition, target = tf.py_function(patch, [stems, condition], [tf.float32] * 3)
+        mixture = tf.ensure_shape(mixture, settings.patch_shape)
+        target = tf.ensure_shape(target, settings.patch_shape)
+        return (mixture, tf.ensure_shape(condition, (count,))), target
 
-    dataset = tf.data.Dataset.from_generator(songs, output_signature=tf.TensorSpec((), tf.int64))
+    signature = (
+        tf.TensorSpec((bins + 1, frames, 1 + count), tf.complex64),
+        tf.TensorSpec((count,), tf.float32),
+    )
+    dataset = tf.data.Dataset.from_generator(slices, output_signature=signature)
     dataset = dataset.map(load, num_parallel_calls=tf.data.AUTOTUNE)
-    return dataset.batch(settings.train.batch_size).prefetch(2)
+    return dataset.batch(train.batch_size).prefetch(tf.data.AUTOTUNE)
 
 
 def batches(seconds: float, steps: int, turns: int) -> dict:
@@ -196,7 +209,7 @@ def batches(seconds: float, steps: int, turns: int) -> dict:
     settings = load_profile("demo", f"{PAPER} {EVERYTHING}")
     store = noise_store(settings, tracks={"train": 16}, seconds=30.0)
     spectrograms = [
-        np.abs([stft(stem, settings.signal)[: settings.signal.bins] for stem in store.audio(entry)])
+        np.stack([stft(stem, settings.signal) for stem in store.audio(entry)], axis=-1)
         for entry in store.entries
     ]
     ours = TrainingBatches(store, settings, model="cnn_complex", seed=0)
