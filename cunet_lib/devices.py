@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import keras
 from keras import ops
@@ -27,6 +28,16 @@ def gpus() -> list:
     import tensorflow as tf
 
     return tf.config.list_physical_devices("GPU")
+
+
+@functools.cache
+def computes_bfloat16() -> bool:
+    """Whether the processor multiplies bfloat16 matrices itself, by its own word."""
+    try:
+        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return False
+    return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
 class Devices:

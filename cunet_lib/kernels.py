@@ -1,10 +1,13 @@
-"""Two of Keras' layers by faster kernels: the same weights, the same function, the same numbers.
+"""Keras' layers by faster kernels: the same weights, the same function, the same numbers.
 
 On processors, most of what a training step spends outside its convolutions goes into batch
 normalisation, which Keras composes of six passes over the feature maps, and oneDNN, TensorFlow's
 library for them, has no good kernel for a transposed convolution with a single output channel, the
-U-Net's last. Both layers fall back to Keras' own where theirs would not serve; ``make bench`` times
-them against it.
+U-Net's last. Nor has it one for bfloat16 where the processor has no instructions for that. There
+convolutions take their numbers, rounded to bfloat16 as they are, to float32, in which processors
+with such instructions add up the products too. So every processor trains with ``mixed_bfloat16`` as
+those do, at about the speed of float32; as TensorFlow does it, ten times as slowly. All layers fall
+back to Keras' own where theirs would not serve; ``make bench`` times them against it.
 """
 
 from __future__ import annotations
@@ -12,7 +15,48 @@ from __future__ import annotations
 import keras
 from keras import ops
 
-from cunet_lib.devices import gpus
+from cunet_lib.devices import computes_bfloat16, gpus
+
+
+def _by_float32(product, inputs, kernel):
+    """A convolution of bfloat16 numbers, by float32 where the processor has no other way."""
+    kernel = ops.cast(kernel, inputs.dtype)
+    native = keras.backend.backend() != "tensorflow" or gpus() or computes_bfloat16()
+    if native or inputs.dtype != "bfloat16":
+        return product(inputs, kernel)
+    return ops.cast(product(ops.cast(inputs, "float32"), ops.cast(kernel, "float32")), inputs.dtype)
+
+
+@keras.saving.register_keras_serializable(package="cunet")
+class Conv2D(keras.layers.Conv2D):
+    """Convolution whose bfloat16 numbers are multiplied in float32 where that is faster."""
+
+    def convolution_op(self, inputs, kernel):
+        """Convolve ``(batch, height, width, channels)``; the dtype is that of ``inputs``."""
+        return _by_float32(super().convolution_op, inputs, kernel)
+
+
+@keras.saving.register_keras_serializable(package="cunet")
+class Conv2DTranspose(keras.layers.Conv2DTranspose):
+    """Transposed convolution; its numbers as in :class:`Conv2D`."""
+
+    def call(self, inputs):
+        """``(batch, height, width, channels)`` to the same, larger by the strides."""
+        if self.activation is not keras.activations.linear or self.data_format != "channels_last":
+            return super().call(inputs)
+
+        def product(inputs, kernel):
+            return ops.conv_transpose(
+                inputs,
+                kernel,
+                strides=list(self.strides),
+                padding=self.padding,
+                output_padding=self.output_padding,
+                dilation_rate=self.dilation_rate,
+            )
+
+        outputs = _by_float32(product, inputs, self.kernel)
+        return ops.add(outputs, ops.cast(self.bias, outputs.dtype)) if self.use_bias else outputs
 
 
 @keras.saving.register_keras_serializable(package="cunet")
@@ -23,6 +67,12 @@ class BatchNormalization(keras.layers.BatchNormalization):
     channel, other backends and synchronised replicas go Keras' way: the first because that is
     faster there, the others because the kernel cannot.
     """
+
+    @classmethod
+    def from_config(cls, config):
+        """A layer from its configuration, by whichever version of Keras that was written."""
+        # Keras 3.12, the last for Python 3.10, does not know these; here they are always off.
+        return cls(**{key: value for key, value in config.items() if not key.startswith("renorm")})
 
     def call(self, inputs, training=None, mask=None):
         """Normalise ``(batch, frequency, time, channels)``; same shape and dtype as ``inputs``."""
@@ -59,7 +109,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
 
 
 @keras.saving.register_keras_serializable(package="cunet")
-class ToOneChannel(keras.layers.Conv2DTranspose):
+class ToOneChannel(Conv2DTranspose):
     """Transposed convolution to one channel: 5 x 5, stride 2, same padding.
 
     Along each axis, an even output sample sees two of the five taps and an odd one the other
@@ -85,7 +135,7 @@ class ToOneChannel(keras.layers.Conv2DTranspose):
         on_processor = keras.backend.backend() == "tensorflow" and not gpus()
         if not on_processor or self.compute_dtype == "float16":
             return super().call(inputs)
-        outputs = _interleaved(inputs, self.kernel)
+        outputs = _by_float32(_interleaved, inputs, self.kernel)
         return ops.add(outputs, ops.cast(self.bias, outputs.dtype)) if self.use_bias else outputs
 
 
@@ -119,4 +169,4 @@ def _interleaved(inputs, kernel):
 
         return tf.reshape(four, (-1, 2 * height, 2 * width, 1)), gradient
 
-    return transposed(inputs, tf.cast(tf.convert_to_tensor(kernel), inputs.dtype))
+    return transposed(inputs, kernel)

@@ -20,7 +20,7 @@ from cunet_lib import archive
 from cunet_lib.config import INSTRUMENTS, PAPER_NAMES, UNETS, VARIANTS, ConfigError
 from cunet_lib.files import is_file, replacing
 from cunet_lib.film import FiLM
-from cunet_lib.kernels import BatchNormalization, ToOneChannel
+from cunet_lib.kernels import BatchNormalization, Conv2D, Conv2DTranspose, ToOneChannel
 
 PAPER_SHAPE = (512, 128, 1)
 PAPER_FILTERS = 16
@@ -201,7 +201,7 @@ def build_cunet(
 
 def _encoder_block(x, block, channels, modulation, begin, precision):
     name = f"encoder_{block + 1}"
-    x = layers.Conv2D(
+    x = Conv2D(
         channels,
         5,
         strides=2,
@@ -225,7 +225,7 @@ def _decode(mixture, x, skips, filters, dropout, begin, precision):
         channels = 1 if last else filters * 2 ** (blocks - 2 - block)
         if block:
             x = layers.Concatenate(dtype=precision, name=f"{name}_skip")([skips[-1 - block], x])
-        convolution = ToOneChannel if last else layers.Conv2DTranspose
+        convolution = ToOneChannel if last else Conv2DTranspose
         x = convolution(
             channels,
             5,
@@ -278,9 +278,7 @@ def _control_network(control, units, values, dropout, begin, precision) -> keras
             x = layers.Conv1D(size, len(INSTRUMENTS), padding=padding, **common)(x)
         if index:
             x = layers.Dropout(dropout, seed=begin.seed(), dtype=dtype, name=f"{name}_dropout")(x)
-            x = layers.BatchNormalization(momentum=0.9, dtype=dtype, name=f"{name}_normalization")(
-                x
-            )
+            x = BatchNormalization(momentum=0.9, dtype=dtype, name=f"{name}_normalization")(x)
     if control == "cnn":
         x = layers.Flatten(dtype=dtype, name="embedding")(x)
     gammas, betas = (

@@ -35,7 +35,13 @@ from cunet_lib.batches import Batch, TrainingBatches, validation_batches
 from cunet_lib.cards import write_card
 from cunet_lib.conditions import all_one_hot
 from cunet_lib.config import INSTRUMENTS, ROOT, ConfigError, Profile, Signal
-from cunet_lib.devices import Devices, as_on_one_device, gpus, normalize_together
+from cunet_lib.devices import (
+    Devices,
+    as_on_one_device,
+    computes_bfloat16,
+    gpus,
+    normalize_together,
+)
 from cunet_lib.files import (
     code_hash,
     locked,
@@ -100,13 +106,7 @@ def precision_of(settings: Profile) -> str:
     """Dtype policy of a profile; ``auto`` takes bfloat16 where the processor computes with it."""
     if settings.train.precision != "auto":
         return settings.train.precision
-    if gpus():
-        return "mixed_bfloat16"
-    try:
-        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        flags = ""
-    return "mixed_bfloat16" if "avx512_bf16" in flags or "amx_bf16" in flags else "float32"
+    return "mixed_bfloat16" if gpus() or computes_bfloat16() else "float32"
 
 
 def train(

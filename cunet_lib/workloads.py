@@ -358,10 +358,12 @@ def training(seconds: float, torch: str | None = None) -> dict:
     """
     import tensorflow as tf
 
+    from cunet_lib.devices import computes_bfloat16
+
     settings = load_profile("demo", PAPER)
     square = tf.random.stateless_normal((2048, 2048), (0, 0))
     products = {"float32": square}
-    if _computes_bfloat16():
+    if computes_bfloat16():
         products["bfloat16"] = tf.cast(square, tf.bfloat16)
     found = {
         "patches": settings.train.batch_size,
@@ -409,13 +411,6 @@ def _steps(precision: str) -> tuple:
         "network": lambda: network.train_on_batch([patches, condition], 0.5 * patches),
     }
     return network, calls
-
-
-def _computes_bfloat16() -> bool:
-    with contextlib.suppress(OSError):
-        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-        return "avx512_bf16" in flags or "amx_bf16" in flags
-    return False
 
 
 class _Torch:

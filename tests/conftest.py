@@ -21,6 +21,11 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from cunet_lib.config import load_profile
 from cunet_lib.store import build_store
 
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
 # Machines are noisy: no test fails by the clock.
 hypothesis.settings.register_profile("study", deadline=None)
 hypothesis.settings.load_profile("study")
@@ -30,6 +35,7 @@ hypothesis.settings.load_profile("study")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).resolve().parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 LONGEST = (
     "test_smoke",

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from cunet_lib import models
 from cunet_lib.config import ROOT
-from cunet_lib.kernels import BatchNormalization, ToOneChannel
+from cunet_lib.devices import computes_bfloat16, gpus
+from cunet_lib.kernels import BatchNormalization, Conv2D, Conv2DTranspose, ToOneChannel
 
 SHAPES = st.tuples(*(st.integers(*bounds) for bounds in ((1, 3), (1, 9), (1, 9), (1, 12))))
 
@@ -121,11 +122,70 @@ def test_transposed_convolution_of_bfloat16_maps(shape, rng):
     np.testing.assert_allclose(two, wanted, atol=2**-5 * largest)
 
 
+CONVOLUTIONS = (
+    (Conv2D, keras.layers.Conv2D),
+    (Conv2DTranspose, keras.layers.Conv2DTranspose),
+)
+OPTIONS = {"filters": 6, "kernel_size": 5, "strides": 2, "padding": "same"}
+
+
+@pytest.mark.parametrize(("ours", "theirs"), CONVOLUTIONS)
+def test_convolutions_of_float32_maps_are_keras_own(ours, theirs, rng):
+    x = rng.normal(size=(2, 8, 6, 3)).astype(np.float32)
+    layers = pair(ours, theirs, x.shape, rng, **OPTIONS)
+    upstream = rng.normal(size=layers[0](x).shape).astype(np.float32)
+    (one, found), (two, wanted) = (outcome(each, x, upstream) for each in layers)
+    for left, right in zip((one, *found), (two, *wanted), strict=True):
+        np.testing.assert_array_equal(left, right)
+
+
+@pytest.mark.parametrize(("ours", "theirs"), CONVOLUTIONS)
+def test_convolutions_of_bfloat16_maps_round_as_bfloat16_does(ours, theirs, rng):
+    """Outputs and gradients are float32's of rounded numbers, rounded once."""
+    x = rng.normal(size=(2, 8, 6, 3)).astype(np.float32)
+    layer, exact = pair(ours, theirs, x.shape, rng, **OPTIONS)
+    rounded = ours.from_config({**layer.get_config(), "dtype": "mixed_bfloat16"})
+    rounded.build(x.shape)
+    values = [tf.cast(tf.cast(value, "bfloat16"), "float32") for value in exact.get_weights()]
+    for each in (rounded, exact):
+        each.set_weights(values)
+    x = tf.cast(x, "bfloat16")
+    upstream = tf.cast(rng.normal(size=exact(tf.cast(x, "float32")).shape), "bfloat16")
+    one, found = outcome(rounded, x, upstream)
+    two, wanted = outcome(exact, tf.cast(x, "float32"), tf.cast(upstream, "float32"))
+    assert one.dtype == "bfloat16"
+    # The bias is added after rounding, and the sum rounded again.
+    np.testing.assert_allclose(tf.cast(one, "float32"), two, atol=2**-7 * np.abs(two).max())
+    # Of inputs and kernel; Keras adds up the bias's in bfloat16.
+    for left, right in zip(found[:2], wanted[:2], strict=True):
+        np.testing.assert_allclose(
+            tf.cast(left, "float32"), right, atol=2**-8 * np.abs(right).max()
+        )
+
+
+@pytest.mark.skipif(bool(gpus()) or computes_bfloat16(), reason="this processor has bfloat16")
+def test_bfloat16_is_multiplied_in_float32_where_the_processor_has_no_other_way(rng):
+    layer = Conv2D(4, 5, dtype="mixed_bfloat16")
+    x = rng.normal(size=(1, 8, 8, 3)).astype(np.float32)
+    layer(x)
+    graph = tf.function(layer).get_concrete_function(tf.constant(x)).graph
+    products = [op.outputs[0].dtype for op in graph.get_operations() if op.type == "Conv2D"]
+    assert products == [tf.float32]
+
+
 def test_the_shipped_model_has_the_layers_of_today(rng):
     """Saved files name their classes: one that is renamed would leave them unreadable."""
     saved = models.load(ROOT / "results" / "demo" / "models" / "cnn_complex.keras")
     network = models.with_precision(saved, "float32")
-    assert [layer.name for layer in saved.layers] == [layer.name for layer in network.layers]
+    kinds = [
+        [
+            (layer.name, type(layer))
+            for part in (model, model.get_layer("control"))
+            for layer in part.layers
+        ]
+        for model in (saved, network)
+    ]
+    assert kinds[0] == kinds[1]
     patches = rng.random((1, *network.inputs[0].shape[1:])).astype(np.float32)
     z = np.eye(4, dtype=np.float32)[:1]
     one, two = (
@@ -144,6 +204,8 @@ def test_other_transposed_convolutions_are_refused(change):
 def test_weights_are_named_and_shaped_as_keras_own():
     for ours, theirs in (
         (ToOneChannel(), keras.layers.Conv2DTranspose(1, 5)),
+        (Conv2D(3, 5), keras.layers.Conv2D(3, 5)),
+        (Conv2DTranspose(3, 5), keras.layers.Conv2DTranspose(3, 5)),
         (BatchNormalization(), keras.layers.BatchNormalization()),
     ):
         for layer in (ours, theirs):

@@ -11,8 +11,7 @@ import keras
 import numpy as np
 import pytest
 import soundfile
-import tomllib
-from conftest import ROOT
+from conftest import PROJECT, ROOT
 
 import cunet_lib.tables as tables
 from cunet_lib import audio, explore, models, stems
@@ -234,8 +233,7 @@ PYPROJECT = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
 
 
 def test_every_direct_dependency_says_why_it_is_there():
-    project = tomllib.loads(PYPROJECT)["project"]
-    wanted = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
+    wanted = [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["dev"]]
     for dependency in wanted:
         (line,) = [line for line in PYPROJECT.splitlines() if f'"{dependency}"' in line]
         assert re.search(r'",\s+# \S.{2,}', line), f"{dependency} has no reason beside it"
