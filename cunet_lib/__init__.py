@@ -8,7 +8,7 @@ what its last column names; ``tests/test_imports.py`` reads this table and holds
 | `quiet` | TensorFlow's start-up noise, and what libraries load in passing, kept away | every other module, `tensorflow` |
 | `config` | profiles: frozen, validated settings read from YAML; sizes; every path | every other module, `tensorflow` |
 | `parameters` | parameters of notebooks: names, types and choices, checked | `tensorflow`, `papermill` |
-| `files` | files written as a whole, hashes of files and code | every other module, `tensorflow` |
+| `files` | files written as a whole, locks, hashes of files and code | every other module, `tensorflow` |
 | `progress` | progress of long loops: a bar on a terminal, lines elsewhere | every other module, `tensorflow` |
 | `parallel` | processes for independent tracks, here or on a cluster's workers | `tensorflow`, `models` |
 | `composer` | songs of the rendered corpus as plain data | `tensorflow`, `models` |
@@ -29,7 +29,7 @@ what its last column names; ``tests/test_imports.py`` reads this table and holds
 | `archive` | what a `.keras` file holds, looked at before Keras builds it | every other module, `tensorflow` |
 | `models` | U-Net and C-U-Net builders, the registry of variants | `corpus`, `stems`, `store`, `batches` |
 | `cards` | the model card beside every trained model | `tensorflow`, `musdb` |
-| `checkpoint` | the state of an unfinished training on disk, whole or not at all | `tensorflow`, `musdb` |
+| `checkpoint` | the state of a training on disk until its notebook is done, whole or not at all | `tensorflow`, `musdb` |
 | `training` | fit, callbacks, run record, going on after a stop | `museval`, `report` |
 | `separation` | model, mixture and conditions to estimates; never sees a reference | `scoring` |
 | `measures` | scores of one track by every protocol | `tensorflow`, `models` |

@@ -165,6 +165,7 @@ def _add_separate(commands: argparse._SubParsersAction) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
+    from cunet_lib.checkpoint import forget
     from cunet_lib.runner import NotebookFailed, parse_stage, run_notebook, stopped
 
     given = dict(options.parameters)
@@ -186,6 +187,9 @@ def _run(options: argparse.Namespace) -> int:
             held.enter_context(locked(settings.paths.logs / f".{stage.name}.lock", busy))
         try:
             run_notebook(stage.notebook, stage.output(settings), stage.parameters)
+            # Only now: a training whose notebook is killed before shall not be trained again.
+            if folder := stage.run_folder(settings):
+                forget(folder)
         except NotebookFailed as error:
             print(f"\n{error}", file=sys.stderr, flush=True)
             return 1

@@ -196,6 +196,18 @@ def locked(path: Path, busy: str, *, seconds: float = 0.0) -> Iterator[None]:
         yield
 
 
+def abandoned(path: Path) -> bool:
+    """Whether nobody holds the lock on a file any more; False where that cannot be told."""
+    try:
+        import fcntl
+
+        with path.open("r+b") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (ImportError, OSError):  # held, or no such file, or no such locks
+        return False
+    return True
+
+
 def write_json(path: Path, content: object) -> Path:
     """Write JSON as a whole, readable by people; returns ``path``.
 

@@ -43,6 +43,16 @@ TRAININGS = {"02_train_unet": "unet_", "03_train_cunet": ""}
 """Notebooks that train, and what stands before the subject in the name of the run folder."""
 
 
+def run_name(stage: str) -> str | None:
+    """Name of the run folder that a stage trains into; None if it trains nothing.
+
+    >>> run_name("02_train_unet.bass-seed0"), run_name("05_plot")
+    ('unet_bass-seed0', None)
+    """
+    notebook, _, subject = stage.partition(".")
+    return TRAININGS[notebook] + subject if notebook in TRAININGS else None
+
+
 class NotebookFailed(RuntimeError):
     """A notebook stopped with an error; the message says which cell, why, and where its copy is."""
 
@@ -68,6 +78,11 @@ class Stage:
     def output(self, settings: Profile) -> Path:
         """Path of the executed copy."""
         return settings.paths.notebooks / f"{self.name}.ipynb"
+
+    def run_folder(self, settings: Profile) -> Path | None:
+        """Run folder that it trains into; None if it trains nothing."""
+        name = run_name(self.name)
+        return settings.paths.runs / name if name else None
 
 
 def register_kernel() -> Path:
@@ -144,15 +159,15 @@ def parse_stage(name: str, parameters: Mapping[str, Any] | None = None) -> Stage
 
 def stopped(stage: Stage, settings: Profile) -> str:
     """What a stage that was stopped has kept, and how to go on: one sentence for the terminal."""
-    if stage.notebook not in TRAININGS:
+    folder = stage.run_folder(settings)
+    if folder is None:
         return (
             f"{stage.name} | Stopped; what was finished is kept, nothing half-written is; "
             "the same command goes on."
         )
     from cunet_lib.checkpoint import kept
 
-    run = TRAININGS[stage.notebook] + stage.name.split(".", 1)[1]
-    return f"{stage.name} | Stopped; {kept(settings.paths.runs / run)}."
+    return f"{stage.name} | Stopped; {kept(folder)}."
 
 
 def say(line: str) -> None:

@@ -48,6 +48,7 @@ import soxr
 
 from cunet_lib import audio, catalog, conditions
 from cunet_lib.config import INSTRUMENTS, UNETS, ConfigError, Signal, printable
+from cunet_lib.files import abandoned, locked
 from cunet_lib.progress import progress
 from cunet_lib.spectral import hann
 from cunet_lib.stems import LOUDEST, downmix
@@ -850,22 +851,42 @@ def _write(stream, partial, format, song, frames) -> dict[str, float]:
     return peaks
 
 
+_LOCK = ".lock"
+"""Held in a temporary folder while its process lives."""
+
+
 @contextlib.contextmanager
 def _fresh_folder(out: Path) -> Iterator[Path]:
-    """A temporary folder in ``out``; gone at the end, and so is ``out`` if nothing came of it."""
+    """A temporary folder in ``out``; gone at the end, and so is ``out`` if nothing came of it.
+
+    Those that killed processes left there go first.
+    """
     try:
         made = not out.exists()
         out.mkdir(parents=True, exist_ok=True)
+        _remove_abandoned(out)
         scratch = Path(tempfile.mkdtemp(prefix=".partial-", dir=out))
     except OSError as error:
         raise _unwritable(out, error.strerror) from error
     try:
-        yield scratch
+        with locked(scratch / ".locking", f"Another process works in {scratch}."):
+            # A file of this other name is held from its first moment on. Systems without locks
+            # have none.
+            with contextlib.suppress(FileNotFoundError):
+                (scratch / ".locking").rename(scratch / _LOCK)
+            yield scratch
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
         if made:
             with contextlib.suppress(OSError):
                 out.rmdir()
+
+
+def _remove_abandoned(out: Path) -> None:
+    """Delete temporary folders in ``out`` whose processes were killed, and no other's."""
+    for lock in out.glob(f".partial-*/{_LOCK}"):
+        if abandoned(lock):
+            shutil.rmtree(lock.parent, ignore_errors=True)
 
 
 def _unwritable(place: Path, reason: str) -> ConfigError:

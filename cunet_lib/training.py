@@ -5,7 +5,8 @@ lowest validation loss), ``history.csv``, ``architecture.json``, ``film.csv`` (C
 ``model_card.md``, TensorBoard ``logs`` and, written last, ``run.json``.
 
 Until then its folder ``checkpoint`` holds the training's state at the end of the last epoch, and a
-training that was stopped or killed goes on from there. With the same number of threads it ends
+training that was stopped or killed goes on from there; then it holds a note that the training is
+finished, until ``cunet run`` has put its notebook in place. With the same number of threads it ends
 with the same weights, bit for bit: batches are a function of (seed, step), dropout draws from
 variables of the network, and optimiser, schedule and every callback's state are kept too. Keras'
 own ``BackupAndRestore`` keeps no callback's state: after it, patience and plateau would begin anew,
@@ -14,6 +15,8 @@ and a worse epoch could replace the best.
 
 from __future__ import annotations
 
+import contextlib
+import json
 import math
 import platform
 import shutil
@@ -121,7 +124,11 @@ def train(
     """Train one model and write its run folder, or finish what an earlier call began.
 
     A training that was stopped goes on from the end of its last epoch, if settings, data, code,
-    precision and versions are still the same; otherwise, or if the run is finished, it starts anew.
+    precision and versions are still the same; otherwise it starts anew. One that was finished is
+    not trained again while its notebook may not be done, and its folder stays as it is. That ends
+    when ``cunet run`` has put the notebook in place (:func:`cunet_lib.checkpoint.forget`). In
+    Jupyter or plain papermill nobody knows that moment, and a second training would only give the
+    same numbers; a line says what to delete to have it nevertheless.
 
     Parameters
     ----------
@@ -134,7 +141,7 @@ def train(
     folder
         Run folder; an earlier run in it is replaced.
     report
-        Gets one line per epoch, and one when a training goes on, or stops.
+        Gets one line per epoch, and one when a training goes on, stops, or was finished before.
 
     Returns
     -------
@@ -174,6 +181,8 @@ def _train(
     started = time.perf_counter()
     store.verify("train", "valid")
     facts = _facts(settings, store, model, seed=seed)
+    if (record := _finished(folder, facts=facts, report=report)) is not None:
+        return record
     unfinished = _unfinished(folder, facts=facts, report=report)
     if unfinished is None:
         # Nothing of an earlier run may pass for this one's.
@@ -282,7 +291,7 @@ def _train(
     }
     write_card(folder, record)
     write_json(folder / "run.json", record)
-    shutil.rmtree(folder / checkpoint.FOLDER, ignore_errors=True)
+    checkpoint.finish(folder / checkpoint.FOLDER, facts)
     return record
 
 
@@ -306,26 +315,40 @@ def _facts(settings: Profile, store: Store, model: str, *, seed: int) -> dict:
     }
 
 
+def _finished(folder: Path, *, facts: dict, report: Callable[[str], None]) -> dict | None:
+    """The record of this training if it was finished before, or None."""
+    if not (
+        checkpoint.finished(folder / checkpoint.FOLDER, facts, report)
+        and _best_is_whole(folder, report)
+    ):
+        return None
+    try:
+        record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        report("its run.json is missing or damaged; the training starts anew")
+        return None
+    report(checkpoint.REUSED)
+    return record
+
+
 def _unfinished(
     folder: Path, *, facts: dict, report: Callable[[str], None]
 ) -> checkpoint.Checkpoint | None:
     """The checkpoint to go on from, or None if the training has to start anew."""
-    if (folder / "run.json").exists():
-        return None
     found = checkpoint.load(folder / checkpoint.FOLDER, facts, report)
-    if found is not None and not _whole(folder / "model.keras"):
-        report("the best epoch's model.keras is missing or damaged; the training starts anew")
-        return None
-    return found
+    return found if found is not None and _best_is_whole(folder, report) else None
 
 
-def _whole(path: Path) -> bool:
-    """Whether a ``.keras`` file is there and every part of it has its checksum."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return archive.testzip() is None
-    except (OSError, zipfile.BadZipFile):
-        return False
+def _best_is_whole(folder: Path, report: Callable[[str], None]) -> bool:
+    """Whether ``model.keras`` is there and every part of it has its checksum; else a line."""
+    with (
+        contextlib.suppress(OSError, zipfile.BadZipFile),
+        zipfile.ZipFile(folder / "model.keras") as archive,
+    ):
+        if archive.testzip() is None:
+            return True
+    report("the best epoch's model.keras is missing or damaged; the training starts anew")
+    return False
 
 
 def film_table(model: keras.Model):

@@ -166,6 +166,14 @@ def test_a_killed_holder_gives_the_lock_back(holder, tmp_path):
         assert time.monotonic() - began < 5
 
 
+def test_a_lock_is_abandoned_when_its_holder_has_ended(holder, tmp_path):
+    assert not files.abandoned(tmp_path / ".lock")
+    assert not files.abandoned(tmp_path / "nothing") and not (tmp_path / "nothing").exists()
+    holder.kill()
+    holder.wait()
+    assert files.abandoned(tmp_path / ".lock")
+
+
 def test_runs_on_a_cluster_wait_longer_for_a_lock(holder, tmp_path, monkeypatch):
     """A lost machine's lock may live on for a while."""
     monkeypatch.setenv("CUNET_LOCK_SECONDS", "30")

@@ -87,6 +87,10 @@ def assert_equal_folders(one, other):
         assert records[0][name] == records[1][name]
 
 
+def contents(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
 def with_train(settings, update):
     return settings.model_copy(update={"train": settings.train.model_copy(update=update)})
 
@@ -132,7 +136,9 @@ def test_a_killed_training_ends_as_one_that_was_not(tones, tmp_path, monkeypatch
     assert said == [f"goes on after epoch {n}, where it was stopped" for n in (1, 3, 5)]
     left = {path.name for path in (tmp_path / "killed").iterdir()}
     assert left == {path.name for path in (tmp_path / "undisturbed").iterdir()}
-    assert checkpoint.FOLDER not in left
+    assert [path.name for path in (tmp_path / "killed" / checkpoint.FOLDER).iterdir()] == [
+        "finished.json"
+    ]
 
 
 SCRIPT = """
@@ -245,13 +251,54 @@ def test_a_damaged_best_model_begins_anew_and_says_so(stopped):
     assert record["resumed"] == 0
 
 
-def test_a_finished_run_begins_anew(stopped):
+def test_a_finished_training_is_used_as_it_is_until_it_is_forgotten(stopped):
     settings, store, folder = stopped
-    assert finish(settings, store, folder)[0]["resumed"] == 1
+    record, _ = finish(settings, store, folder)
     (folder / "left.txt").touch()
+    before = contents(folder)
+    again, lines = finish(settings, store, folder)
+    assert again == record and record["resumed"] == 1
+    assert contents(folder) == before
+    assert lines == [checkpoint.REUSED]
+
+    checkpoint.forget(folder)
     record, lines = finish(settings, store, folder)
     assert record["resumed"] == 0 and len(lines) == 2
     assert not (folder / "left.txt").exists()
+
+
+def test_a_finished_training_that_changed_or_lacks_a_part_begins_anew_and_says_so(stopped):
+    settings, store, folder = stopped
+    finish(settings, store, folder)
+    facts = training._facts(settings, store, "unet_bass", seed=0)
+    lines = []
+
+    def found(**changes):
+        return training._finished(folder, facts=facts | changes, report=lines.append)
+
+    assert found()["epochs"] == 2
+    assert found(settings="others") is None
+    assert lines[-1] == "a finished training is replaced: settings changed since"
+    for name in ("run.json", "model.keras"):
+        (folder / name).write_text("{")
+        assert found() is None
+        assert lines[-1].endswith(f"{name} is missing or damaged; the training starts anew")
+    record, _ = finish(settings, store, folder)
+    assert record["resumed"] == 0 and record["epochs"] == 2
+
+
+def test_a_training_killed_while_it_noted_its_end_is_not_trained_again(stopped, monkeypatch):
+    settings, store, folder = stopped
+
+    def killed(*arguments):
+        raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(checkpoint, "finish", killed)
+        finish(settings, store, folder)
+    record, lines = finish(settings, store, folder)
+    assert record["resumed"] == 2
+    assert lines == ["goes on after epoch 2, where it was stopped"]
 
 
 def test_two_trainings_do_not_share_a_folder(stopped, monkeypatch):

@@ -1,7 +1,10 @@
 """Songs of any kind through the command and the function: exact, seamless, never half-written."""
 
+import errno
+import fcntl
 import json
 import subprocess
+import sys
 import threading
 import tracemalloc
 from pathlib import Path
@@ -9,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from conftest import ROOT
+from conftest import ROOT, clean_environment
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -467,6 +470,65 @@ def test_a_failure_halfway_leaves_the_old_files(fast, tmp_path, rng, monkeypatch
     assert "changed while it was read" in capsys.readouterr().err
     assert {file: file.read_bytes() for file in (tmp_path / "out" / "a").iterdir()} == before
     assert [folder.name for folder in (tmp_path / "out").iterdir()] == ["a"]
+
+
+HOLD = (
+    "import sys, time; from pathlib import Path; from cunet_lib import songs\n"
+    "with songs._fresh_folder(Path(sys.argv[1])) as scratch:\n"
+    "    (scratch / 'vocals.wav').write_bytes(b'half')\n"
+    "    print(scratch, flush=True)\n"
+    "    time.sleep(60)\n"
+)
+
+
+@pytest.fixture
+def other(tmp_path):
+    """Another process that separates into the folder ``out``, and the temporary folder it uses."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, tmp_path / "out"],
+        cwd=ROOT,
+        env=clean_environment(),
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    yield process, Path(process.stdout.readline().strip())
+    process.kill()
+    process.wait()
+
+
+def separate_into(out, rng):
+    """One song into a folder, by the command."""
+    song = out.with_name("song.wav")
+    soundfile.write(song, music(rng, 1, 8000, 1), 8000)
+    assert cli.main(["separate", str(song), "--out", str(out), "--force"]) == 0
+
+
+def test_what_a_killed_separation_left_goes_and_a_live_ones_stays(fast, other, tmp_path, rng):
+    process, scratch = other
+    (tmp_path / "out" / ".partial-of-the-user").mkdir()
+    separate_into(tmp_path / "out", rng)
+    assert (scratch / "vocals.wav").read_bytes() == b"half"
+    process.kill()
+    process.wait()
+    assert scratch.exists()
+    separate_into(tmp_path / "out", rng)
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {".partial-of-the-user", "song"}
+
+
+def test_where_nothing_can_be_locked_nothing_is_taken_for_left(
+    fast, other, tmp_path, rng, monkeypatch
+):
+    def refuse(*arguments):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    _, scratch = other
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    separate_into(tmp_path / "out", rng)
+    assert (scratch / "vocals.wav").exists()
+    monkeypatch.setitem(sys.modules, "fcntl", None)
+    separate_into(tmp_path / "out", rng)
+    assert (scratch / "vocals.wav").exists()
 
 
 def test_two_songs_of_one_name_do_not_meet(fast, tmp_path, rng, capsys):

@@ -67,6 +67,7 @@ def test_smoke_profile_passes_through_every_stage(smoke):
             assert (run / name).stat().st_size > 0, f"{model}: {name}"
     for system in ("mixture", "ideal_ratio_mask", "unet", *VARIANTS):
         assert (results / "scores" / f"{system}-seed0.csv").exists()
+    assert not list((results / "runs").glob("*/checkpoint"))
     assert (results / "scores" / "scores.csv").exists()
     assert (results / "manifest.json").exists()
     for suffix in ("csv", "md", "tex"):
@@ -489,6 +490,28 @@ def test_a_stage_that_computes_stops_within_seconds_and_says_what_is_kept(tree, 
         f"{stage} | Stopped; epoch 12 is kept; the same command goes on from there.\n"
     )
     assert kernels_of(scratch) == []
+
+
+def test_a_finished_training_is_kept_until_its_notebook_is_done(tree):
+    cells = (
+        COMMON + '\nvariant = "dense_simple"\nseed = 0\nsuffix = ""',
+        LOAD,
+        "from cunet_lib import checkpoint\nrun = paths.run(variant, seed, suffix)",
+        "checkpoint.finish(run / checkpoint.FOLDER, {})",
+    )
+    run = tree.root / "results" / "tiny" / "runs" / "dense_simple-seed0"
+    for last, status, left in (("1 / 0", 1, ["finished.json"]), ("1 / 1", 0, [])):
+        tree.notebook("03_train_cunet", *cells, last)
+        done = subprocess.run(
+            [sys.executable, "-m", "cunet_lib.cli", "run", "03_train_cunet", "--profile", "tiny"],
+            cwd=tree.root,
+            env=clean_environment(),
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == status, done.stderr
+        assert [path.name for path in run.glob("checkpoint/*")] == left
+    assert not (run / "checkpoint").exists()
 
 
 def test_a_second_run_of_a_profile_is_refused_and_the_first_goes_on(tree):

@@ -2,12 +2,17 @@
 
 import json
 import re
+import shutil
 import signal
 import subprocess
 
 import pytest
 import tolerances
 import torture
+from conftest import ROOT
+
+from cunet_lib import checkpoint
+from cunet_lib.config import load_profile
 
 STAGES = {
     "00_corpus": 12.0,
@@ -38,6 +43,27 @@ def test_plan_follows_from_the_seed_and_reaches_every_phase(kills, seed):
         assert signals.count("SIGKILL") >= kills // 2
         assert {"SIGINT", "SIGTERM"} <= set(signals)
     assert all(0 < moment["delay"] < STAGES[moment["stage"]] for moment in plan)
+    assert all(moment["delay"] < torture.SOON for moment in plan if moment["when"] != torture.ANY)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_trainings_are_struck_at_each_kind_of_moment_and_none_twice_before_all_are(seed):
+    plan = torture.planned(STAGES, kills=20, seed=seed)
+    struck = [moment["stage"] for moment in plan if phase_of(moment["stage"]) == "training"]
+    assert len(struck) == len(set(struck)) == 8
+    whens = [moment["when"] for moment in plan if moment["stage"] in struck]
+    assert {when: whens.count(when) for when in torture.SIGNS} == {
+        "after an epoch": 3,
+        "after training": 3,
+        torture.ANY: 2,
+    }
+    assert {moment["when"] for moment in plan if moment["stage"] not in struck} == {torture.ANY}
+
+
+def test_the_first_kill_of_a_training_waits_for_an_epoch():
+    plan = torture.planned(STAGES, kills=4, seed=0)
+    (when,) = [moment["when"] for moment in plan if phase_of(moment["stage"]) == "training"]
+    assert when == "after an epoch"
 
 
 def test_other_seeds_have_other_plans():
@@ -71,26 +97,55 @@ def test_a_strike_waits_for_its_stage_and_reports_what_was_told(study):
         "trap 'echo \"04_evaluate.a-seed0 | Stopped; nothing is lost.\"; exit 130' INT; "
         "echo '04_evaluate.a-seed0 | started'; sleep 60 & wait"
     )
-    told = study.strike("04_evaluate.a-seed0", 0.2, signal.SIGINT, limit=20)
+    told = study.strike("04_evaluate.a-seed0", torture.ANY, 0.2, signal.SIGINT, limit=20)
     assert (told["signal"], told["exit"], told["told"]) == ("SIGINT", 130, 1)
     assert told["tracebacks"] == 0 and told["ended_in"] < 20
 
 
+@pytest.mark.parametrize(
+    ("when", "name"),
+    [("after an epoch", "checkpoint/epoch-000001.x.npz"), ("after training", "run.json")],
+)
+def test_a_strike_waits_for_its_moment_in_a_training(study, when, name):
+    run = study.results / "runs" / "unet_bass-seed0"
+    result(study, "runs/unet_bass-seed0/checkpoint/epoch-000000.x.npz", "of an earlier start")
+    study.script = (
+        "echo '02_train_unet.bass-seed0 | started'; sleep 0.7; "
+        f"touch {run / name}; sleep 60; echo '02_train_unet.bass-seed0 | done in 60 s'"
+    )
+    told = study.strike("02_train_unet.bass-seed0", when, 0.1, signal.SIGKILL, limit=20)
+    assert told["when"] == when and 0.8 <= told["after"] < 20
+    assert (run / name).exists()
+
+
+def test_a_moment_that_does_not_come_ends_the_plan_or_the_stage_does(study):
+    study.script = "echo '02_train_unet.bass-seed0 | started'; sleep 60"
+    with pytest.raises(SystemExit, match=r"bass-seed0 \(after training\) has not come within 1 s"):
+        study.strike("02_train_unet.bass-seed0", "after training", 0.1, signal.SIGINT, limit=1)
+    study.script = "echo '02_train_unet.bass-seed0 | started'; echo; "
+    study.script += "echo '02_train_unet.bass-seed0 | done in 0 s'; sleep 60"
+    told = study.strike("02_train_unet.bass-seed0", "after training", 5, signal.SIGKILL, limit=20)
+    assert told["after"] < 5
+
+
 def test_sigkill_ends_what_does_not_listen(study):
     study.script = "trap '' INT TERM; echo '05_plot | started'; sleep 60"
-    assert study.strike("05_plot", 0.1, signal.SIGKILL, limit=20)["exit"] == -signal.SIGKILL
+    assert (
+        study.strike("05_plot", torture.ANY, 0.1, signal.SIGKILL, limit=20)["exit"]
+        == -signal.SIGKILL
+    )
 
 
 def test_a_study_that_ended_first_was_not_struck(study):
     study.script = "echo '05_plot | started'"
-    told = study.strike("05_plot", 5.0, signal.SIGKILL, limit=20)
+    told = study.strike("05_plot", torture.ANY, 5.0, signal.SIGKILL, limit=20)
     assert told["signal"] is None and told["exit"] == 0
 
 
 def test_a_study_that_fails_by_itself_ends_the_plan(study):
     study.script = "echo '05_plot | started'; exit 3"
     with pytest.raises(SystemExit, match=r"make failed \(3\)"):
-        study.strike("05_plot", 5.0, signal.SIGKILL, limit=20)
+        study.strike("05_plot", torture.ANY, 5.0, signal.SIGKILL, limit=20)
 
 
 def test_stages_and_their_seconds_are_read_from_the_output(study):
@@ -143,10 +198,18 @@ RECORD = {
     "python": "3.12.1",
     "undisturbed_seconds": 200.0,
     "killed_seconds": 300.0,
-    "resumed": {"a": 1},
+    "resumed": {"a": 1, "b": 1},
+    "reused": {"03_train_cunet.a-seed0": 3},
     "strikes": [
-        {"stage": "00_corpus", "signal": "SIGINT", "after": 3.0, "ended_in": 0.5, "told": 1},
-        {"stage": "05_plot", "signal": None, "after": 3.0, "exit": 0},
+        {
+            "stage": "00_corpus",
+            "when": torture.ANY,
+            "signal": "SIGINT",
+            "after": 3.0,
+            "ended_in": 0.5,
+            "told": 1,
+        },
+        {"stage": "05_plot", "when": torture.ANY, "signal": None, "after": 3.0, "exit": 0},
     ],
     "differences": [],
     "clones_differ": None,
@@ -158,6 +221,9 @@ RECORD = {
 def test_outcome_is_told_in_a_table_and_in_the_readme():
     text = torture.report(RECORD)
     assert "| Kills | 1 (0 SIGKILL, 0 SIGTERM, 1 SIGINT) |" in text
+    assert "| Trainings that went on from a checkpoint | 2 |" in text
+    assert "| Finished trainings used again | 3 |" in text
+    assert "| 00_corpus | at any time | SIGINT | 3.0 | 0.5 | 1 |" in text
     assert "| Bad inputs shown | 7 |" in text and "| songs | 3 |" in text
     assert "| Results that differ between two clones | not tried |" in text
     begin, end = torture.MARKS
@@ -186,6 +252,27 @@ def test_the_plan_goes_on_where_it_was_stopped(tmp_path):
     assert torture._Notes(tmp_path / "notes.json") == {"undisturbed": 3.5}
     assert json.loads((tmp_path / "notes.json").read_text()) == {"undisturbed": 3.5}
     assert [path.name for path in tmp_path.iterdir()] == ["notes.json"]
+
+
+def test_trainings_used_again_are_counted(study):
+    study.root.mkdir()
+    study.log.write_text(
+        f"03_train_cunet.a-seed0 | {checkpoint.REUSED}\n"
+        f"02_train_unet.bass-seed0 | {checkpoint.REUSED}\n"
+        f"03_train_cunet.a-seed0 | {checkpoint.REUSED}\n"
+        "03_train_cunet.b-seed0 | goes on after epoch 1, where it was stopped\n"
+    )
+    assert torture.reused(study) == {"03_train_cunet.a-seed0": 2, "02_train_unet.bass-seed0": 1}
+
+
+def test_trainings_in_a_clone_have_more_epochs_and_the_profile_is_written_once(toy):
+    toy("-n ''")
+    folder = torture.clone(torture.ROOT.parent / "clone")
+    profile = folder / torture.PROFILE
+    train = load_profile(str(profile)).train
+    assert train.unet_epochs == train.cunet_epochs == torture.EPOCHS
+    before = profile.stat().st_mtime_ns
+    assert torture.clone(folder) == folder and profile.stat().st_mtime_ns == before
 
 
 TOY = r"""
@@ -221,6 +308,8 @@ def toy(tmp_path, monkeypatch):
     monkeypatch.setattr(torture, "ROOT", root)
 
     def write(verdict):
+        (root / torture.PROFILE).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / torture.PROFILE, root / torture.PROFILE)
         (root / "study.sh").write_text(TOY.replace("VERDICT", verdict))
         (root / "Makefile").write_text("reproduce:\n\t@bash study.sh\n")
         identity = ("-c", "user.name=test", "-c", "user.email=test@example.org")
@@ -236,6 +325,7 @@ def test_whole_plan_on_a_toy_study(toy, tmp_path):
     assert record["differences"] == record["clones_differ"] == []
     assert {phase_of(strike["stage"]) for strike in record["strikes"]} == set(torture.PHASES)
     assert len(record["strikes"]) == 4 and record["resumed"] == {"a-seed0": 1}
+    assert record["reused"] == {}
     starts = (tmp_path / "work" / "killed" / "results" / "starts").read_text().splitlines()
     assert len(starts) == 5
     # Started again, it knows what it has done.

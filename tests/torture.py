@@ -3,11 +3,14 @@
 A fixed plan from a seed, bounded by a number of kills and a time for each run:
 
 1. Two clones of this checkout run the study undisturbed, each on its own. Their scores must be the
-   same, byte for byte; how long each stage takes is read from the first.
+   same, byte for byte; how long each stage takes is read from the first. Trainings have a few more
+   epochs there than the profile says, so that there is time between the first and the last.
 2. A third study is killed (SIGKILL to make and all its jobs, or SIGTERM, or SIGINT, as Ctrl-C sends
    it) within stages drawn from the seed: corpus and preprocessing, trainings, evaluations, plotting
-   and report. Each time the same command is started again, and at last left to finish. What was
-   finished is never done again, so all kills together cost little more than one study.
+   and report. Trainings are struck at any time, once an epoch is kept, and when they are finished
+   and their notebook is not. Each time the same command is started again, and at last left to
+   finish. What was finished is never done again, so all kills together cost little more than one
+   study.
 3. Scores, tables and training histories of all three are compared, save for times.
 4. The gallery of bad input is shown to the library (``tests/test_bad_input.py``), and counted.
 5. What deterministic operations would cost is measured (``tests/determinism.py``).
@@ -31,7 +34,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -41,8 +45,10 @@ sys.path.insert(0, str(ROOT))
 
 import determinism  # noqa: E402
 
+from cunet_lib.checkpoint import REUSED  # noqa: E402
 from cunet_lib.files import write_atomically, write_json  # noqa: E402
 from cunet_lib.parallel import cores  # noqa: E402
+from cunet_lib.runner import run_name  # noqa: E402
 
 SIGNALS = (signal.SIGKILL, signal.SIGINT, signal.SIGKILL, signal.SIGTERM)
 """Dealt in turn, so that half of the kills cannot be caught, to moments in any order."""
@@ -54,6 +60,20 @@ PHASES = {
     "plotting": (r"05_.*|report", 0.15),
 }
 """Names of a phase's stages, and its share of the kills; in the order of the study."""
+
+ANY = "at any time"
+
+SIGNS = {"after an epoch": "checkpoint/epoch-*.npz", "after training": "run.json", ANY: None}
+"""Moments for the kills of trainings, dealt in turn, and the new file in the run folder which shows
+that one has come."""
+
+SOON = 1.0
+"""Seconds after such a sign within which a kill falls; five epochs take twice as long."""
+
+PROFILE = Path("notebooks/profiles/smoke.yaml")
+
+EPOCHS = 6
+"""Of every training in a clone; the profile's second and last takes half a second."""
 
 MARKS = ("<!-- reliability: begin -->", "<!-- reliability: end -->")
 """Between them the README has the outcome."""
@@ -143,29 +163,42 @@ class Study:
                 return True
             return False
 
-    def strike(self, stage: str, delay: float, number: signal.Signals, *, limit: float) -> dict:
-        """Start, wait for a stage, then so many seconds more, kill; what happened.
+    def signs(self, stage: str, when: str) -> set[Path]:
+        """Files which show that a training was at such a moment, now or earlier."""
+        if SIGNS[when] is None:
+            return set()
+        return set((self.results / "runs" / run_name(stage)).glob(SIGNS[when]))
+
+    def strike(
+        self, stage: str, when: str, delay: float, number: signal.Signals, *, limit: float
+    ) -> dict:
+        """Start, wait for a stage's moment, then so many seconds more, kill; what happened.
 
         Should the stage be over sooner, as a training that only had to go on, it is killed then.
         """
         since = self.log.stat().st_size if self.log.exists() else 0
+        earlier = self.signs(stage, when)
         process = self.start()
-        began, begun = time.monotonic(), None
+        began, come = time.monotonic(), None
         try:
             while process.poll() is None:
                 now, said = time.monotonic(), self.said(since)
-                if begun is None and re.search(f"^{re.escape(stage)} \\| ", said, re.MULTILINE):
-                    begun = now
-                if begun is not None and (now - begun >= delay or f"\n{stage} | done in" in said):
+                begun = re.search(f"^{re.escape(stage)} \\| ", said, re.MULTILINE)
+                if come is None and begun and (when == ANY or self.signs(stage, when) - earlier):
+                    come = now
+                if (come is not None and now - come >= delay) or f"\n{stage} | done in" in said:
                     break
-                if begun is None and now - began > limit:
-                    raise SystemExit(f"{stage} has not begun within {limit:.0f} s; see {self.log}.")
+                if come is None and now - began > limit:
+                    raise SystemExit(
+                        f"The moment for {stage} ({when}) has not come within {limit:.0f} s; see "
+                        f"{self.log}."
+                    )
                 time.sleep(0.05)
             else:
                 if process.returncode:
                     raise SystemExit(f"make failed ({process.returncode}); see {self.log}.")
                 after = round(time.monotonic() - began, 1)
-                return {"stage": stage, "signal": None, "after": after, "exit": 0}
+                return {"stage": stage, "when": when, "signal": None, "after": after, "exit": 0}
             struck = time.monotonic()
             os.killpg(process.pid, number)
             code = process.wait(timeout=PATIENCE)
@@ -182,6 +215,7 @@ class Study:
         lines = self.said(since).splitlines()
         return {
             "stage": stage,
+            "when": when,
             "signal": number.name,
             "after": round(struck - began, 1),
             "ended_in": round(ended, 2),
@@ -193,7 +227,7 @@ class Study:
 
 
 def planned(stages: Mapping[str, float], *, kills: int, seed: int) -> list[dict]:
-    """Moments of the kills: stage, seconds into it and signal, in the order of the study."""
+    """Moments of the kills: stage, when, seconds after that and signal; in the study's order."""
     rng = random.Random(seed)
     groups = {
         phase: [name for name in stages if re.fullmatch(pattern, name)]
@@ -205,22 +239,35 @@ def planned(stages: Mapping[str, float], *, kills: int, seed: int) -> list[dict]
     while sum(counts.values()) < kills:
         phase = max(shares, key=lambda each: shares[each] * kills - counts[each])
         counts[phase] += 1
-    deck = [SIGNALS[place % len(SIGNALS)].name for place in range(kills)]
-    rng.shuffle(deck)
+    signals = _dealt(rng, [number.name for number in SIGNALS], kills)
     moments = []
     for phase, names in groups.items():
         # Every stage once before any is struck twice.
-        chosen = rng.sample(names * (counts[phase] // len(names) + 1), counts[phase])
-        for name in sorted(chosen, key=list(stages).index):
-            delay = rng.uniform(0.02, 0.98) * stages[name]
-            moments.append({"stage": name, "delay": delay, "signal": deck.pop()})
+        times, rest = divmod(counts[phase], len(names))
+        chosen = sorted(names * times + rng.sample(names, rest), key=list(stages).index)
+        whens = _dealt(rng, list(SIGNS) if phase == "training" else [ANY], len(chosen))
+        for name, when in zip(chosen, whens, strict=True):
+            delay = rng.uniform(0.02, 0.98) * (stages[name] if when == ANY else SOON)
+            moment = {"stage": name, "when": when, "delay": delay, "signal": signals.pop()}
+            moments.append(moment)
     return moments
 
 
+def _dealt(rng: random.Random, kinds: Sequence[str], number: int) -> list[str]:
+    """So many of some kinds: each as often as the others, in any order."""
+    deck = [kinds[place % len(kinds)] for place in range(number)]
+    rng.shuffle(deck)
+    return deck
+
+
 def clone(folder: Path) -> Path:
-    """A clone of this checkout's last commit."""
+    """A clone of this checkout's last commit, with longer trainings."""
     if not folder.is_dir():
         subprocess.run(["git", "clone", "--quiet", ROOT, folder], check=True)
+    profile = (folder / PROFILE).read_text(encoding="utf-8")
+    longer = re.sub(r"(?<=_epochs: )\d+", str(EPOCHS), profile)
+    if longer != profile:  # written once: make goes by its time
+        write_atomically(folder / PROFILE, longer)
     return folder
 
 
@@ -273,6 +320,12 @@ def resumed(study: Study) -> dict[str, int]:
     return {name: record["resumed"] for name, record in records.items()}
 
 
+def reused(study: Study) -> dict[str, int]:
+    """How often each stage found its training finished by an earlier start, and used it."""
+    lines = re.findall(rf"^(\S+) \| {re.escape(REUSED)}$", study.said(), re.MULTILINE)
+    return dict(Counter(lines))
+
+
 def bad_input(folder: Path) -> dict:
     """Show the gallery of bad input to the library; cases by kind, and how many tests failed."""
     counted = folder / "gallery.json"
@@ -311,6 +364,7 @@ def summary(record: dict) -> list[tuple[str, str]]:
         ("Kills by phase", phases),
         ("Results that differ from an undisturbed run", _listed(record["differences"])),
         ("Trainings that went on from a checkpoint", str(sum(record["resumed"].values()))),
+        ("Finished trainings used again", str(sum(record["reused"].values()))),
         (
             "Ctrl-C to the end",
             f"at most {max(stops):.1f} s" if stops else "not tried",
@@ -349,20 +403,21 @@ def report(record: dict) -> str:
     lines = [
         "# Reliability of `make reproduce`",
         "",
-        f"Profile `smoke`, {record['kills']} kills planned from seed {record['seed']}, "
-        f"{record['cores']} cores, {record['machine']}, Python {record['python']}. Each kill was "
-        "followed by the same command again. Made by `make torture`.",
+        f"Profile `smoke` with {EPOCHS} epochs a training, {record['kills']} kills planned from "
+        f"seed {record['seed']}, {record['cores']} cores, {record['machine']}, Python "
+        f"{record['python']}. Each kill was followed by the same command again. Made by "
+        "`make torture`.",
         "",
         table(record),
         "",
         "## Every kill",
         "",
-        "| stage | signal | after (s) | ended in (s) | stages that told what is kept |",
-        "|---|---|---:|---:|---:|",
+        "| stage | moment | signal | after (s) | ended in (s) | stages that told what is kept |",
+        "|---|---|---|---:|---:|---:|",
     ]
     lines += [
-        f"| {strike['stage']} | {strike['signal'] or 'none: it had finished'} | {strike['after']} "
-        f"| {strike.get('ended_in', '')} | {strike.get('told', '')} |"
+        f"| {strike['stage']} | {strike['when']} | {strike['signal'] or 'none: it had finished'} "
+        f"| {strike['after']} | {strike.get('ended_in', '')} | {strike.get('told', '')} |"
         for strike in record["strikes"]
     ]
     if record["bad_input"]:
@@ -461,10 +516,11 @@ def torture(folder: Path, *, kills: int, seed: int, limit: float, twice: bool = 
         later = [*stages][[*stages].index(moment["stage"]) :]
         # A stage that another kill let finish is past; the next one takes the blow.
         stage = next((each for each in later if not killed.done(each)), later[-1])
+        when = moment["when"] if run_name(stage) else ANY
         delay = min(moment["delay"], stages[stage])
         began = time.monotonic()
         number = signal.Signals[moment["signal"]]
-        strikes = [*strikes, killed.strike(stage, delay, number, limit=limit)]
+        strikes = [*strikes, killed.strike(stage, when, delay, number, limit=limit)]
         known["strikes"] = strikes
         known["killed"] = known.get("killed", 0.0) + time.monotonic() - began
         print(f"kill {len(strikes)}/{kills}: {strikes[-1]}", flush=True)
@@ -481,6 +537,7 @@ def torture(folder: Path, *, kills: int, seed: int, limit: float, twice: bool = 
         "killed_seconds": round(known["killed"], 1),
         "stages": stages,
         "resumed": resumed(killed),
+        "reused": reused(killed),
         "strikes": strikes,
         "differences": differences(undisturbed, killed),
         "clones_differ": differences(undisturbed, again) if twice else None,
