@@ -361,3 +361,32 @@ def test_limits_come_from_the_largest_difference_between_any_two_runs(tmp_path):
     limits = tolerances.limits(found)
     assert limits["score"] == 0.45 and limits["loss"] == pytest.approx(0.16, abs=0.02)
     assert "timing" not in limits
+
+
+def test_a_sample_of_models_is_made_again_with_its_evaluations_and_no_others():
+    trained, scored = tolerances.stages_of(["unet_bass", "unet_vocals", "cnn_simple"])
+    assert trained == [
+        "02_train_unet.bass-seed0",
+        "02_train_unet.vocals-seed0",
+        "03_train_cunet.cnn_simple-seed0",
+    ]
+    assert scored == ["04_evaluate.unet-seed0", "04_evaluate.cnn_simple-seed0"]
+
+
+def test_runs_differ_in_threads_or_in_precision(monkeypatch):
+    monkeypatch.setattr(tolerances, "cores", lambda: 4)
+    first, *others = tolerances.variants(1, "mixed_bfloat16").values()
+    assert first == {"threads": 1, "precision": "mixed_bfloat16"}
+    assert others == [
+        {"threads": 4, "precision": "mixed_bfloat16"},
+        {"threads": 1, "precision": "float32"},
+    ]
+    assert tolerances.variants(4, "float32")["1 threads, float32"]
+
+
+def test_tolerances_need_a_finished_study(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("CUNET_RESULTS", str(tmp_path))
+    monkeypatch.setattr("sys.argv", ["tolerances.py", "smoke"])
+    assert tolerances.main() == 2
+    assert "`make reproduce PROFILE=smoke` finishes it" in capsys.readouterr().err
+    assert not any(tmp_path.iterdir())

@@ -1,12 +1,14 @@
 """Measure how far a study's tables are apart when nothing changes but threads and precision.
 
-``make tolerances PROFILE=demo`` runs the whole study in clones of this checkout: as ``make
-reproduce`` does it, with one job that has every core, and in the other precision. The largest
-differences between their tables, by kind of column, times a margin, become the limits that ``make
-verify`` holds results of another machine to. They land in ``results/<profile>/tolerances.json``,
-beside the tables that they belong to.
+``make tolerances PROFILE=demo`` takes the finished study of this checkout, ``make reproduce`` has
+made it, and trains, evaluates and tabulates its models again beside it: with every core for one
+training, and in the other precision (a processor without bfloat16 rounds as one that has it, see
+``cunet_lib.kernels``). The largest differences between the tables, by kind of column, times a
+margin, become the limits that ``make verify`` holds results of another machine to. They land in
+``results/<profile>/tolerances.json``, beside the tables that they belong to.
 
-A study of minutes takes three times as many; with ``--folder`` the work is kept, and goes on there
+All models together take as long as the study, twice; ``MODELS="dense_complex unet_vocals"`` trains
+these alone and leaves the others as they are. With ``--folder`` the work is kept, and goes on there
 when it was stopped.
 """
 
@@ -18,20 +20,22 @@ import json
 import math
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pandas as pd
-import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from cunet_lib import report  # noqa: E402
-from cunet_lib.config import load_profile  # noqa: E402
+from cunet_lib.config import UNETS, VARIANTS, Profile, load_profile  # noqa: E402
 from cunet_lib.files import write_json  # noqa: E402
 from cunet_lib.parallel import cores  # noqa: E402
 
@@ -41,38 +45,63 @@ MARGIN = 1.5
 OTHER = {"float32": "mixed_bfloat16", "mixed_bfloat16": "float32"}
 
 
-def variants(precision: str) -> dict[str, dict]:
-    """Runs by name: how many jobs share the cores, and the precision."""
-    jobs = cores()
+def variants(threads: int, precision: str) -> dict[str, dict]:
+    """Runs by name: threads of a training, and its precision; the first is the study as it is."""
+    others = cores() if threads < cores() else 1
     return {
-        f"{jobs} jobs, {precision}": {"jobs": jobs, "precision": precision},
-        f"1 job, {precision}": {"jobs": 1, "precision": precision},
-        f"{jobs} jobs, {OTHER[precision]}": {"jobs": jobs, "precision": OTHER[precision]},
+        f"{count} threads, {kind}": {"threads": count, "precision": kind}
+        for count, kind in ((threads, precision), (others, precision), (threads, OTHER[precision]))
     }
 
 
-def run(folder: Path, profile: str, *, jobs: int, precision: str) -> Path:
-    """Run the study in a clone; its folder of tables."""
-    checkout = folder / "checkout"
-    if not checkout.is_dir():
-        subprocess.run(["git", "clone", "--quiet", ROOT, checkout], check=True)
-    path = checkout / "notebooks" / "profiles" / f"{profile}.yaml"
-    settings = yaml.safe_load(path.read_text(encoding="utf-8"))
-    # Only where it differs: make goes by the file's date.
-    if settings.setdefault("train", {}).get("precision") != precision:
-        settings["train"]["precision"] = precision
-        path.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "MFLAGS", "CUNET_"))}
+def stages_of(models: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Stages that train the models, and stages that evaluate them."""
+    trained = [
+        f"02_train_unet.{model.removeprefix('unet_')}"
+        if model in UNETS
+        else f"03_train_cunet.{model}"
+        for model in models
+    ]
+    scored = dict.fromkeys("unet" if model in UNETS else model for model in models)
+    return [f"{each}-seed0" for each in trained], [f"04_evaluate.{each}-seed0" for each in scored]
+
+
+def run(
+    folder: Path, settings: Profile, models: Sequence[str], *, threads: int, precision: str
+) -> Path:
+    """Make the models of a copy of the study again; its folder of tables."""
+    copy = folder / settings.name
+    if not copy.is_dir():
+        unused = shutil.ignore_patterns("notebooks", "logs", "report", "examples", "sweeps", ".*")
+        partial = folder / "partial"
+        shutil.copytree(settings.paths.results, partial, ignore=unused, dirs_exist_ok=True)
+        partial.rename(copy)
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "MFLAGS"))}
+    roots = {"CUNET_RESULTS": str(folder), "CUNET_DATA": str(settings.paths.data.parent)}
+
+    def stage(name: str, *arguments: str, threads: int = cores()) -> None:
+        if (copy / "notebooks" / f"{name}.ipynb").exists():
+            return
+        words = [sys.executable, "-m", "cunet_lib.cli", "run", name, "--profile", settings.name]
+        subprocess.run(
+            [*words, *arguments],
+            cwd=ROOT,
+            env={**kept, **roots, "CUNET_THREADS": str(threads)},
+            stdout=subprocess.DEVNULL,
+            check=True,
+        )
+
     began = time.monotonic()
-    subprocess.run(
-        ["make", "reproduce", f"PROFILE={profile}", f"JOBS={jobs}"],
-        cwd=checkout,
-        env={**kept, "CUNET_PYTHON": sys.executable},
-        stdout=subprocess.DEVNULL,
-        check=True,
-    )
+    trained, scored = stages_of(models)
+    with ThreadPoolExecutor(max(1, cores() // threads)) as jobs:
+        for names, arguments in (
+            (trained, ("--overrides", f"train.precision={precision}")),
+            (scored, ()),
+        ):
+            list(jobs.map(lambda name, more=arguments: stage(name, *more, threads=threads), names))
+    stage("05_plot", "-p", "seeds", "0")
     print(f"{folder.name}: {time.monotonic() - began:.0f} s", flush=True)
-    return checkout / "results" / profile / "tables"
+    return copy / "tables"
 
 
 def largest(tables: dict[str, Path]) -> dict[str, dict]:
@@ -114,22 +143,33 @@ def main() -> int:
     """Run every variant and write the limits."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("profile", nargs="?", default="smoke")
+    parser.add_argument(
+        "--models", nargs="+", default=[*UNETS, *VARIANTS], choices=[*UNETS, *VARIANTS]
+    )
     parser.add_argument("--folder", type=Path, help="work here and keep it (default: temporary)")
     options = parser.parse_args()
-    from cunet_lib.training import precision_of
-
     settings = load_profile(options.profile)
-    runs = variants(precision_of(settings))
+    records = [settings.paths.run(model, 0) / "run.json" for model in (*UNETS, *VARIANTS)]
+    missing = [record for record in records if not record.is_file()]
+    if missing or not (settings.paths.results / "notebooks" / "05_plot.ipynb").is_file():
+        print(
+            f"The study of profile {settings.name} is not finished here; "
+            f"`make reproduce PROFILE={settings.name}` finishes it.",
+            file=sys.stderr,
+        )
+        return 2
+    was = json.loads(records[0].read_text(encoding="utf-8"))
+    (first, _), *others = variants(was["threads"], was["precision"]).items()
+    tables = {first: settings.paths.tables}
     with tempfile.TemporaryDirectory(prefix="cunet-tolerances-") as scratch:
         folder = (options.folder or Path(scratch)).resolve()
-        tables = {
-            name: run(folder / re.sub(r"\W+", "-", name), options.profile, **facts)
-            for name, facts in runs.items()
-        }
+        for name, facts in others:
+            place = folder / re.sub(r"\W+", "-", name)
+            tables[name] = run(place, settings, options.models, **facts)
         found = largest(tables)
-    record = {"runs": list(runs), "cores": cores(), "margin": MARGIN, "seen": found}
+    record = {"runs": list(tables), "models": options.models, "cores": cores(), "margin": MARGIN}
     path = settings.paths.results / report.MEASURED
-    write_json(path, {**record, "limits": limits(found)})
+    write_json(path, {**record, "seen": found, "limits": limits(found)})
     print(json.dumps(limits(found), indent=1))
     return 0
 
