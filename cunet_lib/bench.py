@@ -262,6 +262,31 @@ def _where_time_goes(found: dict) -> list[Row]:
     return rows
 
 
+def precision(options: Options) -> tuple[list[Row], dict]:
+    """What bfloat16 does to the loss, beside what another seed does."""
+    found = run_workload(
+        "precision",
+        steps=options.either(100, 10),
+        seeds=options.either(4, 2),
+        tracks=options.either(12, 4),
+    )
+    full, rounded = found["losses"]["float32"], found["losses"]["mixed_bfloat16"]
+    apart = abs(statistics.fmean(rounded) - statistics.fmean(full))
+    return [
+        Row(
+            f"validation loss after {found['steps']} steps, mixed bfloat16",
+            _with_spread(rounded),
+            f"{_with_spread(full)} over {len(full)} seeds, float32",
+            apart / statistics.stdev(full),
+            wanted="<= 1",
+        )
+    ], found
+
+
+def _with_spread(losses: Sequence[float]) -> str:
+    return f"{statistics.fmean(losses):.3e} ± {statistics.stdev(losses):.1e}"
+
+
 def preprocessing(options: Options) -> tuple[list[Row], dict]:
     """Decoding and resampling."""
     size = {"tracks": options.either(16, 8), "seconds": options.either(60.0, 15.0)}
@@ -372,7 +397,8 @@ STAGES = ("preprocess", "train", "separate", "score", "tables")
 def growth(options: Options) -> tuple[list[Row], dict]:
     """Time and memory of the stages with more tracks."""
     factors = (1, 2, 4, 8)
-    size = {"tracks": options.either(3, 2), "seconds": options.either(12.0, 6.0)}
+    # Enough for the smallest to take seconds: what begins once would hide in its time.
+    size = {"tracks": options.either(6, 2), "seconds": options.either(16.0, 6.0)}
     found = {str(n): run_workload("growth", factor=n, **size) for n in factors}
     rows = []
     first, last = (found[str(n)]["stages"] for n in (factors[0], factors[-1]))
@@ -526,7 +552,10 @@ def _start_up(turns: int) -> dict[str, list[float]]:
 
 PARTS: dict[str, Callable[[Options], tuple[list[Row], dict]]] = {
     part.__name__: part
-    for part in (batches, training, preprocessing, evaluation, separation, growth, demo)
+    for part in (
+        *(batches, training, precision, preprocessing),
+        *(evaluation, separation, growth, demo),
+    )
 }
 
 

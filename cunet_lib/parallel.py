@@ -15,7 +15,15 @@ import pickle
 import sys
 import tempfile
 import threading
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from collections.abc import Callable, Iterable
+from concurrent.futures import (
+    FIRST_COMPLETED,
+    Executor,
+    Future,
+    ProcessPoolExecutor,
+    ThreadPoolExecutor,
+    wait,
+)
 from pathlib import Path
 
 from threadpoolctl import threadpool_limits
@@ -65,6 +73,24 @@ def pool(tasks: int, *, workers: int | None = None) -> Executor:
         return ThreadPoolExecutor(1)
     context = multiprocessing.get_context("spawn")
     return ProcessPoolExecutor(count, mp_context=context, initializer=_begin_worker)
+
+
+def for_each(executor: Executor, function: Callable, arguments: Iterable[tuple]) -> None:
+    """Call a function with each of the arguments, and raise what it raises.
+
+    Arguments are made as workers take them: twice as many as there are workers wait or are at
+    work, so that the signals of all tracks are never in memory together.
+    """
+    most = 2 * executor._max_workers
+    pending: set[Future] = set()
+    for each in arguments:
+        pending.add(executor.submit(function, *each))
+        full = len(pending) >= most
+        done, pending = wait(pending, None if full else 0, return_when=FIRST_COMPLETED)
+        for future in done:
+            future.result()
+    for future in pending:
+        future.result()
 
 
 def cores() -> int:
@@ -136,6 +162,7 @@ class _ClusterPool(Executor):
     def __init__(self, address: str):
         self._client = connect(address)
         self._calls = self._client.get_executor(pure=False)
+        self._max_workers = max(1, sum(self._client.nthreads().values()))
         self._code = library_hash(str(ROOT))
         spool = os.environ.get(SPOOL)
         self._spool = tempfile.TemporaryDirectory(prefix="calls-", dir=spool) if spool else None

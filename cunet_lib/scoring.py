@@ -13,7 +13,6 @@ import io
 import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +30,7 @@ from cunet_lib.config import (
     Signal,
 )
 from cunet_lib.files import code_hash, write_atomically, write_json
-from cunet_lib.parallel import pool
+from cunet_lib.parallel import for_each, pool
 from cunet_lib.spectral import istft, stft
 from cunet_lib.stems import STEMS, Source, decode, ensure_ffmpeg
 from cunet_lib.store import Entry, Store
@@ -298,17 +297,15 @@ def score_each(
         for entry in store.split("test")
         if not all(path.exists() for path in files(folder, entry.name))
     ]
-    pending: list[Future] = []
+
+    def arguments(entry):
+        audio = np.array(store.audio(entry))
+        signals = (measures.as_pcm(each) for each in (audio, estimate(audio)))
+        return *signals, settings, entry.name, files(folder, entry.name)
+
     with pool(len(missing), workers=workers) as processes:
-        for entry in progress(missing, len(missing)) if progress else missing:
-            audio = np.array(store.audio(entry))
-            paths = files(folder, entry.name)
-            signals = (measures.as_pcm(each) for each in (audio, estimate(audio)))
-            pending.append(processes.submit(score, *signals, settings, entry.name, paths))
-            for future in [future for future in pending if future.done()]:
-                future.result()
-        for future in pending:
-            future.result()
+        each = progress(missing, len(missing)) if progress else missing
+        for_each(processes, score, map(arguments, each))
 
 
 def _score(

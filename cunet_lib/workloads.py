@@ -489,6 +489,40 @@ class _One:
         self.layers = [layer]
 
 
+def precision(steps: int, seeds: int, tracks: int) -> dict:
+    """Validation losses of a small C-U-Net after so many steps, by precision, one for each seed.
+
+    The one workload that needs music: it renders songs of the corpus. A precision is that of
+    weights and batches as they are; a processor without bfloat16 rounds as one that has it (see
+    :mod:`cunet_lib.kernels`).
+    """
+    from cunet_lib import training
+    from cunet_lib.corpus import render_corpus
+
+    settings = load_profile(
+        "demo",
+        f"model.filters=4 data.train_tracks={tracks} data.validation={tracks // 4} "
+        f"data.test_tracks=2 data.seconds=20 train.steps_per_epoch={steps} train.cunet_epochs=1 "
+        f"train.warmup_steps={steps // 5}",
+    )
+    render_corpus(settings)
+    store = build_store(settings)
+    losses: dict[str, list[float]] = {"float32": [], "mixed_bfloat16": []}
+    for seed in range(seeds):
+        for name, found in losses.items():
+            train = settings.train.model_copy(update={"precision": name})
+            record = training.train(
+                settings.model_copy(update={"train": train}),
+                store,
+                "dense_complex",
+                seed=seed,
+                folder=settings.paths.run(f"{name}_dense_complex", seed),
+                report=lambda line: None,
+            )
+            found.append(record["best_val_loss"])
+    return {"losses": losses, "steps": steps}
+
+
 # ---------------------------------------------------------------------------------- preprocessing
 
 
@@ -680,7 +714,7 @@ def growth(factor: int, tracks: int, seconds: float) -> dict:
     def train():
         stream = iter(TrainingBatches(store, settings, model="cnn_complex", seed=0).dataset())
         # An epoch sees every track as often, however many there are.
-        for _ in range(2 * number):
+        for _ in range(4 * number):
             trainer.train_on_batch(*next(stream))
 
     def separate():
@@ -741,6 +775,7 @@ WORKLOADS: dict[str, Callable[..., dict]] = {
         batches,
         memory_of_batches,
         training,
+        precision,
         preprocessing,
         librosa_memory,
         evaluation,

@@ -67,7 +67,8 @@ def test_children_are_weighed_by_themselves():
     assert 9e7 < children.peak < held.nbytes
     with timing.watched_children(0.01) as children:
         pass
-    assert children.peak == 0
+    # Nothing of the one that has ended; helpers of other tests' processes may live on.
+    assert children.peak < 5e7
 
 
 # ------------------------------------------------------------------------------------ operations
