@@ -501,11 +501,10 @@ def precision(steps: int, seeds: int, tracks: int) -> dict:
 
     settings = load_profile(
         "demo",
-        f"model.filters=4 data.train_tracks={tracks} data.validation={tracks // 4} "
-        f"data.test_tracks=2 data.seconds=20 train.steps_per_epoch={steps} train.cunet_epochs=1 "
-        f"train.warmup_steps={steps // 5}",
+        f"model.filters=4 data.validation={tracks // 4} train.steps_per_epoch={steps} "
+        f"train.cunet_epochs=1 train.warmup_steps={steps // 5}",
     )
-    render_corpus(settings)
+    render_corpus(settings.paths.corpus, train_tracks=tracks, test_tracks=2, seconds=20.0)
     store = build_store(settings)
     losses: dict[str, list[float]] = {"float32": [], "mixed_bfloat16": []}
     for seed in range(seeds):
