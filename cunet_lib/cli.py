@@ -158,7 +158,8 @@ def _add_separate(commands: argparse._SubParsersAction) -> None:
         "--overlap",
         type=float,
         metavar="SHARE",
-        help="of a patch that the next one repeats, from 0 to below 1 (default: 0.25)",
+        help="what neighbouring patches share, in patches of the training's length, from 0 to "
+        "below 1 (default: 0.25)",
     )
     sub.add_argument("--force", action="store_true", help="replace existing files")
     sub.set_defaults(command=_separate)

@@ -350,6 +350,59 @@ def mask_model(model: keras.Model) -> keras.Model:
     return keras.Model(model.inputs, model.get_layer("mask").output, name=f"{model.name}_mask")
 
 
+def folded(model: keras.Model, *, frames: int) -> keras.Model:
+    """The same function for inference alone, on patches of another length.
+
+    Normalisation with fixed statistics is a scale and a shift of each channel, which the kernel
+    and bias of the convolution before it take over. Convolutions do not mind the length; their
+    zero padding comes at the ends of the longer patch only, so that masks differ a little there.
+
+    Parameters
+    ----------
+    model
+        A network of the study in float32.
+    frames
+        Frames of a patch, a multiple of ``2 ** blocks``.
+    """
+    suffix = "_convolution"
+    normalised = {
+        layer.name: model.get_layer(layer.name.replace(suffix, "_normalization"))
+        for layer in model.layers
+        if layer.name.endswith(suffix)
+    }
+    dropped = [layer.name for layer in normalised.values()]
+
+    def taken(layer):
+        """The control network is shared; kernels are set below."""
+        if isinstance(layer, keras.Model):
+            return layer
+        start = {"kernel_initializer": "zeros"} if layer.name in normalised else {}
+        return type(layer).from_config({**layer.get_config(), **start})
+
+    def called(layer, *given, **options):
+        return given[0] if layer.name in dropped else layer(*given, **options)
+
+    inputs = [keras.Input(each.shape[1:], name=each.name) for each in model.inputs]
+    bins, _, channels = inputs[0].shape[1:]
+    inputs[0] = keras.Input((bins, frames, channels), name=inputs[0].name)
+    other = keras.models.clone_model(
+        model,
+        input_tensors=inputs if is_conditioned(model) else inputs[0],
+        clone_function=taken,
+        call_function=called,
+    )
+    for name, normalisation in normalised.items():
+        kernel, bias = model.get_layer(name).get_weights()
+        gamma, beta, mean, variance = normalisation.get_weights()
+        scale = gamma / np.sqrt(variance + normalisation.epsilon)
+        layer = other.get_layer(name)
+        # Kernels of transposed convolutions have their output channels last but one.
+        transposed = isinstance(layer, layers.Conv2DTranspose)
+        kernel = kernel * (scale[:, None] if transposed else scale)
+        layer.set_weights([kernel, (bias - mean) * scale + beta])
+    return other
+
+
 def load(path: Path | str, *, precision: str | None = None) -> keras.Model:
     """Load a model saved by the study, in safe mode.
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import keras
@@ -29,6 +30,9 @@ class Separator:
         A C-U-Net, or a dedicated U-Net.
     signal, separate
         Spectrogram settings that the model was trained with, and how patches are joined.
+    at_once
+        Batches that the network computes at a time, where Keras runs on TensorFlow. Two of them
+        leave no core idle at the ends of the many short steps of each.
 
     Attributes
     ----------
@@ -38,13 +42,23 @@ class Separator:
         Frames of a patch.
     """
 
-    def __init__(self, model: keras.Model, signal: Signal, separate: Separate | None = None):
+    def __init__(
+        self,
+        model: keras.Model,
+        signal: Signal,
+        separate: Separate | None = None,
+        *,
+        at_once: int = 1,
+    ):
         self.conditioned = is_conditioned(model)
         self.signal = signal
         self.separate = separate or Separate()
         self._mask = mask_model(model)
         # Keras would compile with XLA, which is slower on processors.
         self._mask.jit_compile = False
+        # Here, lest several threads do.
+        self._mask.make_predict_function()
+        self._at_once = at_once if keras.backend.backend() == "tensorflow" else 1
         self.frames = model.inputs[0].shape[2]
 
     def masks(self, mixture: np.ndarray, conditions: np.ndarray | None = None) -> np.ndarray:
@@ -118,14 +132,21 @@ class Separator:
         count = len(patches)
         rows = count * (1 if conditions is None else len(conditions))
         size = self.separate.batch_size
-        parts = []
-        for first in range(0, rows, size):
+
+        def masked(first: int) -> np.ndarray:
             # Each patch under each condition. One batch shape, so that the graph is traced once:
             # the last batch is filled up from the beginning.
             row = np.arange(first, first + size) % rows
             part = patches[row % count, ..., None]
             inputs = [part, conditions[row // count]] if self.conditioned else part
-            parts.append(self._mask.predict_on_batch(inputs)[..., 0])
+            return self._mask.predict_on_batch(inputs)[..., 0]
+
+        batches = range(0, rows, size)
+        if self._at_once == 1:
+            parts = [masked(first) for first in batches]
+        else:
+            with ThreadPoolExecutor(self._at_once) as pool:
+                parts = list(pool.map(masked, batches))
         return np.concatenate(parts)[:rows].reshape(-1, *patches.shape)
 
 

@@ -655,19 +655,17 @@ def separation(seconds: float, turns: int, masks: bool, filters: int = 16) -> di
     network = separator._separator
     frames = 1 + round(seconds) * profile.signal.sample_rate // profile.signal.hop
     step = round(network.frames * (1 - network.separate.overlap))
-    count = network.separate.batch_size // len(INSTRUMENTS)
-    patches = np.random.default_rng(0).random((count, profile.signal.bins, network.frames))
-    patches = patches.astype(np.float32)
+    patch = np.random.default_rng(0).random((1, profile.signal.bins, network.frames), np.float32)
 
     def separate() -> None:
         songs.separate_file(separator, audio.open_audio(song), out=out, force=True)
 
     def mask() -> None:
-        for _ in range(-(-(frames // step + 1) // count)):
-            network.mask_patches(patches, all_one_hot())
+        for _ in range(0, max(frames - network.frames, 0) + step, step):
+            network.mask_patches(patch, all_one_hot())
 
     # Graphs are traced once; a song of an hour is not separated twice for that.
-    network.mask_patches(patches, all_one_hot())
+    network.mask_patches(patch, all_one_hot())
     calls = {"song": separate} | ({"network": mask} if masks else {})
     taken: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(turns):

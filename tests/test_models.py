@@ -158,6 +158,28 @@ def test_half_precision_copy_is_half_the_size_and_close(tmp_path, rng):
     )
 
 
+@pytest.mark.parametrize("name", ["unet_drums", *VARIANTS])
+def test_folded_network_gives_the_same_masks_at_any_length(name, rng):
+    model = models.build(name, **SMALL, start="he", seed=3)
+    for layer in model.layers:
+        if layer.name.endswith("_normalization"):
+            weights = [rng.uniform(0.5, 1.5, weight.shape) for weight in layer.get_weights()]
+            layer.set_weights(weights)
+    before = model.get_weights()
+    inputs = inputs_of(model, rng)
+    expected = models.mask_model(model).predict_on_batch(inputs)
+    assert np.ptp(expected) > 0.1
+    same = models.folded(model, frames=32)
+    assert not any(layer.name.endswith("_normalization") for layer in same.layers)
+    masks = models.mask_model(same).predict_on_batch(inputs)
+    np.testing.assert_allclose(masks, expected, atol=1e-5)
+    long = models.folded(model, frames=128)
+    assert long.name == name and long.inputs[0].shape == (None, 64, 128, 1)
+    assert long.predict_on_batch(inputs_of(long, rng)).shape == (4, 64, 128, 1)
+    for weight, kept in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(weight, kept)
+
+
 def test_unknown_names_are_refused_by_name():
     with pytest.raises(ConfigError, match="No model 'unet_flute'"):
         models.build("unet_flute")

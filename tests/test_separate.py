@@ -635,8 +635,11 @@ def test_patches_overlap_even_if_the_study_lays_them_end_to_end(tmp_path):
     path = trained(tmp_path / "run", "dense_simple")
     (path.parent / "run.json").write_text(json.dumps({"settings": settings}))
     found = catalog.find(str(path))
-    assert songs.SongSeparator(found)._separator.separate.overlap == songs.OVERLAP > 0
-    assert songs.SongSeparator(found, overlap=0.75)._separator.separate.overlap == 0.75
+    for overlap in (songs.OVERLAP, 0.75):
+        separator = songs.SongSeparator(found, overlap=overlap)._separator
+        assert separator.frames == songs.PATCHES * SETTINGS.model.patch_frames
+        shared = separator.frames * separator.separate.overlap
+        assert shared == overlap * SETTINGS.model.patch_frames > 0
     with pytest.raises(ConfigError, match="below 1"):
         songs.SongSeparator(found, overlap=1)
 

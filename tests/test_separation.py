@@ -60,12 +60,17 @@ def test_masks_are_within_zero_and_one(conditioned, rng):
     assert masks.min() >= 0 and masks.max() <= 1
 
 
+@pytest.mark.parametrize("at_once", [1, 2])
 @pytest.mark.parametrize(("patches", "wanted"), [(1, 1), (5, 1), (2, 3), (3, 4)])
-def test_batches_are_filled_with_patches_under_all_conditions(conditioned, rng, patches, wanted):
+def test_batches_are_filled_with_patches_under_all_conditions(
+    conditioned, rng, patches, wanted, at_once
+):
     """Whatever lies beside a patch in a batch, its mask is the network's own."""
     given = rng.random((patches, *SHAPE["shape"][:2])).astype(np.float32)
     z = all_one_hot()[:wanted]
-    separator = separation.Separator(conditioned, SETTINGS.signal, Separate(batch_size=4))
+    separator = separation.Separator(
+        conditioned, SETTINGS.signal, Separate(batch_size=4), at_once=at_once
+    )
     masks = separator.mask_patches(given, z)
     assert masks.shape == (wanted, *given.shape)
     network = models.mask_model(conditioned)
