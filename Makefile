@@ -190,8 +190,10 @@ SHARE := $(shell n=$$(( $(CORES) / $(BESIDE) )); echo $$(( n > 0 ? n : 1 )))
 
 # $(1) stage, $(2) its notebook, $(3) stages before it, $(4) its main result, $(5) threads,
 # $(6) further arguments.
-# A missing main result, deleted for instance, makes the stage again.
+# A missing main result, deleted for instance, makes the stage again. An executed notebook is put in
+# place as a whole: make, when it is interrupted, has no reason to delete one.
 override define STAGE
+.PRECIOUS: $(EXECUTED)/$(1).ipynb
 $(EXECUTED)/$(1).ipynb: notebooks/$(2).ipynb notebooks/profiles/$(PROFILE).yaml \
   $(MODULES_$(2):%=cunet_lib/%.py) $(3:%=$(EXECUTED)/%.ipynb) $(if $(wildcard $(4)),,FORCE)
 	@$(if $(CLUSTER),,CUNET_THREADS=$(5)) "$(PYTHON)" -m cunet_lib.cli run $(1) --profile $(PROFILE) $(6)
