@@ -72,7 +72,7 @@ def run(
     """Make the models of a copy of the study again; its folder of tables."""
     copy = folder / settings.name
     if not copy.is_dir():
-        unused = shutil.ignore_patterns("notebooks", "logs", "report", "examples", "sweeps", ".*")
+        unused = shutil.ignore_patterns("notebooks", "logs", "report", "sweeps", ".*")
         partial = folder / "partial"
         shutil.copytree(settings.paths.results, partial, ignore=unused, dirs_exist_ok=True)
         partial.rename(copy)
