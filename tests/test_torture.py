@@ -353,14 +353,15 @@ def test_limits_come_from_the_largest_difference_between_any_two_runs(tmp_path):
         tables[name] = tmp_path / name
         tables[name].mkdir()
         (tables[name] / "outcome.csv").write_text(
-            f"model,target,sdr_db,best_val_loss,seconds,verdict\nunet,bass,{value},{loss},7{name[0:0]},x\n"
+            "model,target,sdr_db,ratio_x,best_val_loss,seconds,verdict\n"
+            f"unet,bass,{value},1,{loss},7,x\n"
         )
     found = tolerances.largest(tables)
     assert found["score"]["difference"] == pytest.approx(0.3)
     assert "sdr_db at unet, bass; b against c" in found["score"]["where"]
     limits = tolerances.limits(found)
     assert limits["score"] == 0.45 and limits["loss"] == pytest.approx(0.16, abs=0.02)
-    assert "timing" not in limits
+    assert "timing" not in limits and "ratio of levels" not in limits
 
 
 def test_a_sample_of_models_is_made_again_with_its_evaluations_and_no_others():

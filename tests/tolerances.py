@@ -130,12 +130,15 @@ def largest(tables: dict[str, Path]) -> dict[str, dict]:
 
 
 def limits(found: dict[str, dict]) -> dict[str, float]:
-    """Limit of each kind: the largest difference times the margin, rounded up to two digits."""
+    """Limit of each kind: the largest difference times the margin, rounded up to two digits.
+
+    A kind that never differed, as those of tables that nothing here makes again, keeps its own.
+    """
     chosen = {}
     for kind, seen in found.items():
-        value = MARGIN * seen["difference"]
-        step = 10.0 ** (math.floor(math.log10(value)) - 1) if value else 1.0
-        chosen[kind] = float(f"{math.ceil(value / step) * step:.2g}")
+        if value := MARGIN * seen["difference"]:
+            step = 10.0 ** (math.floor(math.log10(value)) - 1)
+            chosen[kind] = float(f"{math.ceil(value / step) * step:.2g}")
     return chosen
 
 
