@@ -450,8 +450,10 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, help="work here and keep it (default: temporary)")
     parser.add_argument("--output", type=Path, default=OUTPUT)
     parser.add_argument("--no-second-clone", action="store_true", help="run undisturbed only once")
-    parser.add_argument("--no-gallery", action="store_true", help="leave out the bad input")
-    parser.add_argument("--no-cost", action="store_true", help="do not measure determinism")
+    parser.add_argument(
+        "--no-gallery", action="store_true", help="keep what bad input did last time"
+    )
+    parser.add_argument("--no-cost", action="store_true", help="keep the cost of last time")
     options = parser.parse_args()
     if options.kills < 0:
         parser.error("--kills must be at least 0")
@@ -467,9 +469,13 @@ def main() -> int:
             limit=options.limit,
             twice=not options.no_second_clone,
         )
-        record["bad_input"] = None if options.no_gallery else bad_input(folder)
-        record["determinism"] = None if options.no_cost else determinism.measure()
-    write_json(options.output / "reliability.json", record)
+        path = options.output / "reliability.json"
+        before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        record["bad_input"] = before.get("bad_input") if options.no_gallery else bad_input(folder)
+        record["determinism"] = (
+            before.get("determinism") if options.no_cost else determinism.measure()
+        )
+    write_json(path, record)
     text = report(record)
     write_atomically(options.output / "reliability.md", text)
     if options.output == OUTPUT:
