@@ -221,7 +221,7 @@ def batches(seconds: float, steps: int, turns: int) -> dict:
 
     pipelines = {
         "waveforms": iter(ours.dataset()),
-        "spectrograms": iter(ours.dataset().map(transformed).prefetch(2)),
+        "spectrograms": iter(ours.dataset().map(transformed, cores()).prefetch(2)),
         "released": iter(released_pipeline(spectrograms, settings)),
     }
     rates: dict[str, list[float]] = {name: [] for name in pipelines}
