@@ -449,7 +449,9 @@ def main() -> int:
     parser.add_argument("--limit", type=float, default=1800, help="seconds for one whole run")
     parser.add_argument("--folder", type=Path, help="work here and keep it (default: temporary)")
     parser.add_argument("--output", type=Path, default=OUTPUT)
-    parser.add_argument("--no-second-clone", action="store_true", help="run undisturbed only once")
+    parser.add_argument(
+        "--no-second-clone", action="store_true", help="compare no two clones, keep last time's"
+    )
     parser.add_argument(
         "--no-gallery", action="store_true", help="keep what bad input did last time"
     )
@@ -471,6 +473,8 @@ def main() -> int:
         )
         path = options.output / "reliability.json"
         before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        if options.no_second_clone:
+            record["clones_differ"] = before.get("clones_differ")
         record["bad_input"] = before.get("bad_input") if options.no_gallery else bad_input(folder)
         record["determinism"] = (
             before.get("determinism") if options.no_cost else determinism.measure()
