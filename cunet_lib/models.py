@@ -8,6 +8,8 @@ with; a C-U-Net takes the condition vector as second input. Sizes and details fo
 
 from __future__ import annotations
 
+import json
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -426,12 +428,36 @@ def load(path: Path | str, *, precision: str | None = None) -> keras.Model:
     if reason is not None:
         raise ConfigError(f"{path} is not a model of the study ({reason}); {remedy}.")
     try:
-        model = keras.saving.load_model(path, compile=False, safe_mode=True)
+        try:
+            model = keras.saving.load_model(path, compile=False, safe_mode=True)
+        except (TypeError, ValueError):
+            model = _rebuilt(path)
         return model if precision is None else with_precision(model, precision)
     except Exception as error:  # Keras and HDF5 raise a dozen kinds for a file that is not right
         raise ConfigError(
             f"{path} cannot be read as a Keras model of the study; {remedy}."
         ) from error
+
+
+def _rebuilt(path: Path) -> keras.Model:
+    """The network of a file that a younger Keras wrote, with options that this one does not know.
+
+    Python 3.10 has no Keras after 3.12, whose layers lack some that are off in all files of the
+    study. Sizes are read off the file, and the weights put into a network of today.
+    """
+    with zipfile.ZipFile(path) as file:
+        content = json.loads(file.read("config.json"))["config"]
+    configs = {layer["config"]["name"]: layer["config"] for layer in content["layers"]}
+    first = configs["encoder_1_convolution"]
+    model = build(
+        content["name"],
+        shape=configs["mixture"]["batch_shape"][1:],
+        filters=first["filters"],
+        blocks=sum(name.endswith("_skip") for name in configs) + 1,
+        precision=first["dtype"]["config"]["name"],
+    )
+    model.load_weights(path)
+    return model
 
 
 def with_precision(model: keras.Model, precision: str) -> keras.Model:

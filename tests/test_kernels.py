@@ -195,6 +195,21 @@ def test_the_shipped_model_has_the_layers_of_today(rng):
     np.testing.assert_allclose(one, two, atol=0.02)
 
 
+def test_a_file_of_a_younger_keras_is_read(monkeypatch, rng):
+    path = ROOT / "results" / "demo" / "models" / "cnn_complex.keras"
+    wanted = models.load(path)
+
+    def too_old(*_, **__):
+        raise TypeError("Unrecognized keyword arguments passed to Dense")
+
+    monkeypatch.setattr(keras.saving, "load_model", too_old)
+    found = models.load(path)
+    assert found.name == wanted.name and found.inputs[0].shape == wanted.inputs[0].shape
+    for one, two in zip(found.weights, wanted.weights, strict=True):
+        assert one.dtype == two.dtype
+        np.testing.assert_array_equal(one, two)
+
+
 @pytest.mark.parametrize("change", [{"filters": 2}, {"kernel_size": 3}, {"strides": 1}])
 def test_other_transposed_convolutions_are_refused(change):
     with pytest.raises(ValueError, match="one filter"):
