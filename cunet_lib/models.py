@@ -431,12 +431,21 @@ def load(path: Path | str, *, precision: str | None = None) -> keras.Model:
         try:
             model = keras.saving.load_model(path, compile=False, safe_mode=True)
         except (TypeError, ValueError):
+            if not _from_younger_keras(path):
+                raise
             model = _rebuilt(path)
         return model if precision is None else with_precision(model, precision)
     except Exception as error:  # Keras and HDF5 raise a dozen kinds for a file that is not right
         raise ConfigError(
             f"{path} cannot be read as a Keras model of the study; {remedy}."
         ) from error
+
+
+def _from_younger_keras(path: Path) -> bool:
+    with zipfile.ZipFile(path) as file:
+        written = json.loads(file.read("metadata.json"))["keras_version"]
+    this, other = ([int(n) for n in v.split(".")[:2]] for v in (keras.__version__, written))
+    return other > this
 
 
 def _rebuilt(path: Path) -> keras.Model:
