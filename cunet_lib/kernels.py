@@ -68,12 +68,6 @@ class BatchNormalization(keras.layers.BatchNormalization):
     faster there, the others because the kernel cannot.
     """
 
-    @classmethod
-    def from_config(cls, config):
-        """A layer from its configuration, by whichever version of Keras that was written."""
-        # Keras 3.12, the last for Python 3.10, does not know these; here they are always off.
-        return cls(**{key: value for key, value in config.items() if not key.startswith("renorm")})
-
     def call(self, inputs, training=None, mask=None):
         """Normalise ``(batch, frequency, time, channels)``; same shape and dtype as ``inputs``."""
         fused = (
