@@ -362,7 +362,7 @@ def folded(model: keras.Model, *, frames: int) -> keras.Model:
     Parameters
     ----------
     model
-        A network of the study in float32.
+        A network of the study in float32 or mixed bfloat16; its weights are float32 in both.
     frames
         Frames of a patch, a multiple of ``2 ** blocks``.
     """

@@ -14,7 +14,7 @@ itself:
 
 Patches are :data:`PATCHES` times as long as in training, and the network has its normalisation
 folded away (:func:`cunet_lib.models.folded`): more than half as fast again, for masks that score
-alike (:data:`OVERLAP`).
+alike (:data:`OVERLAP`). Processors that multiply bfloat16 matrices do (:data:`PRECISIONS`).
 
 Blocks only decide what is in memory at a time, never where a patch or a window lies: the outcome
 does not depend on them, and there are no seams. They are small, so that processor caches hold the
@@ -83,6 +83,10 @@ and 0.001 dB, with half and with double the length -0.005 and -0.003 dB. Patches
 length are 0.008 dB below if they overlap by a quarter, and 0.06 dB end to end.
 """
 
+PRECISIONS = ("auto", "float32", "mixed_bfloat16")
+"""What the network computes with: "auto" is bfloat16 on processors that multiply it themselves,
+float32 on others and on GPUs. The mask is float32 in any case."""
+
 AT_ONCE = 2
 """Batches of patches that the network computes side by side."""
 
@@ -145,15 +149,30 @@ class SongSeparator:
         ``"extend"`` or ``"cut"``: what becomes of frequencies that the network does not hear.
     overlap
         What a patch shares with the next, in patches of the training's length, 0 to below 1.
+    precision
+        One of :data:`PRECISIONS`.
+
+    Attributes
+    ----------
+    precision
+        What "auto" stands for on this machine, else as given.
 
     Raises
     ------
     ConfigError
-        If the model cannot be loaded, does not fit its settings, or ``highs`` or ``overlap`` makes
-        no sense.
+        If the model cannot be loaded, does not fit its settings, or ``highs``, ``overlap`` or
+        ``precision`` makes no sense.
     """
 
-    def __init__(self, found: catalog.Found, *, highs: str = "extend", overlap: float = OVERLAP):
+    def __init__(
+        self,
+        found: catalog.Found,
+        *,
+        highs: str = "extend",
+        overlap: float = OVERLAP,
+        precision: str = "auto",
+    ):
+        from cunet_lib.devices import computes_bfloat16, gpus
         from cunet_lib.models import folded, load
         from cunet_lib.separation import Separator
 
@@ -161,7 +180,14 @@ class SongSeparator:
             raise ConfigError(f"highs must be one of {', '.join(HIGHS)}, not {highs!r}.")
         if not 0 <= overlap < 1:
             raise ConfigError(f"overlap must be at least 0 and below 1, not {overlap:g}.")
-        model = load(found.path, precision="float32")
+        if precision not in PRECISIONS:
+            raise ConfigError(
+                f"precision must be one of {', '.join(PRECISIONS)}, not {precision!r}."
+            )
+        if precision == "auto":
+            precision = "mixed_bfloat16" if computes_bfloat16() and not gpus() else "float32"
+        self.precision = precision
+        model = load(found.path, precision=precision)
         bins = model.inputs[0].shape[1]
         if bins != found.signal.bins:
             raise ConfigError(

@@ -566,7 +566,12 @@ def _loaded(settings: Profile, most: int | None = None) -> None:
 
 
 def evaluation(tracks: int, seconds: float, turns: int) -> dict:
-    """Seconds of scoring tracks on all cores and in one process; threads that a worker uses."""
+    """Seconds of scoring tracks on all cores and in one process; threads that a worker uses.
+
+    One process: with as many threads of BLAS as there are cores, and with a single one.
+    """
+    from threadpoolctl import threadpool_limits
+
     from cunet_lib.stems import ensure_ffmpeg
 
     ensure_ffmpeg()
@@ -574,9 +579,15 @@ def evaluation(tracks: int, seconds: float, turns: int) -> dict:
 
     settings = load_profile("demo")
     store = noise_store(settings, tracks={"test": tracks}, seconds=seconds)
+
+    def one_core():
+        with threadpool_limits(1):
+            _scored(settings, store, 1)
+
     calls = {
         "all": lambda: _scored(settings, store, None),
         "one": lambda: _scored(settings, store, 1),
+        "core": one_core,
     }
     with watched_children() as workers:
         taken = interleaved(calls, seconds=0, least=turns, warm=False)
@@ -679,6 +690,7 @@ def separation(seconds: float, turns: int, masks: bool, filters: int = 16) -> di
         # The network alone needs less than the song does.
         "peak": peak_memory(),
         "overlap": network.separate.overlap,
+        "precision": separator.precision.removeprefix("mixed_"),
     }
 
 

@@ -141,7 +141,7 @@ def separated(trained, separator, monkeypatch, sandbox, capfd):
     """Show a song to ``cunet separate``: exit status, stderr, files by name."""
     monkeypatch.setenv("CUNET_RESULTS", str(trained.parents[3]))
 
-    def ready(self, found, *, highs="extend", overlap=songs.OVERLAP):
+    def ready(self, found, *, highs="extend", overlap=songs.OVERLAP, precision="auto"):
         self.__dict__.update(separator.__dict__)
 
     monkeypatch.setattr(songs.SongSeparator, "__init__", ready)

@@ -173,6 +173,9 @@ def test_folded_network_gives_the_same_masks_at_any_length(name, rng):
     assert not any(layer.name.endswith("_normalization") for layer in same.layers)
     masks = models.mask_model(same).predict_on_batch(inputs)
     np.testing.assert_allclose(masks, expected, atol=1e-5)
+    rounded = models.folded(models.with_precision(model, "mixed_bfloat16"), frames=32)
+    masks = models.mask_model(rounded).predict_on_batch(inputs)
+    assert masks.dtype == np.float32 and np.abs(masks - expected).mean() < 0.01
     long = models.folded(model, frames=128)
     assert long.name == name and long.inputs[0].shape == (None, 64, 128, 1)
     assert long.predict_on_batch(inputs_of(long, rng)).shape == (4, 64, 128, 1)

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import cunet_lib
-from cunet_lib import audio, cards, catalog, cli, doctor, models, songs
+from cunet_lib import audio, cards, catalog, cli, devices, doctor, models, songs
 from cunet_lib.conditions import vector
 from cunet_lib.config import INSTRUMENTS, ConfigError, load_profile
 from cunet_lib.stems import ensure_ffmpeg
@@ -52,14 +52,15 @@ def results(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def separator(results):
-    return songs.SongSeparator(catalog.find("dense_simple"))
+    # Of these numbers, bfloat16 would keep two or three digits.
+    return songs.SongSeparator(catalog.find("dense_simple"), precision="float32")
 
 
 @pytest.fixture
 def fast(separator, monkeypatch):
     """The command without loading a model each time."""
 
-    def ready(self, found, *, highs="extend", overlap=songs.OVERLAP):
+    def ready(self, found, *, highs="extend", overlap=songs.OVERLAP, precision="auto"):
         self.__dict__.update(separator.__dict__)
 
     monkeypatch.setattr(songs.SongSeparator, "__init__", ready)
@@ -646,8 +647,36 @@ def test_patches_overlap_even_if_the_study_lays_them_end_to_end(tmp_path):
 
 def test_half_precision_model_is_run_in_single(tmp_path):
     models.save_half(models.build("cnn_complex", **SHAPE, start="he"), tmp_path / "half.keras")
-    separator = songs.SongSeparator(catalog.find(str(tmp_path / "half.keras")))
-    assert separator._separator._mask.output.dtype == "float32"
+    found = catalog.find(str(tmp_path / "half.keras"))
+    for precision in ("float32", "mixed_bfloat16"):
+        separator = songs.SongSeparator(found, precision=precision)
+        assert separator.precision == precision
+        assert separator._separator._mask.output.dtype == "float32"
+    with pytest.raises(ConfigError, match="precision must be one of"):
+        songs.SongSeparator(found, precision="float16")
+
+
+@pytest.mark.parametrize(
+    ("able", "gpu", "expected"),
+    [
+        (True, [], "mixed_bfloat16"),
+        (False, [], "float32"),
+        (True, ["a GPU"], "float32"),
+    ],
+)
+def test_processors_that_compute_with_bfloat16_separate_with_it(
+    results, separator, rng, monkeypatch, able, gpu, expected
+):
+    monkeypatch.setattr(devices, "computes_bfloat16", lambda: able)
+    monkeypatch.setattr(devices, "gpus", lambda: gpu)
+    other = songs.SongSeparator(catalog.find("dense_simple"))
+    assert other.precision == expected
+    song = music(rng, 5, 22050, 2)
+    ours, exact = (songs.separate(song, 22050, model=each) for each in (other, separator))
+    for name in INSTRUMENTS:
+        error = ((ours[name] - exact[name]) ** 2).sum()
+        assert error <= 1e-4 * (exact[name] ** 2).sum()
+        assert (error == 0) == (expected == "float32")
 
 
 def test_card_says_what_one_must_know(tmp_path):
