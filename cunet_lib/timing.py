@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 STATUS = Path("/proc/self/status")
-CLEAR = Path("/proc/self/clear_refs")
 TASKS = Path("/proc/self/task")
 
 
@@ -90,7 +89,7 @@ def interleaved(
 
 
 def peak_memory() -> float:
-    """Peak resident bytes of this process since its start or the last :func:`fresh_peak`.
+    """Peak resident bytes of this process since its start.
 
     Not ``ru_maxrss`` where it can be helped: on Linux that begins with the peak of the parent.
     """
@@ -100,12 +99,6 @@ def peak_memory() -> float:
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return float(peak if sys.platform == "darwin" else 1024 * peak)
-
-
-def fresh_peak() -> None:
-    """Let :func:`peak_memory` begin anew, where the system can."""
-    with contextlib.suppress(OSError):
-        CLEAR.write_text("5")
 
 
 def resident() -> tuple[float, float]:
@@ -120,39 +113,53 @@ def resident() -> tuple[float, float]:
     return peak_memory(), 0.0
 
 
-class Children:
-    """Peak resident bytes of the largest process that this one started; 0 if there was none."""
+class Watched:
+    """Peaks in bytes, from looks at regular times.
+
+    Attributes
+    ----------
+    own
+        Of this process, without files that are mapped into its memory.
+    mapped
+        Of the files mapped into it, which the system takes back when it needs the memory.
+    child
+        Of the largest process that this one started; 0 if there was none.
+    """
 
     def __init__(self):
-        self.peak = 0.0
+        self.own = self.mapped = self.child = 0.0
 
     def look(self) -> None:
-        """Take note of the peaks so far of those that live."""
+        """Take note of what this process holds, and of the peaks so far of children that live."""
+        own, mapped = resident()
+        self.own, self.mapped = max(self.own, own), max(self.mapped, mapped)
         for path in TASKS.glob("*/children"):
             with contextlib.suppress(OSError, KeyError):
                 for child in path.read_text().split():
-                    self.peak = max(self.peak, 1024.0 * _status(f"/proc/{child}/status")["VmHWM"])
+                    peak = 1024.0 * _status(f"/proc/{child}/status")["VmHWM"]
+                    self.child = max(self.child, peak)
 
 
 @contextlib.contextmanager
-def watched_children(every: float = 0.05) -> Iterator[Children]:
-    """Watch child processes while the body runs.
+def watched_memory(every: float = 0.05) -> Iterator[Watched]:
+    """Watch this process and its children while the body runs.
 
-    Their ``ru_maxrss`` would not do: on Linux it begins with the peak of the parent.
+    The children's ``ru_maxrss`` would not do: on Linux it begins with the peak of the parent.
     """
-    children, done = Children(), threading.Event()
+    watched, done = Watched(), threading.Event()
 
     def watch():
         while not done.wait(every):
-            children.look()
+            watched.look()
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
     try:
-        yield children
+        yield watched
     finally:
         done.set()
         watcher.join()
+        watched.look()
 
 
 def _status(path: Path | str = STATUS) -> dict[str, int]:

@@ -30,7 +30,7 @@ from cunet_lib.files import write_json
 from cunet_lib.parallel import cores, pool
 from cunet_lib.stems import STEMS
 from cunet_lib.store import INDEX, Entry, Store, build_store
-from cunet_lib.timing import fresh_peak, interleaved, peak_memory, resident, watched_children
+from cunet_lib.timing import interleaved, peak_memory, resident, watched_memory
 
 PAPER = "model.filters=16 train.batch_size=16 model.dropout=0.5 model.control_dropout=0.5"
 """Overrides of the demo for networks of the paper's size; batches stay the demo's."""
@@ -532,13 +532,13 @@ def preprocessing(tracks: int, seconds: float, turns: int) -> dict:
     noise_corpus(settings.paths.corpus, tracks={"train": half, "test": half}, seconds=seconds)
     calls = {"ours": lambda: _prepared(settings), "librosa": lambda: _loaded(settings)}
     _loaded(settings, most=1)  # imports are not loading
-    with watched_children() as workers:
+    with watched_memory() as memory:
         taken = interleaved(calls, seconds=0, least=turns, warm=False)
     return {
         "music": 2 * half * seconds,
         "taken": taken,
         "workers": min(cores(), 2 * half),
-        "worker_peak": workers.peak,
+        "worker_peak": memory.child,
     }
 
 
@@ -589,14 +589,14 @@ def evaluation(tracks: int, seconds: float, turns: int) -> dict:
         "one": lambda: _scored(settings, store, 1),
         "core": one_core,
     }
-    with watched_children() as workers:
+    with watched_memory() as memory:
         taken = interleaved(calls, seconds=0, least=turns, warm=False)
     with pool(2, workers=2) as processes:
         threads = max(processes.map(_threads, range(2)))
     return {
         "taken": taken,
         "music": tracks * seconds,
-        "worker_peak": workers.peak,
+        "worker_peak": memory.child,
         "workers": min(cores(), tracks),
         "threads": threads,
     }
@@ -698,7 +698,11 @@ def separation(seconds: float, turns: int, masks: bool, filters: int = 16) -> di
 
 
 def growth(factor: int, tracks: int, seconds: float) -> dict:
-    """Seconds and peak bytes of every stage and its workers, for ``factor`` times the tracks."""
+    """Seconds and peak bytes of every stage and its workers, for ``factor`` times the tracks.
+
+    Files mapped into memory count apart: the whole store is, and the system keeps as much of it as
+    it has room for.
+    """
     from cunet_lib import models
     from cunet_lib.batches import TrainingBatches
     from cunet_lib.separation import Separator
@@ -739,12 +743,16 @@ def growth(factor: int, tracks: int, seconds: float) -> dict:
     }
     found = {}
     for name, stage in stages.items():
-        fresh_peak()
         start = time.perf_counter()
-        with watched_children() as workers:
+        with watched_memory() as memory:
             stage()
         seconds = time.perf_counter() - start
-        found[name] = {"seconds": seconds, "peak": peak_memory(), "worker_peak": workers.peak}
+        found[name] = {
+            "seconds": seconds,
+            "peak": memory.own,
+            "mapped": memory.mapped,
+            "worker_peak": memory.child,
+        }
     return {"stages": found}
 
 
