@@ -307,7 +307,7 @@ torture: env  ## kill the whole study again and again, show bad input; nothing m
 	@"$(PYTHON)" tests/torture.py --kills $(or $(KILLS),20) --seed $(or $(SEED),0) $(if $(FOLDER),--folder "$(FOLDER)") $(TORTURE_ARGS)
 
 tolerances: env  ## measure by how much results of PROFILE differ with threads and precision
-	@"$(PYTHON)" tests/tolerances.py $(PROFILE) $(if $(MODELS),--models $(MODELS)) $(if $(FOLDER),--folder "$(FOLDER)")
+	@"$(PYTHON)" tests/tolerances.py $(PROFILE) $(if $(MODELS),--models $(MODELS)) $(if $(FOLDER),--folder "$(FOLDER)") $(TOLERANCES_ARGS)
 
 # Uploads arrive in one message, of which the server takes 10 MB if it is not told otherwise.
 lab: env  ## explore a trained model, and the notebooks, in Jupyter Lab

@@ -85,7 +85,9 @@ length are 0.008 dB below if they overlap by a quarter, and 0.06 dB end to end.
 
 PRECISIONS = ("auto", "float32", "mixed_bfloat16")
 """What the network computes with: "auto" is bfloat16 on processors that multiply it themselves,
-float32 on others and on GPUs. The mask is float32 in any case."""
+float32 on others and on GPUs. The mask is float32 in any case. On the demo's 8 validation songs
+(the shipped model) the parts' plain SDR differs by -0.0015 dB in the mean (standard deviation over
+songs 0.002 dB), and the difference of the parts themselves is 45 to 50 dB below them."""
 
 AT_ONCE = 2
 """Batches of patches that the network computes side by side."""

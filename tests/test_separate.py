@@ -20,6 +20,7 @@ import cunet_lib
 from cunet_lib import audio, cards, catalog, cli, devices, doctor, models, songs
 from cunet_lib.conditions import vector
 from cunet_lib.config import INSTRUMENTS, ConfigError, load_profile
+from cunet_lib.scoring import real_excerpt
 from cunet_lib.stems import ensure_ffmpeg
 
 SETTINGS = load_profile("smoke")
@@ -654,6 +655,18 @@ def test_half_precision_model_is_run_in_single(tmp_path):
         assert separator._separator._mask.output.dtype == "float32"
     with pytest.raises(ConfigError, match="precision must be one of"):
         songs.SongSeparator(found, precision="float16")
+
+
+def test_bfloat16_changes_the_shipped_models_parts_of_real_music_by_little():
+    mixture = real_excerpt(STUDY_RATE)[0]
+    found = catalog.describe(ROOT / "results" / "demo" / "models" / "cnn_complex.keras")
+    rounded, exact = (
+        songs.separate(mixture, STUDY_RATE, model=songs.SongSeparator(found, precision=precision))
+        for precision in ("mixed_bfloat16", "float32")
+    )
+    for name in INSTRUMENTS:
+        error = ((rounded[name] - exact[name]) ** 2).sum()
+        assert 0 < error <= 1e-4 * (exact[name] ** 2).sum()
 
 
 @pytest.mark.parametrize(

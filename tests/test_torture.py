@@ -12,7 +12,7 @@ import torture
 from conftest import ROOT
 
 from cunet_lib import checkpoint
-from cunet_lib.config import load_profile
+from cunet_lib.config import ConfigError, load_profile
 
 STAGES = {
     "00_corpus": 12.0,
@@ -383,6 +383,23 @@ def test_runs_differ_in_threads_or_in_precision(monkeypatch):
         {"threads": 1, "precision": "float32"},
     ]
     assert tolerances.variants(4, "float32")["1 threads, float32"]
+
+
+def test_results_from_elsewhere_must_be_of_the_same_study(tmp_path):
+    facts = {"settings_hash": "a", "corpus_sha256": "b"}
+    for name, content in {
+        "own": facts,
+        "same": facts,
+        "other": facts | {"settings_hash": "c"},
+    }.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "manifest.json").write_text(json.dumps(content))
+    own = tmp_path / "own"
+    assert tolerances.beside(tmp_path / "same", own) == tmp_path / "same" / "tables"
+    with pytest.raises(ConfigError, match="other settings or another corpus"):
+        tolerances.beside(tmp_path / "other", own)
+    with pytest.raises(ConfigError, match="is missing or damaged; name the folder"):
+        tolerances.beside(tmp_path / "nowhere", own)
 
 
 def test_tolerances_need_a_finished_study(tmp_path, monkeypatch, capsys):

@@ -8,8 +8,9 @@ margin, become the limits that ``make verify`` holds results of another machine 
 ``results/<profile>/tolerances.json``, beside the tables that they belong to.
 
 All models together take as long as the study, twice; ``MODELS="dense_complex unet_vocals"`` trains
-these alone and leaves the others as they are. With ``--folder`` the work is kept, and goes on there
-when it was stopped.
+these alone and leaves the others as they are. ``TOLERANCES_ARGS="--beside NAME FOLDER"`` takes in
+the results of the same study that another machine, or another commit, has made of all models. With
+``--folder`` the work is kept, and goes on there when it was stopped.
 """
 
 from __future__ import annotations
@@ -35,12 +36,12 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from cunet_lib import report  # noqa: E402
-from cunet_lib.config import UNETS, VARIANTS, Profile, load_profile  # noqa: E402
+from cunet_lib.config import UNETS, VARIANTS, ConfigError, Profile, load_profile  # noqa: E402
 from cunet_lib.files import write_json  # noqa: E402
 from cunet_lib.parallel import cores  # noqa: E402
 
 MARGIN = 1.5
-"""Limits are so many times the largest difference seen: three runs do not show the largest."""
+"""Limits are so many times the largest difference seen: a few runs do not show the largest."""
 
 OTHER = {"float32": "mixed_bfloat16", "mixed_bfloat16": "float32"}
 
@@ -104,12 +105,38 @@ def run(
     return copy / "tables"
 
 
+def beside(folder: Path, own: Path) -> Path:
+    """Tables of the same study in another folder of results.
+
+    Raises
+    ------
+    ConfigError
+        If the folder holds no finished results, or those of other settings or another corpus.
+    """
+    facts = []
+    for place in (folder, own):
+        path = place / "manifest.json"
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            facts.append([content[key] for key in ("settings_hash", "corpus_sha256")])
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            raise ConfigError(
+                f"{path} is missing or damaged; name the folder of a finished profile's results."
+            ) from error
+    if facts[0] != facts[1]:
+        raise ConfigError(f"The results in {folder} have other settings or another corpus.")
+    return folder / "tables"
+
+
 def largest(tables: dict[str, Path]) -> dict[str, dict]:
     """Largest difference of each kind of column over all pairs of runs, and where it was."""
     found: dict[str, dict] = {}
     for (one, left), (other, right) in itertools.combinations(tables.items(), 2):
         for path in sorted(left.glob("*.csv")):
-            frames = [pd.read_csv(folder / path.name) for folder in (left, right)]
+            try:
+                frames = [pd.read_csv(folder / path.name) for folder in (left, right)]
+            except FileNotFoundError as error:
+                raise SystemExit(f"{path.name} is missing in {other}.") from error
             keys = [key for key in report.KEYS if key in frames[0]]
             ours, theirs = (frame.set_index(keys) for frame in frames)
             if not ours.index.equals(theirs.index):
@@ -150,6 +177,14 @@ def main() -> int:
         "--models", nargs="+", default=[*UNETS, *VARIANTS], choices=[*UNETS, *VARIANTS]
     )
     parser.add_argument("--folder", type=Path, help="work here and keep it (default: temporary)")
+    parser.add_argument(
+        "--beside",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("NAME", "FOLDER"),
+        help="results of the same study from elsewhere, such as ../other/results/demo",
+    )
     options = parser.parse_args()
     settings = load_profile(options.profile)
     records = [settings.paths.run(model, 0) / "run.json" for model in (*UNETS, *VARIANTS)]
@@ -164,6 +199,12 @@ def main() -> int:
     was = json.loads(records[0].read_text(encoding="utf-8"))
     (first, _), *others = variants(was["threads"], was["precision"]).items()
     tables = {first: settings.paths.tables}
+    try:
+        for name, folder in options.beside:
+            tables[name] = beside(Path(folder), settings.paths.results)
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return 2
     with tempfile.TemporaryDirectory(prefix="cunet-tolerances-") as scratch:
         folder = (options.folder or Path(scratch)).resolve()
         for name, facts in others:
