@@ -476,16 +476,16 @@ def draw_growth(found: dict, folder: Path) -> Path:
         peaks.set(
             title=f"and {most['peak']:.2f} times the memory",
             xlabel="tracks, times",
-            ylabel="peak of the process, mapped files aside (MB)",
-            ylim=(0, None),
+            ylabel="peak of the process (MB)",
+            ylim=(0, 1.1 * peaks.dataLim.y1),
         )
         figure.legend(loc="outside lower center", ncols=len(STAGES) + 1, frameon=False)
         size = found["size"]
         caption = (
             "Time and peak memory of every stage for 1, 2, 4 and 8 times the tracks "
             f"(1: {size['tracks']} tracks to train on and as many to test, {size['seconds']:g} s "
-            "each). Training runs in proportion to the tracks. Peak of the stage's main process; "
-            "its workers stand in the table."
+            "each). Training runs in proportion to the tracks. Peak of the stage's main process, "
+            "files mapped into its memory aside; its workers stand in the table."
         )
         return save_figure(figure, folder, "growth", caption)
 
