@@ -111,20 +111,23 @@ def beside(folder: Path, own: Path) -> Path:
     Raises
     ------
     ConfigError
-        If the folder holds no finished results, or those of other settings or another corpus.
+        If the folder holds no finished results, or those of other settings.
     """
     facts = []
     for place in (folder, own):
         path = place / "manifest.json"
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-            facts.append([content[key] for key in ("settings_hash", "corpus_sha256")])
+            # Not the corpus: another processor renders its last bits otherwise.
+            facts.append(content["settings_hash"])
         except (OSError, ValueError, LookupError, TypeError) as error:
             raise ConfigError(
                 f"{path} is missing or damaged; name the folder of a finished profile's results."
             ) from error
     if facts[0] != facts[1]:
-        raise ConfigError(f"The results in {folder} have other settings or another corpus.")
+        raise ConfigError(
+            f"The results in {folder} come from other settings; name those of the same."
+        )
     return folder / "tables"
 
 
