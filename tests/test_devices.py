@@ -41,7 +41,9 @@ assert Devices(settings).scope() is not None and _strategy.cache_info().misses =
 SETTINGS = (
     "model.dropout=0 model.control_dropout=0 model.filters=1 model.blocks=2 model.patch_frames=16 "
     "train.batch_size=6 train.steps_per_epoch=4 train.cunet_epochs=2 "
-    "train.learning_rate=0.01"
+    # Biases before a normalisation have gradients of rounding noise alone. With a small epsilon Adam
+    # makes whole steps of it, which reach the normalisation's running means and so the validation.
+    "train.learning_rate=0.01 train.epsilon=1e-5"
 )
 
 
@@ -76,7 +78,7 @@ def test_two_devices_have_the_losses_of_one(runs):
     # The second epoch's loss differs by far more than the two runs may.
     assert abs(alone["loss"][1] / alone["loss"][0] - 1) > 0.01
     for column in ("loss", "val_loss"):
-        assert shared[column].tolist() == pytest.approx(alone[column].tolist(), rel=1e-4)
+        assert shared[column].tolist() == pytest.approx(alone[column].tolist(), rel=1e-5)
 
 
 def test_model_of_many_devices_is_kept_as_any_other(runs):
