@@ -272,8 +272,12 @@ TOLERANCES = (
     Tolerance("spread", r".*_std_db", 1.5, unit="dB"),
     Tolerance("score of one excerpt", r"sdr_whole_excerpt_db", 2.0, unit="dB"),
     Tolerance("level near silence", r"silence_.*_db", 6.0, unit="dB"),
+    # Of tables of 07_conditions, with many conditions that no network was trained for.
     Tolerance(
-        "condition not trained for", r"(everything|sum|together|summed)_.*_db", 3.0, unit="dB"
+        "condition not trained for",
+        r"(everything|sum|together|summed|uncontrolled|controlled|level|difference_quartile)_.*_db",
+        3.0,
+        unit="dB",
     ),
     Tolerance("SIR or SAR", r"s[ia]r_.*_db", 2.0, unit="dB"),
     Tolerance("score", r".*_db", 1.0, unit="dB"),

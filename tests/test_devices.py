@@ -41,8 +41,8 @@ assert Devices(settings).scope() is not None and _strategy.cache_info().misses =
 SETTINGS = (
     "model.dropout=0 model.control_dropout=0 model.filters=1 model.blocks=2 model.patch_frames=16 "
     "train.batch_size=6 train.steps_per_epoch=4 train.cunet_epochs=2 "
-    # Biases before a normalisation have gradients of rounding noise alone. With a small epsilon Adam
-    # makes whole steps of it, which reach the normalisation's running means and so the validation.
+    # Biases before a normalisation have gradients of rounding noise alone. With a small epsilon
+    # Adam makes whole steps of it, which reach the running means and so the validation.
     "train.learning_rate=0.01 train.epsilon=1e-5"
 )
 
