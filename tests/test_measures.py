@@ -132,10 +132,11 @@ def test_rounding_keeps_framewise_filters_sound(rng):
     assert np.abs(pcm[0] - references).max() <= 2**-16
     sdr, isr, sir, sar = measures.bss_eval_v4(*pcm, window=rate, hop=rate)
     assert np.median(sdr) == pytest.approx(20, abs=0.5)
-    assert sir == pytest.approx(20, abs=1.5)
+    assert sir == pytest.approx(20, abs=0.5)
     assert isr.min() > 25 and sar.min() > 25
-    # Without it the filters run free, in some sources more than in others.
-    assert measures.bss_eval_v4(references, estimates, window=rate, hop=rate)[2].min() < 10
+    # Without it the filters run free: by 8 to 36 dB, as the last bits of a matrix product have it.
+    free = measures.bss_eval_v4(references, estimates, window=rate, hop=rate)[2]
+    assert np.abs(free - 20).max() > 5
 
 
 def test_frame_sdr_is_musevals_v4(song):
