@@ -14,7 +14,8 @@ itself:
 
 Patches are :data:`PATCHES` times as long as in training, and the network has its normalisation
 folded away (:func:`cunet_lib.models.folded`): more than half as fast again, for masks that score
-alike (:data:`OVERLAP`). Processors that multiply bfloat16 matrices do (:data:`PRECISIONS`).
+alike (:data:`OVERLAP`). Where the processor multiplies bfloat16 itself, it computes with it
+(:data:`PRECISIONS`).
 
 Blocks only decide what is in memory at a time, never where a patch or a window lies: the outcome
 does not depend on them, and there are no seams. They are small, so that processor caches hold the

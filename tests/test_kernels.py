@@ -7,9 +7,8 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cunet_lib import models
+from cunet_lib import kernels, models
 from cunet_lib.config import ROOT
-from cunet_lib.devices import computes_bfloat16, gpus
 from cunet_lib.kernels import BatchNormalization, Conv2D, Conv2DTranspose, ToOneChannel
 
 SHAPES = st.tuples(*(st.integers(*bounds) for bounds in ((1, 3), (1, 9), (1, 9), (1, 12))))
@@ -163,8 +162,9 @@ def test_convolutions_of_bfloat16_maps_round_as_bfloat16_does(ours, theirs, rng)
         )
 
 
-@pytest.mark.skipif(bool(gpus()) or computes_bfloat16(), reason="this processor has bfloat16")
-def test_bfloat16_is_multiplied_in_float32_where_the_processor_has_no_other_way(rng):
+def test_bfloat16_is_multiplied_in_float32_where_the_processor_has_no_other_way(rng, monkeypatch):
+    monkeypatch.setattr(kernels, "gpus", list)
+    monkeypatch.setattr(kernels, "computes_bfloat16", lambda: False)
     layer = Conv2D(4, 5, dtype="mixed_bfloat16")
     x = rng.normal(size=(1, 8, 8, 3)).astype(np.float32)
     layer(x)
