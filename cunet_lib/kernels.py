@@ -13,32 +13,65 @@ back to Keras' own where theirs would not serve; ``make bench`` times them again
 from __future__ import annotations
 
 import keras
+import numpy as np
 from keras import ops
 
 from cunet_lib.devices import computes_bfloat16, gpus
 
+NARROW = 8
+"""Feature maps with rows of fewer frames than this are convolved on their side."""
+
+
+def _on_processor() -> bool:
+    return keras.backend.backend() == "tensorflow" and not gpus()
+
+
+def _convolved(product, inputs, kernel, shrink: int):
+    """``product(inputs, kernel)`` the way that is fastest here.
+
+    oneDNN computes several outputs of a row at a time. A patch's deepest maps have rows of two to
+    four frames and columns of eight to sixteen bins: with both axes exchanged, their convolutions
+    take about half the time, exchanging the axes of maps and kernel included.
+
+    Parameters
+    ----------
+    inputs
+        ``(batch, height, width, channels)``; the kernel is cast to their dtype.
+    shrink
+        By how much the product divides the width; 1 if it grows. 0 if it does not treat both axes
+        alike.
+    """
+    kernel = ops.cast(kernel, inputs.dtype)
+    height, width = inputs.shape[1:3]
+    known = None not in (height, width) and shrink and _on_processor()
+    if not (known and width < height and width // shrink < NARROW):
+        return _by_float32(product, inputs, kernel)
+    inputs, kernel = ops.transpose(inputs, (0, 2, 1, 3)), ops.transpose(kernel, (1, 0, 2, 3))
+    return ops.transpose(_by_float32(product, inputs, kernel), (0, 2, 1, 3))
+
 
 def _by_float32(product, inputs, kernel):
-    """A convolution of bfloat16 numbers, by float32 where the processor has no other way."""
-    kernel = ops.cast(kernel, inputs.dtype)
-    native = keras.backend.backend() != "tensorflow" or gpus() or computes_bfloat16()
-    if native or inputs.dtype != "bfloat16":
+    """A product of bfloat16 numbers, by float32 where the processor has no other way."""
+    if inputs.dtype != "bfloat16" or not _on_processor() or computes_bfloat16():
         return product(inputs, kernel)
     return ops.cast(product(ops.cast(inputs, "float32"), ops.cast(kernel, "float32")), inputs.dtype)
 
 
 @keras.saving.register_keras_serializable(package="cunet")
 class Conv2D(keras.layers.Conv2D):
-    """Convolution whose bfloat16 numbers are multiplied in float32 where that is faster."""
+    """Convolution, turned or in float32 where that is faster (see the module)."""
 
     def convolution_op(self, inputs, kernel):
         """Convolve ``(batch, height, width, channels)``; the dtype is that of ``inputs``."""
-        return _by_float32(super().convolution_op, inputs, kernel)
+        alike = len({*self.strides}) == len({*self.dilation_rate}) == 1
+        alike = alike and self.data_format == "channels_last" and self.padding != "causal"
+        shrink = self.strides[1] if alike else 0
+        return _convolved(super().convolution_op, inputs, kernel, shrink)
 
 
 @keras.saving.register_keras_serializable(package="cunet")
 class Conv2DTranspose(keras.layers.Conv2DTranspose):
-    """Transposed convolution; its numbers as in :class:`Conv2D`."""
+    """Transposed convolution; computed as :class:`Conv2D` is."""
 
     def call(self, inputs):
         """``(batch, height, width, channels)`` to the same, larger by the strides."""
@@ -55,7 +88,9 @@ class Conv2DTranspose(keras.layers.Conv2DTranspose):
                 dilation_rate=self.dilation_rate,
             )
 
-        outputs = _by_float32(product, inputs, self.kernel)
+        alike = len({*self.strides}) == len({*self.dilation_rate}) == 1
+        alike = alike and self.output_padding is None
+        outputs = _convolved(product, inputs, self.kernel, 1 if alike else 0)
         return ops.add(outputs, ops.cast(self.bias, outputs.dtype)) if self.use_bias else outputs
 
 
@@ -107,16 +142,13 @@ class ToOneChannel(Conv2DTranspose):
     """Transposed convolution to one channel: 5 x 5, stride 2, same padding.
 
     Along each axis, an even output sample sees two of the five taps and an odd one the other
-    three. So the output is four interleaved maps, and a plain 3 x 3 convolution with four output
-    channels gives them all (sub-pixel convolution; Shi et al. 2016): on processors in about a third
-    of the time of the transposed kernel. Gradients keep that kernel's own, which are fast.
+    three. So a square of 4 x 4 outputs depends on 4 x 4 inputs, and a plain convolution of that
+    size, with stride 2 and an output channel for each of the 16, gives them all (after the
+    sub-pixel convolution of Shi et al. 2016): on processors in about a sixth of the time of the
+    transposed kernel, whose single channel uses one of the 8 or 16 numbers of a register. Gradients
+    keep that kernel's own, which are fast.
 
-    With more output channels it does not pay, since 11 of the 36 taps are zeros. At a paper-size
-    network's decoders 1 to 5 (forward, batches of 8, two cores, no AVX-512, medians in ms of the
-    quieter of two runs): 17, 18, 16, 15, 21 by oneDNN's transposed kernel; 33, 28, 19, 20, 26 as
-    here, or 22, 24, 18, 21, 27 with the weights rearranged beforehand. At half the width only
-    decoder 5 gains, a twentieth, and not on one core. Without oneDNN (``TF_ENABLE_ONEDNN_OPTS=0``)
-    decoders 1 and 2 would.
+    With more output channels it does not pay, since most of the taps are zeros.
     """
 
     def __init__(self, filters=1, kernel_size=5, strides=2, padding="same", **kwargs):
@@ -126,28 +158,31 @@ class ToOneChannel(Conv2DTranspose):
 
     def call(self, inputs):
         """``(batch, frequency, time, channels)`` to ``(batch, 2 frequency, 2 time, 1)``."""
-        on_processor = keras.backend.backend() == "tensorflow" and not gpus()
-        if not on_processor or self.compute_dtype == "float16":
+        even = all(size is not None and size % 2 == 0 for size in inputs.shape[1:3])
+        if not even or not _on_processor() or self.compute_dtype == "float16":
             return super().call(inputs)
-        outputs = _by_float32(_interleaved, inputs, self.kernel)
+        outputs = _by_float32(_by_squares, inputs, ops.cast(self.kernel, inputs.dtype))
         return ops.add(outputs, ops.cast(self.bias, outputs.dtype)) if self.use_bias else outputs
 
 
-def _interleaved(inputs, kernel):
+def _by_squares(inputs, kernel):
     """The transposed convolution of ``inputs`` with ``kernel (5, 5, 1, channels)``."""
     import tensorflow as tf
 
+    # Input q - 1 (of 4, counted from the square's own two) reaches output p of 4 by tap p + 3 - 2q.
+    taps = np.arange(4) + 3 - 2 * np.arange(4)[:, None]
+    reaches = np.eye(10)[taps + 3][..., 3:8]
+
     @tf.custom_gradient
     def transposed(x, weights):
-        channels = weights.shape[-1]
-        # Taps 4, 2, 0 make the odd samples, 3, 1 and none the even ones; pairs are turned so that
-        # the even sample comes first.
-        taps = tf.pad(tf.reverse(weights[:, :, 0], [0, 1]), [[0, 1], [0, 1], [0, 0]])
-        taps = tf.reverse(tf.reshape(taps, (3, 2, 3, 2, channels)), [1, 3])
-        taps = tf.reshape(tf.transpose(taps, (0, 2, 4, 1, 3)), (3, 3, channels, 4))
-        four = tf.nn.conv2d(x, taps, 1, "SAME")
+        chosen = tf.constant(reaches, weights.dtype)
+        # Two products: einsum takes them one by one, whatever their number.
+        rows = tf.einsum("qpt,tuc->qpuc", chosen, weights[:, :, 0])
+        squares = tf.einsum("rsu,qpuc->qrcps", chosen, rows)
+        squares = tf.nn.conv2d(x, tf.reshape(squares, (4, 4, -1, 16)), 2, "SAME")
         _, height, width, _ = x.shape
-        four = tf.transpose(tf.reshape(four, (-1, height, width, 2, 2)), (0, 1, 3, 2, 4))
+        squares = tf.reshape(squares, (-1, height // 2, width // 2, 4, 4))
+        outputs = tf.transpose(squares, (0, 1, 3, 2, 4))
 
         def gradient(upstream):
             return (
@@ -161,6 +196,71 @@ def _interleaved(inputs, kernel):
                 ),
             )
 
-        return tf.reshape(four, (-1, 2 * height, 2 * width, 1)), gradient
+        return tf.reshape(outputs, (-1, 2 * height, 2 * width, 1)), gradient
 
     return transposed(inputs, kernel)
+
+
+@keras.saving.register_keras_serializable(package="cunet")
+class Dropout(keras.layers.Dropout):
+    """Dropout whose mask takes a byte of random bits for each value, in place of four.
+
+    Bytes compare exactly with rates that are multiples of 1/256, as the paper's half; other rates
+    go Keras' way. The mask is a function of seed and step, as Keras' is, but not the same one.
+    """
+
+    def call(self, inputs, training=False):
+        """Zero values at random and scale the others up; same shape as ``inputs``."""
+        bytewise = (
+            _on_processor()
+            and self.noise_shape is None
+            and (256 * self.rate).is_integer()
+            and self.rate < 1
+            and None not in inputs.shape[1:]
+            and inputs.shape[-1] % 4 == 0
+        )
+        if not (training and self.rate and bytewise):
+            return super().call(inputs, training=training)
+        import tensorflow as tf
+
+        *places, channels = tf.unstack(tf.shape(inputs))
+        words = tf.random.stateless_uniform(
+            [*places, channels // 4], self.seed_generator.next(), None, None, tf.uint32
+        )
+        drawn = tf.reshape(tf.bitcast(words, tf.uint8), tf.shape(inputs))
+        kept = drawn >= tf.constant(int(256 * self.rate), tf.uint8)
+        return tf.where(kept, inputs / (1.0 - self.rate), tf.zeros_like(inputs))
+
+
+@keras.saving.register_keras_serializable(package="cunet")
+class Adam(keras.optimizers.Adam):
+    """Adam (Kingma & Ba 2015) in one pass over each variable, in place of a dozen."""
+
+    def update_step(self, gradient, variable, learning_rate):
+        """Move one variable, and its two moments with it."""
+        single = keras.backend.backend() == "tensorflow" and not self.amsgrad
+        if single:
+            import tensorflow as tf
+
+            # Replicas keep copies of a variable, which only Keras' way moves together.
+            replicas = tf.distribute.get_strategy().num_replicas_in_sync
+            single = replicas == 1 and isinstance(gradient, tf.Tensor)
+        if not single:
+            return super().update_step(gradient, variable, learning_rate)
+        index = self._get_variable_index(variable)
+        moments = (self._momentums[index].value, self._velocities[index].value)
+        step = tf.cast(self.iterations.value + 1, variable.dtype)
+        first, second = (tf.cast(beta, variable.dtype) for beta in (self.beta_1, self.beta_2))
+        tf.raw_ops.ResourceApplyAdam(
+            var=variable.handle,
+            m=moments[0].handle,
+            v=moments[1].handle,
+            beta1_power=first**step,
+            beta2_power=second**step,
+            lr=tf.cast(learning_rate, variable.dtype),
+            beta1=first,
+            beta2=second,
+            epsilon=tf.cast(self.epsilon, variable.dtype),
+            grad=tf.cast(gradient, variable.dtype),
+        )
+        return None

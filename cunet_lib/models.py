@@ -22,7 +22,13 @@ from cunet_lib import archive
 from cunet_lib.config import INSTRUMENTS, PAPER_NAMES, UNETS, VARIANTS, ConfigError
 from cunet_lib.files import is_file, replacing
 from cunet_lib.film import FiLM
-from cunet_lib.kernels import BatchNormalization, Conv2D, Conv2DTranspose, ToOneChannel
+from cunet_lib.kernels import (
+    BatchNormalization,
+    Conv2D,
+    Conv2DTranspose,
+    Dropout,
+    ToOneChannel,
+)
 
 PAPER_SHAPE = (512, 128, 1)
 PAPER_FILTERS = 16
@@ -243,9 +249,7 @@ def _decode(mixture, x, skips, filters, dropout, begin, precision):
         )(x)
         # Dropout in decoder blocks 2, 3 and 4 of 6: not in the first, nor in the last two.
         if 1 <= block < blocks - 2:
-            x = layers.Dropout(dropout, seed=begin.seed(), dtype=precision, name=f"{name}_dropout")(
-                x
-            )
+            x = Dropout(dropout, seed=begin.seed(), dtype=precision, name=f"{name}_dropout")(x)
         if not last:
             x = layers.ReLU(dtype=precision, name=name)(x)
     dtype = _stable(precision)
@@ -279,7 +283,7 @@ def _control_network(control, units, values, dropout, begin, precision) -> keras
             padding = "valid" if index == len(units) - 1 else "same"
             x = layers.Conv1D(size, len(INSTRUMENTS), padding=padding, **common)(x)
         if index:
-            x = layers.Dropout(dropout, seed=begin.seed(), dtype=dtype, name=f"{name}_dropout")(x)
+            x = Dropout(dropout, seed=begin.seed(), dtype=dtype, name=f"{name}_dropout")(x)
             x = BatchNormalization(momentum=0.9, dtype=dtype, name=f"{name}_normalization")(x)
     if control == "cnn":
         x = layers.Flatten(dtype=dtype, name="embedding")(x)

@@ -551,10 +551,9 @@ def _training(settings: Profile, rng: np.random.Generator, seconds: float):
 
     The largest C-U-Net stands for all models; they differ by their control networks alone.
     """
-    import keras
-
     from cunet_lib import training
     from cunet_lib.conditions import all_one_hot
+    from cunet_lib.kernels import Adam
 
     count, train = settings.train.batch_size, settings.train
     audio = rng.normal(size=(count, settings.patch_samples)).astype(np.float32)
@@ -562,7 +561,7 @@ def _training(settings: Profile, rng: np.random.Generator, seconds: float):
     network = training.new_network(settings, "dense_complex", seed=0)
     trainer = training.WaveformModel(network, settings.signal)
     trainer.compile(
-        optimizer=keras.optimizers.Adam(train.learning_rate, beta_1=train.beta_1),
+        optimizer=Adam(train.learning_rate, beta_1=train.beta_1),
         loss=training.magnitude_error(settings.signal),
         jit_compile=training._jit(settings),
     )

@@ -53,6 +53,7 @@ from cunet_lib.files import (
     write_atomically,
     write_json,
 )
+from cunet_lib.kernels import Adam
 from cunet_lib.parallel import cores
 from cunet_lib.spectral import graph_magnitude
 from cunet_lib.store import Store
@@ -203,7 +204,7 @@ def _train(
     with devices.scope():
         trainer = WaveformModel(network, settings.signal)
         trainer.compile(
-            optimizer=keras.optimizers.Adam(
+            optimizer=Adam(
                 _learning_rate(settings, epochs),
                 beta_1=settings.train.beta_1,
                 epsilon=settings.train.epsilon,

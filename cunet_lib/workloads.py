@@ -105,14 +105,13 @@ def noise_store(
 
 def _trainer(settings: Profile):
     """An untrained C-U-Net with its STFT, compiled as training compiles it, and a batch."""
-    import keras
-
     from cunet_lib import training
+    from cunet_lib.kernels import Adam
 
     network = training.new_network(settings, "cnn_complex", seed=0)
     trainer = training.WaveformModel(network, settings.signal)
     trainer.compile(
-        optimizer=keras.optimizers.Adam(settings.train.learning_rate),
+        optimizer=Adam(settings.train.learning_rate),
         loss=training.magnitude_error(settings.signal),
         jit_compile=False,
     )
@@ -398,13 +397,13 @@ def _product(matrix) -> None:
 
 def _steps(precision: str) -> tuple:
     """A network, and its training step on waveforms and on spectrograms that are there already."""
-    import keras
+    from cunet_lib.kernels import Adam
 
     policy = "float32" if precision == "float32" else "mixed_bfloat16"
     settings = load_profile("demo", f"{PAPER} train.precision={policy}")
     trainer, audio, condition = _trainer(settings)
     network = trainer.network
-    network.compile(optimizer=keras.optimizers.Adam(1e-3), loss="mae", jit_compile=False)
+    network.compile(optimizer=Adam(1e-3), loss="mae", jit_compile=False)
     patches = np.random.default_rng(0).random((len(audio), *settings.patch_shape), np.float32)
     calls = {
         "step": lambda: trainer.train_on_batch((audio, condition), 0.5 * audio),

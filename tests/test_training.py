@@ -115,7 +115,7 @@ def test_optimiser_is_adam_with_the_profiles_numbers(tones, tmp_path, monkeypatc
     settings, store = tones
     numbers = {"learning_rate": 2e-3, "beta_1": 0.4, "epsilon": 1e-9}
     train = settings.train.model_copy(update=numbers)
-    monkeypatch.setattr(training.keras.optimizers, "Adam", adam)
+    monkeypatch.setattr(training, "Adam", adam)
     with pytest.raises(Asked) as asked:
         training.train(
             settings.model_copy(update={"train": train}),
