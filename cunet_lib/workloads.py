@@ -35,6 +35,9 @@ from cunet_lib.timing import interleaved, peak_memory, resident, watched_memory
 PAPER = "model.filters=16 train.batch_size=16 model.dropout=0.5 model.control_dropout=0.5"
 """Overrides of the demo for networks of the paper's size; batches stay the demo's."""
 
+PAPER_BATCH = 64
+"""Patches of a batch in the paper."""
+
 EVERYTHING = "train.conditions=[one_hot,zero,all,pairs,continuous]"
 
 DRAIN = 6
@@ -350,6 +353,8 @@ def _places(tensor) -> int:
 def training(seconds: float, torch: str | None = None) -> dict:
     """Steps of the paper-size C-U-Net beside a matrix product, and beside PyTorch.
 
+    Batches are the paper's; in float32 there are smaller ones, too.
+
     Parameters
     ----------
     torch
@@ -365,27 +370,30 @@ def training(seconds: float, torch: str | None = None) -> dict:
     if computes_bfloat16():
         products["bfloat16"] = tf.cast(square, tf.bfloat16)
     found = {
-        "patches": settings.train.batch_size,
+        "patches": PAPER_BATCH,
+        "fewer": settings.train.batch_size,
         "operations": 2 * 2048**3,
         "precisions": {},
         "torch": None,
     }
     for precision, matrix in products.items():
-        network, calls = _steps(precision)
+        network, calls = _steps(precision, PAPER_BATCH)
         calls["product"] = functools.partial(_product, matrix)
+        if precision == "float32":
+            calls["fewer"] = _steps(precision, settings.train.batch_size)[1]["step"]
+        else:
+            calls["float32 product"] = functools.partial(_product, square)
         with contextlib.ExitStack() as stack:
             if torch:
-                other = stack.enter_context(_torch(torch, settings, precision))
+                other = stack.enter_context(_torch(torch, settings, PAPER_BATCH, precision))
                 found["torch"] = other.version
                 calls["torch"] = other.step
-            taken = interleaved(calls, seconds=seconds / (2 * len(products)))
+            taken = interleaved(calls, seconds=seconds / len(products))
             if torch:
                 # Its own clock: what passes between the processes does not count.
                 taken["torch"] = other.seconds[1:]
         found["precisions"][precision] = taken
         found["flops"] = step_flops(network)
-        if precision == "float32":
-            found["layers"] = _layers(network, settings.train.batch_size, seconds / 4)
     return found
 
 
@@ -395,16 +403,21 @@ def _product(matrix) -> None:
     tf.linalg.matmul(matrix, matrix)[0, 0].numpy()
 
 
-def _steps(precision: str) -> tuple:
+def _steps(precision: str, batch: int) -> tuple:
     """A network, and its training step on waveforms and on spectrograms that are there already."""
+    import tensorflow as tf
+
     from cunet_lib.kernels import Adam
 
     policy = "float32" if precision == "float32" else "mixed_bfloat16"
-    settings = load_profile("demo", f"{PAPER} train.precision={policy}")
+    # The last of two settings counts.
+    settings = load_profile("demo", f"{PAPER} train.precision={policy} train.batch_size={batch}")
     trainer, audio, condition = _trainer(settings)
     network = trainer.network
     network.compile(optimizer=Adam(1e-3), loss="mae", jit_compile=False)
     patches = np.random.default_rng(0).random((len(audio), *settings.patch_shape), np.float32)
+    # Tensors, as the pipeline gives them.
+    audio, condition, patches = map(tf.constant, (audio, condition, patches))
     calls = {
         "step": lambda: trainer.train_on_batch((audio, condition), 0.5 * audio),
         "network": lambda: network.train_on_batch([patches, condition], 0.5 * patches),
@@ -433,8 +446,8 @@ class _Torch:
 
 
 @contextlib.contextmanager
-def _torch(python: str, settings: Profile, precision: str) -> Iterator[_Torch]:
-    arguments = [settings.model.filters, settings.train.batch_size, cores(), precision]
+def _torch(python: str, settings: Profile, batch: int, precision: str) -> Iterator[_Torch]:
+    arguments = [settings.model.filters, batch, cores(), precision]
     with subprocess.Popen(
         [python, str(ROOT / "tests" / "torch_step.py"), *map(str, arguments)],
         stdin=subprocess.PIPE,
@@ -447,45 +460,61 @@ def _torch(python: str, settings: Profile, precision: str) -> Iterator[_Torch]:
             process.kill()
 
 
-def _layers(network, size: int, seconds: float) -> list[dict]:
-    """Seconds of each layer by itself, forwards and backwards, and its operations."""
+def profile(steps: int) -> dict:
+    """Seconds of a float32 step by the kind of work, from TensorFlow's profiler.
+
+    Operations run one after another here, each on all cores, so that their times add up.
+    """
+    import tempfile
+
     import tensorflow as tf
 
-    calls, rows = {}, {}
-    for layer in network.layers:
-        if not layer.weights and not layer.name.startswith(("encoder", "decoder", "mask")):
-            continue
-        sources = layer.input if isinstance(layer.input, list) else [layer.input]
-        inputs = [tf.random.stateless_normal((size, *x.shape[1:]), (0, 1)) for x in sources]
+    tf.config.threading.set_inter_op_parallelism_threads(1)
+    tf.config.threading.set_intra_op_parallelism_threads(cores())
+    from tensorflow.tsl.profiler.protobuf import xplane_pb2
 
-        @tf.function
-        def both_ways(inputs, layer=layer):
-            with tf.GradientTape() as tape:
-                tape.watch(inputs)
-                outputs = layer(inputs if len(inputs) > 1 else inputs[0], training=True)
-                total = tf.add_n([tf.reduce_sum(each) for each in tf.nest.flatten(outputs)])
-            variables = [variable.value for variable in layer.trainable_variables]
-            gradients = tape.gradient(
-                total, [inputs, variables], unconnected_gradients=tf.UnconnectedGradients.ZERO
-            )
-            return [tf.reshape(each, [-1])[0] for each in tf.nest.flatten(gradients)]
-
-        def call(run=both_ways, inputs=inputs):
-            return [each.numpy() for each in run(inputs)]
-
-        calls[layer.name] = call
-        kernel = getattr(layer, "kernel", None)
-        flops = 0 if kernel is None else 3 * size * forward_flops(_One(layer))
-        rows[layer.name] = {"layer": layer.name, "kind": type(layer).__name__, "flops": flops}
-    taken = interleaved(calls, seconds=seconds)
-    return [row | {"seconds": taken[name]} for name, row in rows.items()]
+    network, calls = _steps("float32", PAPER_BATCH)
+    kinds = {layer.name: type(layer).__name__ for layer in network.layers}
+    step = calls["network"]
+    for _ in range(2):
+        step()
+    with tempfile.TemporaryDirectory() as folder:
+        with tf.profiler.experimental.Profile(folder):
+            for _ in range(steps):
+                step()
+        space = xplane_pb2.XSpace()
+        space.ParseFromString(next(Path(folder).rglob("*.xplane.pb")).read_bytes())
+    spent: dict[str, float] = {}
+    for plane in space.planes:
+        for event in (event for line in plane.lines for event in line.events):
+            operation, colon, kind = plane.event_metadata[event.metadata_id].name.rpartition(":")
+            if colon and kind.isidentifier():
+                work = _work(operation, kind, kinds)
+                spent[work] = spent.get(work, 0.0) + event.duration_ps / 1e12 / steps
+    return {"kinds": spent, "flops": PAPER_BATCH * step_flops(network)}
 
 
-class _One:
-    """A network of one layer."""
-
-    def __init__(self, layer):
-        self.layers = [layer]
+def _work(operation: str, kind: str, layers: dict[str, str]) -> str:
+    """What an operation of a step is for, by its name, its kind and the layers' classes."""
+    if "Conv2D" in kind:
+        return "convolutions"
+    if operation.startswith("adam"):
+        return "Adam"
+    # Names are paths; a layer's is followed by a number if the layer is called once more.
+    parts = [part for part in operation.split("/") if part.rpartition("_")[2].isdigit()]
+    names = [part for part in parts if part in layers]
+    names += [name for part in parts if (name := part.rpartition("_")[0]) in layers]
+    layer = layers.get(names[0], "") if names else ""
+    if "Conv" in layer or layer == "ToOneChannel":
+        return "convolutions' biases, and turned axes"
+    return {
+        "BatchNormalization": "normalisation",
+        "FiLM": "FiLM",
+        "Dropout": "dropout",
+        "LeakyReLU": "activations",
+        "ReLU": "activations",
+        "Concatenate": "skip connections",
+    }.get(layer, "skip connections" if kind == "AddN" else "mask, loss, control network, others")
 
 
 def precision(steps: int, seeds: int, tracks: int) -> dict:
@@ -791,6 +820,7 @@ WORKLOADS: dict[str, Callable[..., dict]] = {
         batches,
         memory_of_batches,
         training,
+        profile,
         precision,
         preprocessing,
         librosa_memory,

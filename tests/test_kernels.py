@@ -9,7 +9,14 @@ from hypothesis import strategies as st
 
 from cunet_lib import kernels, models
 from cunet_lib.config import ROOT
-from cunet_lib.kernels import BatchNormalization, Conv2D, Conv2DTranspose, ToOneChannel
+from cunet_lib.kernels import (
+    Adam,
+    BatchNormalization,
+    Conv2D,
+    Conv2DTranspose,
+    Dropout,
+    ToOneChannel,
+)
 
 SHAPES = st.tuples(*(st.integers(*bounds) for bounds in ((1, 3), (1, 9), (1, 9), (1, 12))))
 
@@ -130,12 +137,58 @@ OPTIONS = {"filters": 6, "kernel_size": 5, "strides": 2, "padding": "same"}
 
 @pytest.mark.parametrize(("ours", "theirs"), CONVOLUTIONS)
 def test_convolutions_of_float32_maps_are_keras_own(ours, theirs, rng):
-    x = rng.normal(size=(2, 8, 6, 3)).astype(np.float32)
+    x = rng.normal(size=(2, 6, 8, 3)).astype(np.float32)
     layers = pair(ours, theirs, x.shape, rng, **OPTIONS)
     upstream = rng.normal(size=layers[0](x).shape).astype(np.float32)
     (one, found), (two, wanted) = (outcome(each, x, upstream) for each in layers)
     for left, right in zip((one, *found), (two, *wanted), strict=True):
         np.testing.assert_array_equal(left, right)
+
+
+@given(
+    st.sampled_from(CONVOLUTIONS),
+    SHAPES,
+    st.sampled_from((1, 2, 3, (1, 2), (2, 1))),
+    st.sampled_from(("same", "valid")),
+    st.integers(0, 9),
+)
+@settings(max_examples=60)
+def test_turned_convolutions_are_keras_own(kinds, shape, strides, padding, seed):
+    """Maps higher than wide, and some that are not: whatever way is taken, nothing changes."""
+    rng = np.random.default_rng(seed)
+    batch, width, more, channels = shape
+    shape = (batch, width + more + 3, width + 4, channels)
+    x = rng.normal(size=shape).astype(np.float32)
+    options = {"filters": 3, "kernel_size": (5, 4), "strides": strides, "padding": padding}
+    layers = pair(*kinds, shape, rng, **options)
+    upstream = rng.normal(size=layers[1](x).shape).astype(np.float32)
+    (one, found), (two, wanted) = (outcome(each, x, upstream) for each in layers)
+    for left, right in zip((one, *found), (two, *wanted), strict=True):
+        np.testing.assert_allclose(left, right, rtol=1e-4, atol=1e-4 * np.abs(right).max())
+
+
+@pytest.mark.parametrize("kind", [Conv2D, Conv2DTranspose])
+@pytest.mark.parametrize(
+    ("shape", "options", "turned"),
+    [
+        ((1, 16, 4, 3), {}, True),
+        ((1, 16, 4, 3), {"strides": (2, 1)}, False),
+        ((1, 16, 16, 3), {}, False),
+        ((1, 4, 16, 3), {}, False),
+        ((1, 64, 32, 3), {}, False),
+    ],
+)
+def test_narrow_maps_are_convolved_on_their_side(kind, shape, options, turned, monkeypatch):
+    monkeypatch.setattr(kernels, "gpus", list)
+    layer = kind(**OPTIONS | options)
+    x = tf.zeros(shape)
+    layer(x)
+    graph = tf.function(layer).get_concrete_function(x).graph
+    kernels_seen = [op for op in graph.get_operations() if op.type.startswith("Conv2D")]
+    (product,) = kernels_seen
+    maps = product.outputs[0] if kind is Conv2DTranspose else product.inputs[0]
+    height, width = maps.shape[1:3]
+    assert (width > height) == (turned or shape[2] > shape[1])
 
 
 @pytest.mark.parametrize(("ours", "theirs"), CONVOLUTIONS)
@@ -223,9 +276,85 @@ def test_weights_are_named_and_shaped_as_keras_own():
         (Conv2D(3, 5), keras.layers.Conv2D(3, 5)),
         (Conv2DTranspose(3, 5), keras.layers.Conv2DTranspose(3, 5)),
         (BatchNormalization(), keras.layers.BatchNormalization()),
+        (Dropout(0.5), keras.layers.Dropout(0.5)),
     ):
         for layer in (ours, theirs):
             layer.build((2, 8, 8, 16))
         assert [(w.name, w.shape) for w in ours.weights] == [
             (w.name, w.shape) for w in theirs.weights
         ]
+
+
+def test_dropout_drops_its_share_and_scales_the_rest(rng):
+    layer = Dropout(0.5, seed=3)
+    x = rng.uniform(1.0, 2.0, (4, 64, 32, 16)).astype(np.float32)
+    found, (gradient,) = outcome(layer, x, np.ones_like(x), training=True)
+    kept = np.asarray(found) != 0
+    np.testing.assert_array_equal(found, np.where(kept, 2 * x, 0))
+    np.testing.assert_array_equal(gradient, np.where(kept, 2.0, 0.0))
+    # A binomial's standard deviation is half the root of the count.
+    assert abs(kept.sum() - kept.size / 2) < 2.5 * np.sqrt(kept.size)
+    np.testing.assert_array_equal(layer(x, training=False), x)
+
+
+@pytest.mark.parametrize("axis", range(4))
+def test_dropout_drops_neighbours_independently(axis):
+    """The bytes of a word, and words that follow each other, share nothing."""
+    layer = Dropout(0.25, seed=0)
+    kept = np.asarray(layer(tf.ones((16, 32, 32, 16)), training=True)) != 0
+    assert abs(kept.mean() - 0.75) < 0.005
+    one, two = (np.delete(kept, place, axis).ravel() for place in (0, -1))
+    assert abs(np.corrcoef(one, two)[0, 1]) < 0.01
+
+
+def test_dropout_is_a_function_of_seed_and_step():
+    x = tf.ones((2, 8, 8, 8))
+    first, same, other = (Dropout(0.5, seed=seed) for seed in (1, 1, 2))
+    steps = [np.asarray(first(x, training=True)) for _ in range(2)]
+    for step in steps:
+        np.testing.assert_array_equal(step, same(x, training=True))
+    assert (steps[0] != steps[1]).any()
+    assert (np.asarray(other(x, training=True)) != steps[0]).any()
+
+
+@pytest.mark.parametrize(
+    ("options", "shape"),
+    [
+        ({"rate": 0.1}, (2, 4, 4, 8)),
+        ({"rate": 0.5}, (2, 4, 4, 6)),
+        ({"rate": 0.5, "noise_shape": (2, 1, 1, 8)}, (2, 4, 4, 8)),
+        ({"rate": 1.0}, (2, 4, 4, 8)),
+    ],
+)
+def test_what_bytes_cannot_do_is_keras_dropout(options, shape):
+    ours, theirs = (kind(**options, seed=5) for kind in (Dropout, keras.layers.Dropout))
+    x = tf.ones(shape)
+    np.testing.assert_array_equal(ours(x, training=True), theirs(x, training=True))
+
+
+def test_bfloat16_maps_are_dropped_alike():
+    masks = [
+        np.asarray(tf.cast(layer(tf.ones((2, 8, 8, 8)), training=True), "float32"))
+        for layer in (Dropout(0.5, seed=1), Dropout(0.5, seed=1, dtype="mixed_bfloat16"))
+    ]
+    np.testing.assert_array_equal(*masks)
+
+
+@pytest.mark.parametrize("options", [{}, {"beta_1": 0.5, "epsilon": 1e-4}, {"amsgrad": True}])
+def test_adam_is_keras_own(options, rng):
+    start = rng.normal(size=(7, 5)).astype(np.float32)
+    gradients = rng.normal(size=(6, 7, 5)).astype(np.float32)
+    schedule = keras.optimizers.schedules.ExponentialDecay(0.1, 2, 0.7)
+
+    def trained(kind):
+        variable = keras.Variable(start, name="weights")
+        optimizer = kind(schedule, **options)
+        optimizer.build([variable])
+        step = tf.function(lambda gradient: optimizer.apply([gradient], [variable]))
+        for gradient in gradients:
+            step(tf.constant(gradient))
+        return [variable, *optimizer.variables]
+
+    for ours, theirs in zip(trained(Adam), trained(keras.optimizers.Adam), strict=True):
+        assert ours.name == theirs.name
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-7)
