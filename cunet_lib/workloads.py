@@ -488,7 +488,7 @@ def profile(steps: int) -> dict:
     for plane in space.planes:
         for event in (event for line in plane.lines for event in line.events):
             operation, colon, kind = plane.event_metadata[event.metadata_id].name.rpartition(":")
-            if colon and kind.isidentifier():
+            if colon and kind.isidentifier() and not operation.endswith(":"):
                 work = _work(operation, kind, kinds)
                 spent[work] = spent.get(work, 0.0) + event.duration_ps / 1e12 / steps
     return {"kinds": spent, "flops": PAPER_BATCH * step_flops(network)}
