@@ -1,13 +1,18 @@
-"""Keras' layers by faster kernels: the same weights, the same function, the same numbers.
+"""Keras' layers and Adam by faster kernels: the same weights, the same function, the same numbers.
 
-On processors, most of what a training step spends outside its convolutions goes into batch
-normalisation, which Keras composes of six passes over the feature maps, and oneDNN, TensorFlow's
-library for them, has no good kernel for a transposed convolution with a single output channel, the
-U-Net's last. Nor has it one for bfloat16 where the processor has no instructions for that. There
-convolutions take their numbers, rounded to bfloat16 as they are, to float32, in which processors
-with such instructions add up the products too. So every processor trains with ``mixed_bfloat16`` as
-those do, at about the speed of float32; as TensorFlow does it, ten times as slowly. All layers fall
-back to Keras' own where theirs would not serve; ``make bench`` times them against it.
+What is slow on processors, where TensorFlow computes with oneDNN:
+
+* convolutions of maps with short rows, such as a patch's deepest ones (:class:`Conv2D`);
+* a transposed convolution with a single output channel, the U-Net's last (:class:`ToOneChannel`);
+* bfloat16 where the processor has no instructions for it. There convolutions take their numbers,
+  rounded to bfloat16 as they are, to float32, in which processors with such instructions add up the
+  products too. So every processor trains with ``mixed_bfloat16`` as those do, at about the speed of
+  float32; as TensorFlow does it, ten times as slowly;
+* what Keras composes of many passes over feature maps or weights: batch normalisation, Adam, and
+  the random numbers of dropout.
+
+All fall back to Keras' own where theirs would not serve. Dropout draws other masks than Keras'.
+``make bench`` shows what a training step spends on each.
 """
 
 from __future__ import annotations
@@ -29,17 +34,19 @@ def _on_processor() -> bool:
 def _convolved(product, inputs, kernel, shrink: int):
     """``product(inputs, kernel)`` the way that is fastest here.
 
-    oneDNN computes several outputs of a row at a time. A patch's deepest maps have rows of two to
-    four frames and columns of eight to sixteen bins: with both axes exchanged, their convolutions
-    take about half the time, exchanging the axes of maps and kernel included.
+    oneDNN computes several outputs of a row at a time. A patch's deepest maps have rows of two and
+    four frames, and columns four times as long. With both axes exchanged, convolutions of the
+    former take half the time, those of the latter three quarters (bfloat16) to seven eighths,
+    exchanging the axes of maps and kernel included (forwards and backwards, 16 patches, two cores
+    with AVX-512). From eight frames on it is even.
 
     Parameters
     ----------
     inputs
         ``(batch, height, width, channels)``; the kernel is cast to their dtype.
     shrink
-        By how much the product divides the width; 1 if it grows. 0 if it does not treat both axes
-        alike.
+        By how much the product divides height and width, 1 if they grow; 0 if the axes cannot be
+        exchanged.
     """
     kernel = ops.cast(kernel, inputs.dtype)
     height, width = inputs.shape[1:3]
@@ -48,6 +55,12 @@ def _convolved(product, inputs, kernel, shrink: int):
         return _by_float32(product, inputs, kernel)
     inputs, kernel = ops.transpose(inputs, (0, 2, 1, 3)), ops.transpose(kernel, (1, 0, 2, 3))
     return ops.transpose(_by_float32(product, inputs, kernel), (0, 2, 1, 3))
+
+
+def _treats_axes_alike(layer) -> bool:
+    """Whether a layer's options are the same for both axes; its kernel may be of any shape."""
+    same = len({*layer.strides}) == len({*layer.dilation_rate}) == 1
+    return same and layer.data_format == "channels_last"
 
 
 def _by_float32(product, inputs, kernel):
@@ -63,9 +76,7 @@ class Conv2D(keras.layers.Conv2D):
 
     def convolution_op(self, inputs, kernel):
         """Convolve ``(batch, height, width, channels)``; the dtype is that of ``inputs``."""
-        alike = len({*self.strides}) == len({*self.dilation_rate}) == 1
-        alike = alike and self.data_format == "channels_last" and self.padding != "causal"
-        shrink = self.strides[1] if alike else 0
+        shrink = self.strides[0] if _treats_axes_alike(self) else 0
         return _convolved(super().convolution_op, inputs, kernel, shrink)
 
 
@@ -88,8 +99,7 @@ class Conv2DTranspose(keras.layers.Conv2DTranspose):
                 dilation_rate=self.dilation_rate,
             )
 
-        alike = len({*self.strides}) == len({*self.dilation_rate}) == 1
-        alike = alike and self.output_padding is None
+        alike = _treats_axes_alike(self) and self.output_padding is None
         outputs = _convolved(product, inputs, self.kernel, 1 if alike else 0)
         return ops.add(outputs, ops.cast(self.bias, outputs.dtype)) if self.use_bias else outputs
 

@@ -460,8 +460,8 @@ def _torch(python: str, settings: Profile, batch: int, precision: str) -> Iterat
             process.kill()
 
 
-def profile(steps: int) -> dict:
-    """Seconds of a float32 step by the kind of work, from TensorFlow's profiler.
+def profile(steps: int, batch: int = PAPER_BATCH) -> dict:
+    """Seconds of a float32 step of the paper-size C-U-Net by the kind of work, from TensorFlow's profiler.
 
     Operations run one after another here, each on all cores, so that their times add up.
     """
@@ -473,7 +473,7 @@ def profile(steps: int) -> dict:
     tf.config.threading.set_intra_op_parallelism_threads(cores())
     from tensorflow.tsl.profiler.protobuf import xplane_pb2
 
-    network, calls = _steps("float32", PAPER_BATCH)
+    network, calls = _steps("float32", batch)
     kinds = {layer.name: type(layer).__name__ for layer in network.layers}
     step = calls["network"]
     for _ in range(2):
@@ -491,7 +491,7 @@ def profile(steps: int) -> dict:
             if colon and kind.isidentifier() and not operation.endswith(":"):
                 work = _work(operation, kind, kinds)
                 spent[work] = spent.get(work, 0.0) + event.duration_ps / 1e12 / steps
-    return {"kinds": spent, "flops": PAPER_BATCH * step_flops(network)}
+    return {"kinds": spent, "flops": batch * step_flops(network)}
 
 
 def _work(operation: str, kind: str, layers: dict[str, str]) -> str:

@@ -176,6 +176,47 @@ def test_a_workload_that_fails_is_told():
         bench.run_workload("librosa_memory", nonsense=1)
 
 
+LAYERS = {
+    "encoder_1_film": "FiLM",
+    "encoder_1_convolution": "Conv2D",
+    "decoder_6_convolution": "ToOneChannel",
+    "decoder_6_skip": "Concatenate",
+    "encoder_1": "LeakyReLU",
+    "control": "Functional",
+}
+
+
+@pytest.mark.parametrize(
+    ("operation", "kind", "work"),
+    [
+        ("cnn_complex_1/encoder_1_film_1/mul", "Mul", "FiLM"),
+        ("gradient_tape/cnn_complex_1/encoder_1_film_1/mul/Mul_1", "Mul", "FiLM"),
+        ("cnn_complex_1/encoder_1_film/mul", "Mul", "FiLM"),
+        ("cnn_complex_1/encoder_1_convolution_1/BiasAdd", "_FusedConv2D", "convolutions"),
+        ("Conv2DBackpropFilter", "Conv2DBackpropFilter", "convolutions"),
+        ("cnn_complex_1/decoder_6_convolution_1/transpose", "Transpose", "convolutions' biases"),
+        ("gradient_tape/cnn_complex_1/decoder_6_skip_1/Slice_1", "Slice", "skip connections"),
+        ("AddN_6", "AddN", "skip connections"),
+        ("cnn_complex_1/encoder_1_1/LeakyRelu", "LeakyRelu", "activations"),
+        ("adam_1/ResourceApplyAdam_34", "ResourceApplyAdam", "Adam"),
+        ("cnn_complex_1/control_1/dense/MatMul", "MatMul", "mask, loss"),
+        ("Mean", "Mean", "mask, loss"),
+    ],
+)
+def test_operations_of_a_step_are_told_apart(operation, kind, work):
+    assert workloads._work(operation, kind, LAYERS).startswith(work)
+
+
+def test_a_step_is_profiled():
+    found = bench.run_workload("profile", steps=1, batch=2)
+    kinds = found["kinds"]
+    assert {"convolutions", "normalisation", "FiLM", "dropout", "Adam"} < set(kinds)
+    assert max(kinds, key=kinds.get) == "convolutions" and min(kinds.values()) > 0
+    rows = bench._where_time_goes(found)
+    assert sum(row.ratio for row in rows) == pytest.approx(1)
+    assert "GFLOP/s" in rows[0].ours
+
+
 # ----------------------------------------------------------------------------------------- table
 
 
