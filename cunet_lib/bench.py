@@ -327,7 +327,7 @@ def evaluation(options: Options) -> tuple[list[Row], dict]:
         # processes is part of it.
         tracks=options.either(25, 1) * max(2, workers),
         seconds=options.either(30.0, 8.0),
-        turns=options.either(1, 2),
+        turns=options.either(3, 2),
     )
     mono = run_workload("scoring_memory", rate=8192, channels=1, seconds=240.0)
     stereo = run_workload(

@@ -154,9 +154,9 @@ class ToOneChannel(Conv2DTranspose):
     Along each axis, an even output sample sees two of the five taps and an odd one the other
     three. So a square of 4 x 4 outputs depends on 4 x 4 inputs, and a plain convolution of that
     size, with stride 2 and an output channel for each of the 16, gives them all (after the
-    sub-pixel convolution of Shi et al. 2016): on processors in about a sixth of the time of the
-    transposed kernel, whose single channel uses one of the 8 or 16 numbers of a register. Gradients
-    keep that kernel's own, which are fast.
+    sub-pixel convolution of Shi et al. 2016): in about a quarter of the time of the transposed
+    kernel, whose single channel uses one of the 8 or 16 numbers of a register (16 patches, two
+    cores with AVX-512). Gradients keep that kernel's own, which are fast.
 
     With more output channels it does not pay, since most of the taps are zeros.
     """

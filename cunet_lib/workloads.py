@@ -461,7 +461,7 @@ def _torch(python: str, settings: Profile, batch: int, precision: str) -> Iterat
 
 
 def profile(steps: int, batch: int = PAPER_BATCH) -> dict:
-    """Seconds of a float32 step of the paper-size C-U-Net by the kind of work, from TensorFlow's profiler.
+    """Seconds of a float32 step by the kind of work, from TensorFlow's profiler.
 
     Operations run one after another here, each on all cores, so that their times add up.
     """
@@ -501,10 +501,9 @@ def _work(operation: str, kind: str, layers: dict[str, str]) -> str:
     if operation.startswith("adam"):
         return "Adam"
     # Names are paths; a layer's is followed by a number if the layer is called once more.
-    parts = [part for part in operation.split("/") if part.rpartition("_")[2].isdigit()]
-    names = [part for part in parts if part in layers]
-    names += [name for part in parts if (name := part.rpartition("_")[0]) in layers]
-    layer = layers.get(names[0], "") if names else ""
+    parts = operation.split("/")
+    names = [name for part in parts for name in (part, part.rpartition("_")[0]) if name in layers]
+    layer = layers[names[0]] if names else ""
     if "Conv" in layer or layer == "ToOneChannel":
         return "convolutions' biases, and turned axes"
     return {
@@ -560,7 +559,8 @@ def preprocessing(tracks: int, seconds: float, turns: int) -> dict:
     noise_corpus(settings.paths.corpus, tracks={"train": half, "test": half}, seconds=seconds)
     calls = {"ours": lambda: _prepared(settings), "librosa": lambda: _loaded(settings)}
     _loaded(settings, most=1)  # imports are not loading
-    with watched_memory() as memory:
+    # Rarely: all cores are busy, and a look costs one of them a millisecond.
+    with watched_memory(every=0.5) as memory:
         taken = interleaved(calls, seconds=0, least=turns, warm=False)
     return {
         "music": 2 * half * seconds,
@@ -617,7 +617,8 @@ def evaluation(tracks: int, seconds: float, turns: int) -> dict:
         "one": lambda: _scored(settings, store, 1),
         "core": one_core,
     }
-    with watched_memory() as memory:
+    # Rarely: all cores are busy, and a look costs one of them a millisecond.
+    with watched_memory(every=0.5) as memory:
         taken = interleaved(calls, seconds=0, least=turns, warm=False)
     with pool(2, workers=2) as processes:
         threads = max(processes.map(_threads, range(2)))

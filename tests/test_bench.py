@@ -208,7 +208,7 @@ def test_operations_of_a_step_are_told_apart(operation, kind, work):
 
 
 def test_a_step_is_profiled():
-    found = bench.run_workload("profile", steps=1, batch=2)
+    found = bench.run_workload("profile", steps=1, batch=4)
     kinds = found["kinds"]
     assert {"convolutions", "normalisation", "FiLM", "dropout", "Adam"} < set(kinds)
     assert max(kinds, key=kinds.get) == "convolutions" and min(kinds.values()) > 0
