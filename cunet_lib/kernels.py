@@ -224,7 +224,7 @@ class Dropout(keras.layers.Dropout):
         bytewise = (
             _on_processor()
             and self.noise_shape is None
-            and (256 * self.rate).is_integer()
+            and float(256 * self.rate).is_integer()
             and self.rate < 1
             and None not in inputs.shape[1:]
             and inputs.shape[-1] % 4 == 0
