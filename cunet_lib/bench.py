@@ -11,6 +11,7 @@ figures and leaves the others.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import platform
@@ -214,25 +215,21 @@ def training(options: Options) -> tuple[list[Row], dict]:
     rows = []
     many, fewer = found["patches"], found["fewer"]
     for precision, taken in found["precisions"].items():
-        step = f"paper-size step, {precision}, batches of"
-        # What is compared, its batches, its times, the product's, and whether 0.9 is wanted.
-        compare = [(f"{step} {many}, the paper's", many, "step", "product", precision == "float32")]
-        if "fewer" in taken:
-            compare.append((f"{step} {fewer}", fewer, "fewer", "product", True))
-        if "float32 product" in taken:
-            compare.append((f"{step} {many}, the paper's", many, "step", "float32 product", True))
-        for what, patches, ours, product, wanted in compare:
+        steps = {"step": f"{many}, the paper's", "fewer": f"{fewer}"}
+        for ours, kind in itertools.product(steps, dict.fromkeys((precision, "float32"))):
+            if ours not in taken:
+                continue
+            patches = many if ours == "step" else fewer
             done = [found["flops"] * patches / seconds for seconds in taken[ours]]
-            limit = [found["operations"] / seconds for seconds in taken[product]]
+            limit = [found["operations"] / seconds for seconds in taken[f"{kind} product"]]
             rows.append(
                 compared(
-                    what,
+                    f"paper-size step, {precision}, batches of {steps[ours]}",
                     f"{_middle(done) / 1e9:.0f} GFLOP/s "
                     f"({patches / _middle(taken[ours]):.1f} patches/s)",
-                    f"{_middle(limit) / 1e9:.0f} GFLOP/s, matrix product in "
-                    + (precision if product == "product" else "float32"),
+                    f"{_middle(limit) / 1e9:.0f} GFLOP/s, matrix product in {kind}",
                     ratio(done, limit),
-                    ">= 0.9" if wanted else "",
+                    ">= 0.9" if kind == "float32" else "",
                 )
             )
         if "torch" in taken:

@@ -186,10 +186,10 @@ def _by_squares(inputs, kernel):
     @tf.custom_gradient
     def transposed(x, weights):
         chosen = tf.constant(reaches, weights.dtype)
-        # Two products: einsum takes them one by one, whatever their number.
+        # The taps of each output's row first, then those of its column.
         rows = tf.einsum("qpt,tuc->qpuc", chosen, weights[:, :, 0])
-        squares = tf.einsum("rsu,qpuc->qrcps", chosen, rows)
-        squares = tf.nn.conv2d(x, tf.reshape(squares, (4, 4, -1, 16)), 2, "SAME")
+        both = tf.einsum("rsu,qpuc->qrcps", chosen, rows)
+        squares = tf.nn.conv2d(x, tf.reshape(both, (4, 4, -1, 16)), 2, "SAME")
         _, height, width, _ = x.shape
         squares = tf.reshape(squares, (-1, height // 2, width // 2, 4, 4))
         outputs = tf.transpose(squares, (0, 1, 3, 2, 4))

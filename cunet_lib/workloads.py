@@ -16,6 +16,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -378,11 +379,11 @@ def training(seconds: float, torch: str | None = None) -> dict:
     }
     for precision, matrix in products.items():
         network, calls = _steps(precision, PAPER_BATCH)
-        calls["product"] = functools.partial(_product, matrix)
+        # Everything is compared with float32's product, too.
+        for kind, factor in {"float32": square, precision: matrix}.items():
+            calls[f"{kind} product"] = functools.partial(_product, factor)
         if precision == "float32":
             calls["fewer"] = _steps(precision, settings.train.batch_size)[1]["step"]
-        else:
-            calls["float32 product"] = functools.partial(_product, square)
         with contextlib.ExitStack() as stack:
             if torch:
                 other = stack.enter_context(_torch(torch, settings, PAPER_BATCH, precision))
@@ -465,8 +466,6 @@ def profile(steps: int, batch: int = PAPER_BATCH) -> dict:
 
     Operations run one after another here, each on all cores, so that their times add up.
     """
-    import tempfile
-
     import tensorflow as tf
 
     tf.config.threading.set_inter_op_parallelism_threads(1)
@@ -559,8 +558,7 @@ def preprocessing(tracks: int, seconds: float, turns: int) -> dict:
     noise_corpus(settings.paths.corpus, tracks={"train": half, "test": half}, seconds=seconds)
     calls = {"ours": lambda: _prepared(settings), "librosa": lambda: _loaded(settings)}
     _loaded(settings, most=1)  # imports are not loading
-    # Rarely: all cores are busy, and a look costs one of them a millisecond.
-    with watched_memory(every=0.5) as memory:
+    with watched_memory() as memory:
         taken = interleaved(calls, seconds=0, least=turns, warm=False)
     return {
         "music": 2 * half * seconds,
