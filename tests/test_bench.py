@@ -50,10 +50,12 @@ def test_calls_take_turns_and_warm_up_once():
 
 def test_peak_is_of_this_process():
     held = np.ones(30_000_000)
+    own, mapped = timing.resident()
+    # Asked last, since threads of earlier tests may take memory in between. Linux sums its
+    # counters up to a few dozen pages for each processor.
     high = timing.peak_memory()
     assert high > held.nbytes
-    own, mapped = timing.resident()
-    assert 0 < own + mapped <= high
+    assert 0 < own + mapped <= high + 1e6
 
 
 @pytest.mark.skipif(not timing.TASKS.exists(), reason="needs /proc")
