@@ -2,7 +2,9 @@
 
 What is slow on processors, where TensorFlow computes with oneDNN:
 
-* convolutions of maps with short rows, such as a patch's deepest ones (:class:`Conv2D`);
+* convolutions, which take most of a training step: between a patch's deeper maps, which have many
+  channels and few places, float32 does with fewer multiplications (:mod:`cunet_lib.winograd`);
+* what is left of them where rows are short, as in a patch's deepest maps (:class:`Conv2D`);
 * a transposed convolution with a single output channel, the U-Net's last (:class:`ToOneChannel`);
 * bfloat16 where the processor has no instructions for it. There convolutions take their numbers,
   rounded to bfloat16 as they are, to float32, in which processors with such instructions add up the
@@ -21,6 +23,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from cunet_lib import winograd
 from cunet_lib.devices import computes_bfloat16, gpus
 
 NARROW = 8
@@ -70,9 +73,48 @@ def _by_float32(product, inputs, kernel):
     return ops.cast(product(ops.cast(inputs, "float32"), ops.cast(kernel, "float32")), inputs.dtype)
 
 
+def _saves_multiplications(layer, inputs, grows: int, training) -> bool:
+    """Whether a layer is computed as :mod:`cunet_lib.winograd` does.
+
+    In training alone: what prepares the kernel is shared by a batch, and small ones, as inference
+    takes them, are no faster by it.
+    """
+    float32 = inputs.dtype == "float32" or (
+        inputs.dtype == "bfloat16" and not computes_bfloat16()
+    )
+    height, width = inputs.shape[1:3]
+    return (
+        bool(training)
+        and float32
+        and _on_processor()
+        and _treats_axes_alike(layer)
+        and layer.strides[0] == winograd.STRIDE
+        and layer.dilation_rate[0] == 1
+        and layer.padding == "same"
+        and getattr(layer, "output_padding", None) is None
+        and getattr(layer, "groups", 1) == 1
+        and None not in (height, width)
+        and winograd.pays(grows * height, grows * width, tuple(layer.kernel.shape))
+    )
+
+
+def _finished(layer, outputs):
+    """``outputs`` with the layer's bias and activation."""
+    if layer.use_bias:
+        outputs = ops.add(outputs, ops.cast(layer.bias, outputs.dtype))
+    return layer.activation(outputs)
+
+
 @keras.saving.register_keras_serializable(package="cunet")
 class Conv2D(keras.layers.Conv2D):
-    """Convolution, turned or in float32 where that is faster (see the module)."""
+    """Convolution; with fewer multiplications, turned, or in float32 (see the module)."""
+
+    def call(self, inputs, training=None):
+        """``(batch, height, width, channels)`` to the same, smaller by the strides."""
+        if not _saves_multiplications(self, inputs, 1, training):
+            return super().call(inputs)
+        kernel = ops.cast(self.kernel, inputs.dtype)
+        return _finished(self, _by_float32(winograd.convolved, inputs, kernel))
 
     def convolution_op(self, inputs, kernel):
         """Convolve ``(batch, height, width, channels)``; the dtype is that of ``inputs``."""
@@ -84,10 +126,13 @@ class Conv2D(keras.layers.Conv2D):
 class Conv2DTranspose(keras.layers.Conv2DTranspose):
     """Transposed convolution; computed as :class:`Conv2D` is."""
 
-    def call(self, inputs):
+    def call(self, inputs, training=None):
         """``(batch, height, width, channels)`` to the same, larger by the strides."""
-        if self.activation is not keras.activations.linear or self.data_format != "channels_last":
+        if self.data_format != "channels_last":
             return super().call(inputs)
+        if _saves_multiplications(self, inputs, winograd.STRIDE, training):
+            kernel = ops.cast(self.kernel, inputs.dtype)
+            return _finished(self, _by_float32(winograd.transposed, inputs, kernel))
 
         def product(inputs, kernel):
             return ops.conv_transpose(
@@ -100,8 +145,7 @@ class Conv2DTranspose(keras.layers.Conv2DTranspose):
             )
 
         alike = _treats_axes_alike(self) and self.output_padding is None
-        outputs = _convolved(product, inputs, self.kernel, 1 if alike else 0)
-        return ops.add(outputs, ops.cast(self.bias, outputs.dtype)) if self.use_bias else outputs
+        return _finished(self, _convolved(product, inputs, self.kernel, 1 if alike else 0))
 
 
 @keras.saving.register_keras_serializable(package="cunet")
@@ -166,13 +210,13 @@ class ToOneChannel(Conv2DTranspose):
         if (self.filters, self.kernel_size, self.strides) != (1, (5, 5), (2, 2)):
             raise ValueError("ToOneChannel has one filter, a kernel of 5 x 5 and strides of 2.")
 
-    def call(self, inputs):
+    def call(self, inputs, training=None):
         """``(batch, frequency, time, channels)`` to ``(batch, 2 frequency, 2 time, 1)``."""
         even = all(size is not None and size % 2 == 0 for size in inputs.shape[1:3])
         if not even or not _on_processor() or self.compute_dtype == "float16":
-            return super().call(inputs)
-        outputs = _by_float32(_by_squares, inputs, ops.cast(self.kernel, inputs.dtype))
-        return ops.add(outputs, ops.cast(self.bias, outputs.dtype)) if self.use_bias else outputs
+            return super().call(inputs, training=training)
+        kernel = ops.cast(self.kernel, inputs.dtype)
+        return _finished(self, _by_float32(_by_squares, inputs, kernel))
 
 
 def _by_squares(inputs, kernel):
