@@ -166,11 +166,11 @@ LOGS := $(RESULTS)/logs
 # makes the stage again. tests/test_imports.py compares these lists with the imports.
 MODULES_00_corpus := config parameters files progress parallel composer voice synth corpus stems layout spectral display
 MODULES_01_preprocess := config parameters files progress parallel stems layout spectral display store
-MODULES_02_train_unet := config parameters files parallel stems spectral display store conditions batches film devices kernels archive models cards checkpoint training separation
-MODULES_03_train_cunet := config parameters files parallel stems spectral display store conditions batches film devices kernels archive models cards checkpoint training separation
-MODULES_04_evaluate := config parameters files progress parallel stems spectral display store conditions film devices kernels archive models separation measures scoring ablation
-MODULES_05_plot := config parameters files spectral film devices kernels archive models cards analysis inference published results catalog tables protocols figures drawing report
-MODULES_07_conditions := config parameters files progress parallel stems spectral display store conditions film devices kernels archive models separation measures control analysis inference published results tables figures control_figures
+MODULES_02_train_unet := config parameters files parallel stems spectral display store conditions batches film devices winograd kernels archive models cards checkpoint training separation
+MODULES_03_train_cunet := config parameters files parallel stems spectral display store conditions batches film devices winograd kernels archive models cards checkpoint training separation
+MODULES_04_evaluate := config parameters files progress parallel stems spectral display store conditions film devices winograd kernels archive models separation measures scoring ablation
+MODULES_05_plot := config parameters files spectral film devices winograd kernels archive models cards analysis inference published results catalog tables protocols figures drawing report
+MODULES_07_conditions := config parameters files progress parallel stems spectral display store conditions film devices winograd kernels archive models separation measures control analysis inference published results tables figures control_figures
 
 INSTRUMENTS := bass drums other vocals
 VARIANTS := dense_simple dense_complex cnn_simple cnn_complex

@@ -79,9 +79,7 @@ def _saves_multiplications(layer, inputs, grows: int, training) -> bool:
     In training alone: what prepares the kernel is shared by a batch, and small ones, as inference
     takes them, are no faster by it.
     """
-    float32 = inputs.dtype == "float32" or (
-        inputs.dtype == "bfloat16" and not computes_bfloat16()
-    )
+    float32 = inputs.dtype == "float32" or (inputs.dtype == "bfloat16" and not computes_bfloat16())
     height, width = inputs.shape[1:3]
     return (
         bool(training)
@@ -283,7 +281,7 @@ class Dropout(keras.layers.Dropout):
         )
         drawn = tf.reshape(tf.bitcast(words, tf.uint8), tf.shape(inputs))
         kept = drawn >= tf.constant(int(256 * self.rate), tf.uint8)
-        return tf.where(kept, inputs / (1.0 - self.rate), tf.zeros_like(inputs))
+        return tf.where(kept, inputs / (1.0 - self.rate), tf.zeros((), inputs.dtype))
 
 
 @keras.saving.register_keras_serializable(package="cunet")

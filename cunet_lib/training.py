@@ -308,7 +308,7 @@ def _facts(settings: Profile, store: Store, model: str, *, seed: int) -> dict:
         "settings": settings.section_hash("signal", "model", "train"),
         "data": store.hash,
         "code": code_hash(
-            *("spectral", "conditions", "batches", "film", "kernels", "models"),
+            *("spectral", "conditions", "batches", "film", "winograd", "kernels", "models"),
             *("checkpoint", "devices", "training"),
         ),
         "precision": precision_of(settings),

@@ -495,15 +495,16 @@ def profile(steps: int, batch: int = PAPER_BATCH) -> dict:
 
 def _work(operation: str, kind: str, layers: dict[str, str]) -> str:
     """What an operation of a step is for, by its name, its kind and the layers' classes."""
-    if "Conv2D" in kind:
-        return "convolutions"
     if operation.startswith("adam"):
         return "Adam"
     # Names are paths; a layer's is followed by a number if the layer is called once more.
     parts = operation.split("/")
     names = [name for part in parts for name in (part, part.rpartition("_")[0]) if name in layers]
     layer = layers[names[0]] if names else ""
-    if "Conv" in layer or layer == "ToOneChannel":
+    convolves = "Conv" in layer or layer == "ToOneChannel"
+    if "Conv2D" in kind or (convolves and "MatMul" in kind):
+        return "convolutions"
+    if convolves:
         return "convolutions' biases, and turned axes"
     return {
         "BatchNormalization": "normalisation",

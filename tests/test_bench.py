@@ -196,6 +196,7 @@ LAYERS = {
         ("cnn_complex_1/encoder_1_film/mul", "Mul", "FiLM"),
         ("cnn_complex_1/encoder_1_convolution_1/BiasAdd", "_FusedConv2D", "convolutions"),
         ("Conv2DBackpropFilter", "Conv2DBackpropFilter", "convolutions"),
+        ("cnn_complex_1/encoder_1_convolution_1/MatMul_4", "_MklBatchMatMulV2", "convolutions"),
         ("cnn_complex_1/decoder_6_convolution_1/transpose", "Transpose", "convolutions' biases"),
         ("gradient_tape/cnn_complex_1/decoder_6_skip_1/Slice_1", "Slice", "skip connections"),
         ("AddN_6", "AddN", "skip connections"),

@@ -191,6 +191,78 @@ def test_narrow_maps_are_convolved_on_their_side(kind, shape, options, turned, m
     assert (width > height) == (turned or shape[2] > shape[1])
 
 
+DEEP = {**OPTIONS, "filters": 64}
+
+
+def products(layer, x, **call):
+    """Kinds of the operations that multiply maps with a kernel in a layer's graph."""
+    graph = tf.function(lambda maps: layer(maps, **call)).get_concrete_function(x).graph
+    return [
+        operation.type
+        for operation in graph.get_operations()
+        if operation.type.startswith("Conv2D")
+        or (operation.type.startswith("BatchMatMul") and len(operation.outputs[0].shape) == 5)
+    ]
+
+
+@pytest.mark.parametrize(("ours", "theirs"), CONVOLUTIONS)
+def test_deep_maps_train_with_fewer_multiplications(ours, theirs, rng, monkeypatch):
+    """And with the outputs and gradients of Keras' layers; inference takes Keras' way."""
+    monkeypatch.setattr(kernels, "gpus", list)
+    x = rng.normal(size=(2, 8, 4, 64)).astype(np.float32)
+    layers = pair(ours, theirs, x.shape, rng, **DEEP, activation="relu")
+    assert products(layers[0], tf.constant(x), training=True) == ["BatchMatMulV2"]
+    assert products(layers[0], tf.constant(x), training=False)[0].startswith("Conv2D")
+    upstream = rng.normal(size=layers[1](x).shape).astype(np.float32)
+    one, found = outcome(layers[0], x, upstream, training=True)
+    two, wanted = outcome(layers[1], x, upstream)
+    for left, right in zip((one, *found), (two, *wanted), strict=True):
+        np.testing.assert_allclose(left, right, atol=1e-5 * np.abs(right).max())
+
+
+@pytest.mark.parametrize("kind", [Conv2D, Conv2DTranspose])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"filters": 63},
+        {"kernel_size": 3},
+        {"kernel_size": (5, 3)},
+        {"strides": 1},
+        {"strides": (2, 1)},
+        {"padding": "valid"},
+        {"dtype": "float16"},
+    ],
+)
+def test_what_it_does_not_serve_is_convolved_otherwise(kind, options, monkeypatch):
+    monkeypatch.setattr(kernels, "gpus", list)
+    layer = kind(**DEEP | options)
+    x = tf.zeros((1, 8, 8, 64), layer.compute_dtype)
+    layer(x)
+    assert products(layer, x, training=True)[0].startswith("Conv2D")
+
+
+def test_maps_of_unknown_or_odd_size_are_convolved_otherwise(monkeypatch):
+    monkeypatch.setattr(kernels, "gpus", list)
+    layer = Conv2D(**DEEP)
+    layer(tf.zeros((1, 8, 8, 64)))
+    for shape in ((1, 7, 8, 64), (1, None, 8, 64)):
+        signature = [tf.TensorSpec(shape, tf.float32)]
+        graph = tf.function(lambda x: layer(x, training=True), signature).get_concrete_function()
+        assert "Conv2D" in [each.type for each in graph.graph.get_operations()]
+
+
+@pytest.mark.parametrize(
+    ("processor", "kind"), [(True, "Conv2D"), (False, "BatchMatMulV2")], ids=["has", "has not"]
+)
+def test_bfloat16_maps_take_it_where_they_are_multiplied_in_float32(processor, kind, monkeypatch):
+    monkeypatch.setattr(kernels, "gpus", list)
+    monkeypatch.setattr(kernels, "computes_bfloat16", lambda: processor)
+    layer = Conv2D(**DEEP, dtype="mixed_bfloat16")
+    x = tf.zeros((1, 8, 8, 64), "bfloat16")
+    assert layer(x, training=True).dtype == "bfloat16"
+    assert products(layer, x, training=True) == [kind]
+
+
 @pytest.mark.parametrize(("ours", "theirs"), CONVOLUTIONS)
 def test_convolutions_of_bfloat16_maps_round_as_bfloat16_does(ours, theirs, rng):
     """Outputs and gradients are float32's of rounded numbers, rounded once."""
