@@ -220,6 +220,31 @@ def test_deep_maps_train_with_fewer_multiplications(ours, theirs, rng, monkeypat
         np.testing.assert_allclose(left, right, atol=1e-5 * np.abs(right).max())
 
 
+def test_a_training_is_the_same_with_fewer_multiplications(rng, monkeypatch):
+    """The losses of its first steps, for a network whose deeper blocks take them.
+
+    By plain gradient descent: Adam would scale the biases' gradients up, which are nothing but
+    rounding before a normalisation.
+    """
+    monkeypatch.setattr(kernels, "gpus", list)
+    mixture = rng.random((8, 64, 64, 1)).astype(np.float32)
+    target = (mixture * rng.random((8, 64, 1, 1))).astype(np.float32)
+    condition = np.eye(4, dtype=np.float32)[rng.integers(0, 4, 8)]
+    losses, taken = [], []
+    pays = kernels.winograd.pays
+    for served in (True, False):
+        monkeypatch.setattr(
+            kernels.winograd, "pays", lambda *a, s=served: s and pays(*a) and not taken.append(a)
+        )
+        size = {"shape": (64, 64, 1), "blocks": 4, "dropout": 0.0, "seed": 1, "start": "he"}
+        network = models.build("cnn_complex", **size)
+        network.compile(optimizer=keras.optimizers.SGD(0.1), loss="mse", jit_compile=False)
+        losses.append([network.train_on_batch([mixture, condition], target) for _ in range(6)])
+    assert len(taken) >= 2
+    np.testing.assert_allclose(*losses, rtol=1e-5)
+    assert losses[0][-1] < losses[0][0]
+
+
 @pytest.mark.parametrize("kind", [Conv2D, Conv2DTranspose])
 @pytest.mark.parametrize(
     "options",
