@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -194,23 +195,13 @@ def released_pipeline(spectrograms: list[np.ndarray], settings: Profile):
     return dataset.batch(train.batch_size).prefetch(tf.data.AUTOTUNE)
 
 
-def batches(seconds: float, steps: int, turns: int) -> dict:
-    """Patches per second of the pipelines, and the STFT's and the data's share of a step.
-
-    Parameters
-    ----------
-    seconds
-        For the pipelines, together.
-    steps
-        Training steps with and without the pipeline in one turn.
-    turns
-        Of everything, at least.
-    """
+def batches(seconds: float, turns: int) -> dict:
+    """Patches per second of the pipelines: seconds together, turns of each."""
     from cunet_lib.batches import TrainingBatches
     from cunet_lib.spectral import graph_magnitude, stft
 
     settings = load_profile("demo", f"{PAPER} {EVERYTHING}")
-    store = noise_store(settings, tracks={"train": 16}, seconds=30.0)
+    store = _songs_of_noise(settings)
     spectrograms = [
         np.stack([stft(stem, settings.signal) for stem in store.audio(entry)], axis=-1)
         for entry in store.entries
@@ -233,8 +224,11 @@ def batches(seconds: float, steps: int, turns: int) -> dict:
             window = seconds / (turns * len(pipelines))
             rate = _rate(pipelines[name], window) * settings.train.batch_size
             rates[name].append(rate)
-    del pipelines
-    return {"rates": rates, **_shares(settings, store, steps, turns)}
+    return rates
+
+
+def _songs_of_noise(settings: Profile) -> Store:
+    return noise_store(settings, tracks={"train": 16}, seconds=30.0)
 
 
 def _rate(batches: Iterator, seconds: float) -> float:
@@ -248,19 +242,30 @@ def _rate(batches: Iterator, seconds: float) -> float:
     return count / (time.perf_counter() - start)
 
 
-def _shares(settings: Profile, store: Store, number: int, turns: int) -> dict:
+def shares(steps: int, turns: int) -> dict:
+    """The STFT's and the data's share of a training step.
+
+    Parameters
+    ----------
+    steps
+        Training steps with and without the pipeline in one turn.
+    turns
+        Of everything, at least.
+    """
     import tensorflow as tf
 
     from cunet_lib.batches import TrainingBatches
     from cunet_lib.spectral import graph_magnitude
 
+    settings = load_profile("demo", f"{PAPER} {EVERYTHING}")
     trainer, audio, condition = _trainer(settings)
     transform = tf.function(lambda audio: graph_magnitude(audio, settings.signal))
-    both = tf.constant(audio)
+    # Tensors, as the pipeline gives them.
+    mixture, condition, target = map(tf.constant, (audio, condition, 0.5 * audio))
     taken = interleaved(
         {
-            "step": lambda: trainer.train_on_batch((audio, condition), 0.5 * audio),
-            "stft": lambda: (transform(both).numpy(), transform(both).numpy()),
+            "step": lambda: trainer.train_on_batch((mixture, condition), target),
+            "stft": lambda: (transform(mixture).numpy(), transform(target).numpy()),
         },
         seconds=0,
         least=2 * turns,
@@ -268,22 +273,24 @@ def _shares(settings: Profile, store: Store, number: int, turns: int) -> dict:
     # Half the paper's width: the smaller the network, the more often it asks for data.
     small = load_profile("demo", EVERYTHING)
     trainer, *_ = _trainer(small)
-    stream = iter(TrainingBatches(store, small, model="cnn_complex", seed=0).dataset())
+    songs = _songs_of_noise(small)
+    stream = iter(TrainingBatches(songs, small, model="cnn_complex", seed=0).dataset())
     cached, target = next(stream)
 
-    def steps(batches: Iterator) -> float:
+    def step_seconds(batches: Iterator) -> float:
         start = time.perf_counter()
         for inputs, wanted in batches:
             trainer.train_on_batch(inputs, wanted)
-        return (time.perf_counter() - start) / number
+        return (time.perf_counter() - start) / steps
 
-    steps([(cached, target)] * 2)
+    step_seconds([(cached, target)] * 2)
     fed: dict[str, list[float]] = {"cached": [], "pipeline": []}
-    for _ in range(turns):
-        fed["cached"].append(steps([(cached, target)] * number))
-        for _ in range(DRAIN):
-            trainer.train_on_batch(*next(stream))
-        fed["pipeline"].append(steps(next(stream) for _ in range(number)))
+    for turn in range(turns):
+        for name in sorted(fed, reverse=bool(turn % 2)):
+            given = stream if name == "pipeline" else itertools.repeat((cached, target))
+            # The pipeline is emptied of what it had ready, or fills up beside the other's steps.
+            step_seconds(itertools.islice(given, DRAIN))
+            fed[name].append(step_seconds(itertools.islice(given, steps)))
     return {"share": taken, "fed": fed}
 
 
@@ -818,6 +825,7 @@ WORKLOADS: dict[str, Callable[..., dict]] = {
     each.__name__: each
     for each in (
         batches,
+        shares,
         memory_of_batches,
         training,
         profile,
