@@ -26,7 +26,7 @@ what its last column names; ``tests/test_imports.py`` reads this table and holds
 | `film` | FiLM layers and the control networks | `corpus`, `stems`, `store`, `batches` |
 | `devices` | one training on several devices of this machine | `corpus`, `stems`, `store`, `batches` |
 | `winograd` | strided convolutions with fewer multiplications | `corpus`, `stems`, `store`, `batches` |
-| `kernels` | Keras' layers by faster kernels, with the same numbers | `corpus`, `stems`, `store`, `batches` |
+| `kernels` | Keras' layers by faster kernels, the same but for rounding | `corpus`, `stems`, `store`, `batches` |
 | `archive` | what a `.keras` file holds, looked at before Keras builds it | every other module, `tensorflow` |
 | `models` | U-Net and C-U-Net builders, the registry of variants | `corpus`, `stems`, `store`, `batches` |
 | `cards` | the model card beside every trained model | `tensorflow`, `musdb` |

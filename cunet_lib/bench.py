@@ -239,7 +239,13 @@ def training(options: Options) -> tuple[list[Row], dict]:
                 )
             )
     profile = run_workload("profile", steps=options.either(8, 2))
-    return [*rows, *_where_time_goes(profile)], {**found, "profile": profile}
+    done = Row(
+        "in a float32 step: operations done, of those counted",
+        f"{100 * profile['done']:.0f}%",
+        "all, by plain convolutions",
+        profile["done"],
+    )
+    return [*rows, done, *_where_time_goes(profile)], {**found, "profile": profile}
 
 
 def _where_time_goes(found: dict) -> list[Row]:
@@ -247,7 +253,8 @@ def _where_time_goes(found: dict) -> list[Row]:
     whole = sum(kinds.values())
     rows = []
     for kind, seconds in sorted(kinds.items(), key=lambda item: -item[1]):
-        rate = f" at {found['flops'] / seconds / 1e9:.0f} GFLOP/s" if kind == "convolutions" else ""
+        counted = f" at {found['flops'] / seconds / 1e9:.0f} GFLOP/s as counted"
+        rate = counted if kind == "convolutions" else ""
         rows.append(
             Row(
                 f"in a float32 step: {kind}",

@@ -1,9 +1,12 @@
-"""Keras' layers and Adam by faster kernels: the same weights, the same function, the same numbers.
+"""Keras' layers and Adam by faster kernels: the same functions of the same weights.
+
+Their numbers differ by rounding, those of dropout by other masks.
 
 What is slow on processors, where TensorFlow computes with oneDNN:
 
 * convolutions, which take most of a training step: between a patch's deeper maps, which have many
-  channels and few places, float32 does with fewer multiplications (:mod:`cunet_lib.winograd`);
+  channels and few places, products in float32 do with fewer multiplications there
+  (:mod:`cunet_lib.winograd`);
 * what is left of them where rows are short, as in a patch's deepest maps (:class:`Conv2D`);
 * a transposed convolution with a single output channel, the U-Net's last (:class:`ToOneChannel`);
 * bfloat16 where the processor has no instructions for it. There convolutions take their numbers,
@@ -13,7 +16,7 @@ What is slow on processors, where TensorFlow computes with oneDNN:
 * what Keras composes of many passes over feature maps or weights: batch normalisation, Adam, and
   the random numbers of dropout.
 
-All fall back to Keras' own where theirs would not serve. Dropout draws other masks than Keras'.
+All fall back to Keras' own where theirs would not serve.
 ``make bench`` shows what a training step spends on each.
 """
 
@@ -82,7 +85,7 @@ def _saves_multiplications(layer, inputs, grows: int, training) -> bool:
     float32 = inputs.dtype == "float32" or (inputs.dtype == "bfloat16" and not computes_bfloat16())
     height, width = inputs.shape[1:3]
     return (
-        bool(training)
+        training is True
         and float32
         and _on_processor()
         and _treats_axes_alike(layer)
@@ -100,7 +103,7 @@ def _finished(layer, outputs):
     """``outputs`` with the layer's bias and activation."""
     if layer.use_bias:
         outputs = ops.add(outputs, ops.cast(layer.bias, outputs.dtype))
-    return layer.activation(outputs)
+    return outputs if layer.activation is None else layer.activation(outputs)
 
 
 @keras.saving.register_keras_serializable(package="cunet")
@@ -211,7 +214,9 @@ class ToOneChannel(Conv2DTranspose):
     def call(self, inputs, training=None):
         """``(batch, frequency, time, channels)`` to ``(batch, 2 frequency, 2 time, 1)``."""
         even = all(size is not None and size % 2 == 0 for size in inputs.shape[1:3])
-        if not even or not _on_processor() or self.compute_dtype == "float16":
+        plain = _treats_axes_alike(self) and self.padding == "same" and self.dilation_rate[0] == 1
+        serves = even and plain and self.output_padding is None and self.compute_dtype != "float16"
+        if not (serves and _on_processor()):
             return super().call(inputs, training=training)
         kernel = ops.cast(self.kernel, inputs.dtype)
         return _finished(self, _by_float32(_by_squares, inputs, kernel))

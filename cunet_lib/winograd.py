@@ -8,10 +8,11 @@ Winograd 1980; Lavin and Gray 2016 for networks). Along both axes, 121 multiplic
 of 400.
 
 What is saved must pay for the sums that lead to the points and back, which are bound by memory.
-Multiplications grow with the product of the channels of both sides, sums with each of them alone:
-with 64 channels and more it pays (see :func:`pays`). The numbers are those of other convolutions
-but for rounding, which is one to five times theirs: a few millionths of outputs and gradients, in
-float32. bfloat16 has no digits to lose in the sums.
+Multiplications grow with the channels of both sides and with the batch; sums over maps with either
+side alone, and those over kernels not with the batch. With 64 channels and 16 patches it pays (see
+:func:`pays`). The numbers are those of other convolutions but for rounding, which is one to eight
+times theirs: a few millionths of outputs and gradients, in float32. Products in bfloat16 would have
+to round the sums to its few digits, so that they go other ways.
 
 Maps are ``(batch, height, width, channels)``, kernels 5 x 5, strides 2 and padding "same".
 """
@@ -33,7 +34,8 @@ POINTS = (0.0, 1.0, -1.0, 2.0, -0.5)
 FEWEST_CHANNELS = 64
 LARGEST_MAP = 64
 LARGEST_SHARE = 0.5
-"""Of the multiplications, that may be left where it is to pay."""
+"""Where it pays: both sides have so many channels, the larger map is no higher or wider than this,
+and no larger share of the multiplications is left."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +75,9 @@ class _Axis:
 
 @functools.cache
 def _axis(size: int) -> _Axis:
-    """The axis of ``size`` samples, an even number."""
+    """The axis of ``size`` samples; ``ValueError`` if they are odd."""
+    if size % STRIDE:
+        raise ValueError(f"A map of {size} samples has no outputs at every second one of them.")
     outputs = max(tile for tile in range(1, LARGEST_TILE + 1) if size // STRIDE % tile == 0)
     tiles = size // STRIDE // outputs
     samples, taps, sums = [], [], []
@@ -115,6 +119,8 @@ def _toom_cook(outputs: int, taps: int) -> tuple[np.ndarray, np.ndarray, np.ndar
 def pays(height: int, width: int, kernel: tuple[int, ...]) -> bool:
     """Whether a training step gains by it, as measured with 16 to 64 patches on two cores.
 
+    With four patches and fewer it loses, as what is done to the kernel is shared by few.
+
     Parameters
     ----------
     height, width
@@ -125,8 +131,13 @@ def pays(height: int, width: int, kernel: tuple[int, ...]) -> bool:
     even = height % STRIDE == 0 and width % STRIDE == 0
     if not even or max(height, width) > LARGEST_MAP:
         return False
-    few = _axis(height).share * _axis(width).share <= LARGEST_SHARE
+    few = share(height, width) <= LARGEST_SHARE
     return few and kernel[:2] == (TAPS, TAPS) and min(kernel[2:]) >= FEWEST_CHANNELS
+
+
+def share(height: int, width: int) -> float:
+    """Of the multiplications between the larger map and the kernel, the share that is left."""
+    return _axis(height).share * _axis(width).share
 
 
 def convolved(maps, kernel):

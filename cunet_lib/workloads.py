@@ -250,7 +250,7 @@ def shares(steps: int, turns: int) -> dict:
     steps
         Training steps with and without the pipeline in one turn.
     turns
-        Of everything, at least.
+        How often both are timed; the STFT is at least twice as often.
     """
     import tensorflow as tf
 
@@ -275,20 +275,20 @@ def shares(steps: int, turns: int) -> dict:
     trainer, *_ = _trainer(small)
     songs = _songs_of_noise(small)
     stream = iter(TrainingBatches(songs, small, model="cnn_complex", seed=0).dataset())
-    cached, target = next(stream)
+    cached, wanted = next(stream)
 
     def step_seconds(batches: Iterator) -> float:
         start = time.perf_counter()
-        for inputs, wanted in batches:
-            trainer.train_on_batch(inputs, wanted)
+        for batch in batches:
+            trainer.train_on_batch(*batch)
         return (time.perf_counter() - start) / steps
 
-    step_seconds([(cached, target)] * 2)
+    step_seconds([(cached, wanted)] * 2)
     fed: dict[str, list[float]] = {"cached": [], "pipeline": []}
     for turn in range(turns):
         for name in sorted(fed, reverse=bool(turn % 2)):
-            given = stream if name == "pipeline" else itertools.repeat((cached, target))
-            # The pipeline is emptied of what it had ready, or fills up beside the other's steps.
+            given = stream if name == "pipeline" else itertools.repeat((cached, wanted))
+            # Until the pipeline works as it does in a long training, or has filled up and rests.
             step_seconds(itertools.islice(given, DRAIN))
             fed[name].append(step_seconds(itertools.islice(given, steps)))
     return {"share": taken, "fed": fed}
@@ -328,9 +328,9 @@ def memory_of_batches(copies: int, steps: int) -> dict:
 def forward_flops(network) -> int:
     """Floating-point operations of the layers' products for one example, forwards.
 
-    Two for every multiplication and addition of convolutions and dense layers, borders counted as
-    if they were not padded. Normalisation, activations and FiLM multiply no matrices and are left
-    out.
+    Two for every multiplication and addition of convolutions and dense layers, as if each were done
+    (see :func:`done_share`), borders counted as if they were not padded. Normalisation, activations
+    and FiLM multiply no matrices and are left out.
     """
     total = 0
     for layer in network.layers:
@@ -342,6 +342,21 @@ def forward_flops(network) -> int:
             places = min(_places(layer.input), _places(layer.output))
             total += 2 * places * int(np.prod(layer.kernel.shape))
     return total
+
+
+def done_share(network) -> float:
+    """Of the operations of :func:`forward_flops`, the share that a float32 training step does."""
+    from cunet_lib import winograd
+
+    saved = 0.0
+    for layer in network.layers:
+        if len(getattr(getattr(layer, "kernel", None), "shape", ())) == 4:
+            larger = max(layer.input.shape[1:3], layer.output.shape[1:3])
+            if winograd.pays(*larger, tuple(layer.kernel.shape)):
+                places = min(_places(layer.input), _places(layer.output))
+                counted = 2 * places * int(np.prod(layer.kernel.shape))
+                saved += counted * (1.0 - winograd.share(*larger))
+    return 1.0 - saved / forward_flops(network)
 
 
 def step_flops(network) -> int:
@@ -497,7 +512,8 @@ def profile(steps: int, batch: int = PAPER_BATCH) -> dict:
             if colon and kind.isidentifier() and not operation.endswith(":"):
                 work = _work(operation, kind, kinds)
                 spent[work] = spent.get(work, 0.0) + event.duration_ps / 1e12 / steps
-    return {"kinds": spent, "flops": batch * step_flops(network)}
+    flops = batch * step_flops(network)
+    return {"kinds": spent, "flops": flops, "done": done_share(network)}
 
 
 def _work(operation: str, kind: str, layers: dict[str, str]) -> str:
@@ -509,10 +525,10 @@ def _work(operation: str, kind: str, layers: dict[str, str]) -> str:
     names = [name for part in parts for name in (part, part.rpartition("_")[0]) if name in layers]
     layer = layers[names[0]] if names else ""
     convolves = "Conv" in layer or layer == "ToOneChannel"
-    if "Conv2D" in kind or (convolves and "MatMul" in kind):
+    if "Conv2D" in kind or (convolves and "Bias" not in kind):
         return "convolutions"
     if convolves:
-        return "convolutions' biases, and turned axes"
+        return "convolutions' biases"
     return {
         "BatchNormalization": "normalisation",
         "FiLM": "FiLM",

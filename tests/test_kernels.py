@@ -7,7 +7,7 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cunet_lib import kernels, models
+from cunet_lib import kernels, models, winograd
 from cunet_lib.config import ROOT
 from cunet_lib.kernels import (
     Adam,
@@ -230,17 +230,20 @@ def test_a_training_is_the_same_with_fewer_multiplications(rng, monkeypatch):
     mixture = rng.random((8, 64, 64, 1)).astype(np.float32)
     target = (mixture * rng.random((8, 64, 1, 1))).astype(np.float32)
     condition = np.eye(4, dtype=np.float32)[rng.integers(0, 4, 8)]
-    losses, taken = [], []
-    pays = kernels.winograd.pays
-    for served in (True, False):
-        monkeypatch.setattr(
-            kernels.winograd, "pays", lambda *a, s=served: s and pays(*a) and not taken.append(a)
-        )
-        size = {"shape": (64, 64, 1), "blocks": 4, "dropout": 0.0, "seed": 1, "start": "he"}
+    pays, taken, losses = winograd.pays, [], []
+
+    def noted(*shapes):
+        taken.extend([shapes] * pays(*shapes))
+        return pays(*shapes)
+
+    for decides in (noted, lambda *_: False):
+        monkeypatch.setattr(winograd, "pays", decides)
+        size = {"shape": (64, 64, 1), "blocks": 4, "dropout": 0.0, "control_dropout": 0.0}
+        size |= {"seed": 1, "start": "he"}
         network = models.build("cnn_complex", **size)
         network.compile(optimizer=keras.optimizers.SGD(0.1), loss="mse", jit_compile=False)
         losses.append([network.train_on_batch([mixture, condition], target) for _ in range(6)])
-    assert len(taken) >= 2
+    assert taken
     np.testing.assert_allclose(*losses, rtol=1e-5)
     assert np.ptp(losses[0]) > 1e-4  # the steps lead somewhere
 
@@ -255,6 +258,7 @@ def test_a_training_is_the_same_with_fewer_multiplications(rng, monkeypatch):
         {"strides": 1},
         {"strides": (2, 1)},
         {"padding": "valid"},
+        {"dilation_rate": 2, "strides": 1},
         {"dtype": "float16"},
     ],
 )
@@ -266,26 +270,61 @@ def test_what_it_does_not_serve_is_convolved_otherwise(kind, options, monkeypatc
     assert products(layer, x, training=True)[0].startswith("Conv2D")
 
 
-def test_maps_of_unknown_or_odd_size_are_convolved_otherwise(monkeypatch):
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (Conv2D(**DEEP), (1, 7, 8, 64)),
+        (Conv2D(**DEEP), (1, None, 8, 64)),
+        (Conv2DTranspose(**DEEP), (1, 8, None, 64)),
+        (Conv2D(**DEEP, groups=2), (1, 8, 8, 128)),
+        (Conv2DTranspose(**DEEP, output_padding=1), (1, 8, 8, 64)),
+    ],
+)
+def test_other_maps_and_groups_are_convolved_otherwise(layer, shape, monkeypatch):
     monkeypatch.setattr(kernels, "gpus", list)
+    layer.build((1, 8, 8, shape[-1]))
+    # Keras convolves groups in a function of its own.
+    assert "BatchMatMulV2" not in products(layer, tf.TensorSpec(shape, tf.float32), training=True)
+
+
+def test_an_accelerator_convolves_by_itself(monkeypatch):
+    monkeypatch.setattr(kernels, "gpus", lambda: ["GPU:0"])
     layer = Conv2D(**DEEP)
-    layer(tf.zeros((1, 8, 8, 64)))
-    for shape in ((1, 7, 8, 64), (1, None, 8, 64)):
-        signature = [tf.TensorSpec(shape, tf.float32)]
-        graph = tf.function(lambda x: layer(x, training=True), signature).get_concrete_function()
-        assert "Conv2D" in [each.type for each in graph.graph.get_operations()]
+    x = tf.zeros((1, 8, 8, 64))
+    layer(x)
+    assert products(layer, x, training=True) == ["Conv2D"]
 
 
 @pytest.mark.parametrize(
     ("processor", "kind"), [(True, "Conv2D"), (False, "BatchMatMulV2")], ids=["has", "has not"]
 )
-def test_bfloat16_maps_take_it_where_they_are_multiplied_in_float32(processor, kind, monkeypatch):
+def test_bfloat16_maps_take_it_where_they_are_multiplied_in_float32(
+    processor, kind, rng, monkeypatch
+):
     monkeypatch.setattr(kernels, "gpus", list)
     monkeypatch.setattr(kernels, "computes_bfloat16", lambda: processor)
     layer = Conv2D(**DEEP, dtype="mixed_bfloat16")
-    x = tf.zeros((1, 8, 8, 64), "bfloat16")
-    assert layer(x, training=True).dtype == "bfloat16"
+    x = tf.cast(rng.normal(size=(1, 8, 8, 64)), "bfloat16")
+    layer.build(x.shape)
     assert products(layer, x, training=True) == [kind]
+    outputs = layer(x, training=True)
+    assert outputs.dtype == "bfloat16"
+    kernel = tf.cast(tf.cast(layer.kernel.value, "bfloat16"), "float32")
+    wanted = tf.nn.conv2d(tf.cast(x, "float32"), kernel, 2, "SAME")
+    # Rounded once, to eight digits.
+    np.testing.assert_allclose(
+        tf.cast(outputs, "float32"), wanted, atol=2**-8 * np.abs(wanted).max()
+    )
+
+
+@pytest.mark.parametrize("kind", [Conv2D, Conv2DTranspose])
+def test_layers_without_activation_or_bias_are_served(kind, rng, monkeypatch):
+    monkeypatch.setattr(kernels, "gpus", list)
+    layer = kind(**DEEP, use_bias=False)
+    layer.activation = None
+    x = rng.normal(size=(1, 8, 8, 64)).astype(np.float32)
+    one, two = (layer(x, training=training) for training in (True, False))
+    np.testing.assert_allclose(one, two, atol=1e-5 * np.abs(two).max())
 
 
 @pytest.mark.parametrize(("ours", "theirs"), CONVOLUTIONS)
