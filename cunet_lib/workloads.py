@@ -337,11 +337,16 @@ def forward_flops(network) -> int:
         if hasattr(layer, "layers"):
             total += forward_flops(layer)
         elif getattr(layer, "kernel", None) is not None:
-            # A transposed convolution applies its kernel at every input, others at every output.
-            # Either way that is the coarser side; padding "valid" shortens the output too.
-            places = min(_places(layer.input), _places(layer.output))
-            total += 2 * places * int(np.prod(layer.kernel.shape))
+            total += _product_flops(layer)
     return total
+
+
+def _product_flops(layer) -> int:
+    """Operations of a layer that has a kernel, for one example."""
+    # A transposed convolution applies its kernel at every input, others at every output. Either
+    # way that is the coarser side; padding "valid" shortens the output too.
+    places = min(_places(layer.input), _places(layer.output))
+    return 2 * places * int(np.prod(layer.kernel.shape))
 
 
 def done_share(network) -> float:
@@ -353,9 +358,7 @@ def done_share(network) -> float:
         if len(getattr(getattr(layer, "kernel", None), "shape", ())) == 4:
             larger = max(layer.input.shape[1:3], layer.output.shape[1:3])
             if winograd.pays(*larger, tuple(layer.kernel.shape)):
-                places = min(_places(layer.input), _places(layer.output))
-                counted = 2 * places * int(np.prod(layer.kernel.shape))
-                saved += counted * (1.0 - winograd.share(*larger))
+                saved += _product_flops(layer) * (1.0 - winograd.share(*larger))
     return 1.0 - saved / forward_flops(network)
 
 
