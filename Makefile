@@ -164,13 +164,14 @@ LOGS := $(RESULTS)/logs
 
 # The library modules that each notebook uses, directly or through others: a change to one of them
 # makes the stage again. tests/test_imports.py compares these lists with the imports.
-MODULES_00_corpus := config parameters files progress parallel composer voice synth corpus stems layout spectral display
-MODULES_01_preprocess := config parameters files progress parallel stems layout spectral display store
-MODULES_02_train_unet := config parameters files parallel stems spectral display store conditions batches film devices winograd kernels archive models cards checkpoint training separation
-MODULES_03_train_cunet := config parameters files parallel stems spectral display store conditions batches film devices winograd kernels archive models cards checkpoint training separation
-MODULES_04_evaluate := config parameters files progress parallel stems spectral display store conditions film devices winograd kernels archive models separation measures scoring ablation
-MODULES_05_plot := config parameters files spectral film devices winograd kernels archive models cards analysis inference published results catalog tables protocols figures drawing report
-MODULES_07_conditions := config parameters files progress parallel stems spectral display store conditions film devices winograd kernels archive models separation measures control analysis inference published results tables figures control_figures
+LIBRARY := $(wildcard cunet_lib/*.py cunet_lib/*/*.py)
+MODULES_00_corpus := $(LIBRARY) $(wildcard rendered_corpus/*.py)
+MODULES_01_preprocess := $(LIBRARY)
+MODULES_02_train_unet := $(LIBRARY)
+MODULES_03_train_cunet := $(LIBRARY)
+MODULES_04_evaluate := $(LIBRARY)
+MODULES_05_plot := $(LIBRARY)
+MODULES_07_conditions := $(LIBRARY)
 
 INSTRUMENTS := bass drums other vocals
 VARIANTS := dense_simple dense_complex cnn_simple cnn_complex
@@ -195,7 +196,7 @@ SHARE := $(shell n=$$(( $(CORES) / $(BESIDE) )); echo $$(( n > 0 ? n : 1 )))
 override define STAGE
 .PRECIOUS: $(EXECUTED)/$(1).ipynb
 $(EXECUTED)/$(1).ipynb: notebooks/$(2).ipynb notebooks/profiles/$(PROFILE).yaml \
-  $(MODULES_$(2):%=cunet_lib/%.py) $(3:%=$(EXECUTED)/%.ipynb) $(if $(wildcard $(4)),,FORCE)
+  $(MODULES_$(2)) $(3:%=$(EXECUTED)/%.ipynb) $(if $(wildcard $(4)),,FORCE)
 	@$(if $(CLUSTER),,CUNET_THREADS=$(5)) "$(PYTHON)" -m cunet_lib.cli run $(1) --profile $(PROFILE) $(6)
 
 endef
@@ -210,7 +211,7 @@ $(eval $(call STAGE,04_evaluate.oracles-seed0,04_evaluate,01_preprocess,$(RESULT
 $(eval $(call STAGE,05_plot,05_plot,$(TRAININGS) $(EVALUATIONS),$(RESULTS)/scores/scores.csv,$(CORES),-p seeds "$(SEEDS)"))
 
 # Its data, beside the code that it belongs to.
-$(EXECUTED)/05_plot.ipynb: $(wildcard cunet_lib/published_scores.csv)
+$(EXECUTED)/05_plot.ipynb: $(wildcard cunet_lib/evaluation/published_scores.csv)
 
 # Beside the study: what conditions do in one C-U-Net, and in the same trained without progressive
 # ones. Its run folder has a suffix, which keeps it apart from the study's models.
@@ -228,9 +229,9 @@ stages: $(TRAININGS:%=$(EXECUTED)/%.ipynb) $(EVALUATIONS:%=$(EXECUTED)/%.ipynb) 
 # The report: the study's story as web pages. Notebooks that stand beside the study make it again,
 # but it does not make them.
 PAGE := $(RESULTS)/report/index.html
-PAGE_MODULES := config files parallel analysis inference results story webpage
+PAGE_MODULES := $(LIBRARY)
 BESIDE_IT := $(shell [ ! -e "$(PAGE)" ] || find "$(EXECUTED)" -name '*.ipynb' -newer "$(PAGE)" 2>/dev/null)
-$(PAGE): $(EXECUTED)/05_plot.ipynb $(PAGE_MODULES:%=cunet_lib/%.py) $(wildcard cunet_lib/templates/*) \
+$(PAGE): $(EXECUTED)/05_plot.ipynb $(PAGE_MODULES) $(wildcard cunet_lib/report/templates/*) \
   $(wildcard docs/fidelity.md) $(if $(BESIDE_IT),FORCE)
 	@echo "report | web pages from the results"
 	@"$(PYTHON)" -m cunet_lib.cli report $(PROFILE) > /dev/null
@@ -322,7 +323,7 @@ report: env  ## write the study's story as web pages, from the results there are
 # Alone on the machine, if figures shall mean something. BENCH_ARGS: --quick, --only PART ...,
 # --torch PYTHON.
 bench: env  ## time and weigh every part beside its reference (results/bench)
-	@"$(PYTHON)" -m cunet_lib.bench $(BENCH_ARGS)
+	@"$(PYTHON)" -m benchmarks.bench $(BENCH_ARGS)
 
 # Neither touches the committed tables, figures, scores and models.
 MADE := runs notebooks logs report examples sweeps scores/museval

@@ -17,11 +17,11 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from cunet_lib.config import ConfigError, Profile, load_profile, printable, profile_names
-from cunet_lib.files import Busy, WriteError, locked
+from cunet_lib.core.files import Busy, WriteError, locked
+from cunet_lib.core.settings import ConfigError, Profile, load_profile, printable, profile_names
 
 if TYPE_CHECKING:
-    from cunet_lib.runner import Stage
+    from cunet_lib.workflow.run import Stage
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -110,11 +110,8 @@ def _parser() -> argparse.ArgumentParser:
     plan.add_argument("--seeds", default="0", help="as in SEEDS of make (default: %(default)s)")
     plan.set_defaults(command=_plan)
     _add_separate(commands)
-    for name, command, text in (
-        ("models", _models, "list trained models and their scores"),
-        ("doctor", _doctor, "check this machine, with a remedy for what is missing"),
-    ):
-        commands.add_parser(name, help=text).set_defaults(command=command)
+    models = commands.add_parser("models", help="list trained models and their scores")
+    models.set_defaults(command=_models)
     sweep = commands.add_parser("sweep", help="run a training notebook over a grid of settings")
     sweep.add_argument("stage", help="02_train_unet or 03_train_cunet")
     sweep.add_argument("--grid", required=True, help="'variant=a,b train.learning_rate=1e-3,3e-4'")
@@ -166,8 +163,8 @@ def _add_separate(commands: argparse._SubParsersAction) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from cunet_lib.checkpoint import forget
-    from cunet_lib.runner import NotebookFailed, parse_stage, run_notebook, stopped
+    from cunet_lib.train.checkpoint import forget
+    from cunet_lib.workflow.run import NotebookFailed, parse_stage, run_notebook, stopped
 
     given = dict(options.parameters)
     settings = load_profile(
@@ -180,7 +177,7 @@ def _run(options: argparse.Namespace) -> int:
         return _send(options, stage, settings, address)
     with contextlib.ExitStack() as held:
         if tethered:
-            from cunet_lib.cluster import hold_to_parent
+            from cunet_lib.workflow.cluster import hold_to_parent
 
             hold_to_parent()
             # The same run on a worker that was given up may need a moment to end.
@@ -200,8 +197,8 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _send(options: argparse.Namespace, stage: Stage, settings: Profile, address: str) -> int:
-    from cunet_lib import cluster
-    from cunet_lib.runner import TRAININGS, say, stopped
+    from cunet_lib.workflow import cluster
+    from cunet_lib.workflow.run import TRAININGS, say, stopped
 
     words = [
         "run",
@@ -227,7 +224,7 @@ def _send(options: argparse.Namespace, stage: Stage, settings: Profile, address:
 
 
 def _cluster(options: argparse.Namespace) -> int:
-    from cunet_lib.cluster import slots
+    from cunet_lib.workflow.cluster import slots
 
     address = os.environ.get("CUNET_CLUSTER")
     if not address:
@@ -249,7 +246,7 @@ def _params(options: argparse.Namespace) -> int:
             "filters": settings.model.filters,
             "blocks": settings.model.blocks,
         }
-    from cunet_lib.models import parameter_table
+    from cunet_lib.models.unet import parameter_table
 
     table = parameter_table(**sizes)
     thousands = dict.fromkeys(("parameters", "trainable"), "{:,}".format)
@@ -258,22 +255,22 @@ def _params(options: argparse.Namespace) -> int:
 
 
 def _verify(options: argparse.Namespace) -> int:
-    from cunet_lib.report import verify
+    from cunet_lib.report.verify import verify
 
     return 1 if verify(load_profile(options.profile)) else 0
 
 
 def _report(options: argparse.Namespace) -> int:
-    from cunet_lib.runner import shown
-    from cunet_lib.webpage import build_report
+    from cunet_lib.report.webpage import build_report
+    from cunet_lib.workflow.run import shown
 
     print(shown(build_report(load_profile(options.profile))))
     return 0
 
 
 def _check(options: argparse.Namespace) -> int:
-    from cunet_lib.layout import check_corpus
-    from cunet_lib.progress import progress
+    from cunet_lib.core.progress import progress
+    from cunet_lib.preprocess.check import check_corpus
 
     layout = check_corpus(load_profile(options.profile), progress=progress("tracks checked"))
     print(f"The corpus is in order. {layout.summary()}")
@@ -281,7 +278,7 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _plan(options: argparse.Namespace) -> int:
-    from cunet_lib.planning import calibrate, estimate, extent_of
+    from cunet_lib.workflow.plan import calibrate, estimate, extent_of
 
     settings = load_profile(options.profile)
     seeds = options.seeds.split()
@@ -295,7 +292,8 @@ def _plan(options: argparse.Namespace) -> int:
 def _separate(options: argparse.Namespace) -> int:
     from pathlib import Path
 
-    from cunet_lib import audio, catalog, songs
+    from cunet_lib.separation import catalog, songs
+    from cunet_lib.signal import audio
 
     if not options.songs:
         raise ConfigError("No song given; name them before --instruments.")
@@ -323,20 +321,14 @@ def _separate(options: argparse.Namespace) -> int:
 
 
 def _models(options: argparse.Namespace) -> int:
-    from cunet_lib import catalog
+    from cunet_lib.separation import catalog
 
     print(catalog.table(catalog.available()))
     return 0
 
 
-def _doctor(options: argparse.Namespace) -> int:
-    from cunet_lib.doctor import examine
-
-    return 0 if examine() else 1
-
-
 def _sweep(options: argparse.Namespace) -> int:
-    from cunet_lib import sweep
+    from cunet_lib.workflow import sweep
 
     planned = sweep.plan(options.profile, options.stage, options.grid, name=options.name)
     if options.dry_run:
@@ -346,7 +338,7 @@ def _sweep(options: argparse.Namespace) -> int:
 
 
 def _kernel(options: argparse.Namespace) -> int:
-    from cunet_lib.runner import register_kernel
+    from cunet_lib.workflow.run import register_kernel
 
     register_kernel()
     return 0

@@ -18,8 +18,8 @@ import pytest
 import soundfile
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from cunet_lib.config import load_profile
-from cunet_lib.store import build_store
+from cunet_lib.core.settings import load_profile
+from cunet_lib.preprocess.store import build_store
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -116,7 +116,7 @@ class Tree:
 
 
 LOAD = (
-    "from cunet_lib.config import load_profile\n"
+    "from cunet_lib.core.settings import load_profile\n"
     "settings = load_profile(profile, overrides)\n"
     "paths = settings.paths"
 )

@@ -23,8 +23,8 @@ import hashlib, json, sys, time
 sys.path.insert(0, sys.argv[1])
 import cunet_lib
 import keras, numpy as np, tensorflow as tf
-from cunet_lib import training
-from cunet_lib.config import load_profile
+from cunet_lib.train import training
+from cunet_lib.core.settings import load_profile
 keras.utils.set_random_seed(0)
 if sys.argv[2] == "on":
     tf.config.experimental.enable_op_determinism()

@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from cunet_lib.stems import STEMS, ensure_ffmpeg
+from cunet_lib.preprocess.tracks import STEMS, ensure_ffmpeg
 
 TALLY = Counter()
 """Cases that were shown, by kind; ``conftest.py`` prints their number."""

@@ -4,8 +4,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cunet_lib import ablation, measures, scoring
-from cunet_lib.config import INSTRUMENTS, SCORE_COLUMNS
+from cunet_lib.core.settings import INSTRUMENTS, SCORE_COLUMNS
+from cunet_lib.evaluation import ablation
+from cunet_lib.evaluation import evaluate as scoring
+from cunet_lib.evaluation import metrics as measures
 
 
 class Shares:

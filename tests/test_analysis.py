@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from cunet_lib import analysis
-from cunet_lib.config import SCORE_COLUMNS, ConfigError
+from cunet_lib.core.settings import SCORE_COLUMNS, ConfigError
+from cunet_lib.evaluation import scores as analysis
 
 INSTRUMENTS = ("bass", "drums", "other", "vocals")
 TRACKS = ("A - 1", "B - 2", "C - 3", "NA")

@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 from conftest import ROOT, clean_environment
 
-from cunet_lib import models
-from cunet_lib.conditions import all_one_hot
-from cunet_lib.config import UNETS, VARIANTS, Signal
-from cunet_lib.spectral import graph_magnitude
+from cunet_lib.core.settings import UNETS, VARIANTS, Signal
+from cunet_lib.models import unet as models
+from cunet_lib.models.conditions import all_one_hot
+from cunet_lib.signal.spectral import graph_magnitude
 
 JAX_PYTHON = os.environ.get("CUNET_JAX_PYTHON") or (
     sys.executable if importlib.util.find_spec("jax") else None
@@ -42,9 +42,9 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from cunet_lib import models
-from cunet_lib.config import Signal
-from cunet_lib.spectral import graph_magnitude
+from cunet_lib.models import unet as models
+from cunet_lib.core.settings import Signal
+from cunet_lib.signal.spectral import graph_magnitude
 
 assert keras.backend.backend() == "jax" and "tensorflow" not in sys.modules
 given = np.load(sys.argv[1])
@@ -101,7 +101,7 @@ def test_every_model_gives_on_jax_what_it_gives_on_tensorflow(tmp_path, rng):
 @needs_jax
 def test_accelerator_command_measures_on_any_jax_device(tmp_path):
     done = run_jax(
-        *("-m", "cunet_lib.accelerator", "--batch", 2, "--filters", 1, "--blocks", 2),
+        *("-m", "benchmarks.accelerator", "--batch", 2, "--filters", 1, "--blocks", 2),
         *("--frames", 8, "--product", 64, "--seconds", 0.05, "--precisions", "bfloat16"),
         *("--out", tmp_path / "accelerator.json"),
     )
@@ -115,8 +115,8 @@ def test_accelerator_command_measures_on_any_jax_device(tmp_path):
 
 
 def test_accelerator_command_asks_for_jax():
-    from cunet_lib import accelerator
-    from cunet_lib.config import ConfigError, Model
+    from benchmarks import accelerator
+    from cunet_lib.core.settings import ConfigError, Model
 
     with pytest.raises(ConfigError, match="set KERAS_BACKEND=jax"):
         accelerator.measure("dense_simple", Model(), batch=1, product=8, seconds=0.1)
@@ -124,7 +124,7 @@ def test_accelerator_command_asks_for_jax():
 
 def test_operations_are_counted_from_the_layers():
     """A network small enough to count by hand: 2 blocks, 1 filter, 4 x 4 patches."""
-    from cunet_lib.accelerator import forward_flops
+    from benchmarks.accelerator import forward_flops
 
     network = models.build_unet(shape=(4, 4, 1), filters=1, blocks=2)
     encoder = 2 * 25 * (1 * 1 * 2 * 2 + 1 * 2 * 1 * 1)

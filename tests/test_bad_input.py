@@ -32,27 +32,9 @@ from hypothesis import strategies as st
 from IPython.core.inputtransformer2 import TransformerManager
 from papermill.translators import PythonTranslator
 
-from cunet_lib import (
-    analysis,
-    archive,
-    audio,
-    catalog,
-    checkpoint,
-    cli,
-    conditions,
-    control,
-    layout,
-    models,
-    results,
-    runner,
-    scoring,
-    separation,
-    songs,
-    stems,
-    sweep,
-    webpage,
-)
-from cunet_lib.config import (
+from cunet_lib import cli
+from cunet_lib.core.files import WriteError
+from cunet_lib.core.settings import (
     INSTRUMENTS,
     SCORE_COLUMNS,
     SCORE_METRICS,
@@ -61,8 +43,22 @@ from cunet_lib.config import (
     ConfigError,
     load_profile,
 )
-from cunet_lib.files import WriteError
-from cunet_lib.store import Store, build_store, open_store
+from cunet_lib.evaluation import evaluate as scoring
+from cunet_lib.evaluation import scores as analysis
+from cunet_lib.explore import conditioning as control
+from cunet_lib.models import archive, conditions
+from cunet_lib.models import unet as models
+from cunet_lib.preprocess import check as layout
+from cunet_lib.preprocess import tracks as stems
+from cunet_lib.preprocess.store import Store, build_store, open_store
+from cunet_lib.report import records as results
+from cunet_lib.report import webpage
+from cunet_lib.separation import catalog, songs
+from cunet_lib.separation import separator as separation
+from cunet_lib.signal import audio
+from cunet_lib.train import checkpoint
+from cunet_lib.workflow import run as runner
+from cunet_lib.workflow import sweep
 
 SMOKE = load_profile("smoke")
 MODEL = "dense_simple"
@@ -748,7 +744,7 @@ def test_any_change_of_a_model_is_seen_before_keras_reads_it(trained, tmp_path, 
         content[place % len(content)] = value
     path = tmp_path / "any.keras"
     path.write_bytes(content)
-    reason = archive.problem(path, UNETS + VARIANTS)
+    reason = archive.problem(path, (*UNETS, *VARIANTS))
     if reason is None:
         # Only what no checksum covers may have changed: dates and padding of the archive.
         read = gallery.altered_archive(bytes(content), lambda members: members)

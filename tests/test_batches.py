@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from numpy.lib.stride_tricks import sliding_window_view
 
-from cunet_lib.batches import Batch, TrainingBatches, validation_batches
-from cunet_lib.conditions import PAIRS
-from cunet_lib.config import CONDITION_KINDS, INSTRUMENTS
+from cunet_lib.core.settings import CONDITION_KINDS, INSTRUMENTS
+from cunet_lib.models.conditions import PAIRS
+from cunet_lib.train.batches import Batch, TrainingBatches, validation_batches
 
 
 def with_train(settings, **changes):

@@ -12,11 +12,12 @@ from conftest import ROOT, clean_environment
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cunet_lib import bench, models, timing, workloads
-from cunet_lib.batches import TrainingBatches
-from cunet_lib.config import ConfigError, load_profile
-from cunet_lib.spectral import stft
-from cunet_lib.store import build_store
+from benchmarks import bench, timing, workloads
+from cunet_lib.core.settings import ConfigError, load_profile
+from cunet_lib.models import unet as models
+from cunet_lib.preprocess.store import build_store
+from cunet_lib.signal.spectral import stft
+from cunet_lib.train.batches import TrainingBatches
 
 times = st.lists(st.floats(1e-3, 1e3), min_size=1, max_size=30)
 
@@ -90,7 +91,7 @@ def test_mapped_files_are_weighed_apart(tmp_path):
 
 
 def test_operations_are_those_of_the_papers_layers():
-    from cunet_lib import models
+    from cunet_lib.models import unet as models
 
     network = models.build("unet_vocals")
     encoder = [(256 >> i) * (64 >> i) * 25 * (8 * 2**i if i else 1) * 16 * 2**i for i in range(6)]
@@ -106,7 +107,7 @@ def test_operations_are_those_of_the_papers_layers():
 
 
 def test_operations_of_the_control_network_count():
-    from cunet_lib import models
+    from cunet_lib.models import unet as models
 
     size = {"shape": (64, 64, 1), "filters": 2, "blocks": 4}
     plain = workloads.forward_flops(models.build("unet_bass", **size))

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from cunet_lib import checkpoint
-from cunet_lib.checkpoint import Checkpoint
-from cunet_lib.files import WriteError
+from cunet_lib.core.files import WriteError
+from cunet_lib.train import checkpoint
+from cunet_lib.train.checkpoint import Checkpoint
 
 FACTS = {"model": "unet_bass", "seed": 0, "settings": "abc", "versions": {"numpy": "2"}}
 

@@ -16,8 +16,9 @@ import psutil
 import pytest
 from conftest import COMMON, LOAD, clean_environment
 
-from cunet_lib import cluster, parallel
-from cunet_lib.config import ConfigError, load_profile
+from cunet_lib.core import processes as parallel
+from cunet_lib.core.settings import ConfigError, load_profile
+from cunet_lib.workflow import cluster
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="process groups")
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from cunet_lib import conditions
-from cunet_lib.config import CONDITION_KINDS, INSTRUMENTS, ConfigError
+from cunet_lib.core.settings import CONDITION_KINDS, INSTRUMENTS, ConfigError
+from cunet_lib.models import conditions
 
 
 def test_order_is_bass_drums_other_vocals():

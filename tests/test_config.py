@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from cunet_lib.config import ConfigError, Profile, load_profile, profile_names
+from cunet_lib.core.settings import ConfigError, Profile, load_profile, profile_names
 
 
 def leaves(model, prefix=""):

@@ -7,9 +7,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cunet_lib import control, control_figures, models, report
-from cunet_lib.conditions import PAIRS, all_one_hot
-from cunet_lib.config import INSTRUMENTS, VARIANTS, ConfigError
+from cunet_lib.core.settings import INSTRUMENTS, VARIANTS, ConfigError
+from cunet_lib.explore import conditioning as control
+from cunet_lib.explore import conditioning_figures as control_figures
+from cunet_lib.models import unet as models
+from cunet_lib.models.conditions import PAIRS, all_one_hot
+from cunet_lib.report import verify as report
 
 SMALL = {"shape": (64, 32, 1), "filters": 2, "blocks": 3}
 

@@ -15,10 +15,11 @@ import numpy as np
 import pytest
 import soundfile
 
-from cunet_lib import composer, corpus, synth
-from cunet_lib.corpus import RATE, STEMS, compose, quantise, read_index, render, render_corpus
-from cunet_lib.stems import ensure_ffmpeg
-from cunet_lib.voice import CONSONANTS, VOWELS, sing
+from cunet_lib.preprocess.tracks import ensure_ffmpeg
+from rendered_corpus import composer, synth
+from rendered_corpus import render as corpus
+from rendered_corpus.render import RATE, STEMS, compose, quantise, read_index, render, render_corpus
+from rendered_corpus.voice import CONSONANTS, VOWELS, sing
 
 DIGEST = Path(__file__).parent / "data" / "corpus_digest.json"
 PARTS = ("mixture", *STEMS)

@@ -9,9 +9,9 @@ import pandas as pd
 import pytest
 from conftest import ROOT, clean_environment
 
-from cunet_lib import models
-from cunet_lib.config import ConfigError, load_profile
-from cunet_lib.devices import Devices
+from cunet_lib.core.hardware import Devices
+from cunet_lib.core.settings import ConfigError, load_profile
+from cunet_lib.models import unet as models
 
 SCRIPT = """
 import sys
@@ -22,10 +22,10 @@ import tensorflow as tf
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 
-from cunet_lib import training
-from cunet_lib.config import load_profile
-from cunet_lib.devices import Devices, _strategy
-from cunet_lib.store import Store
+from cunet_lib.train import training
+from cunet_lib.core.settings import load_profile
+from cunet_lib.core.hardware import Devices, _strategy
+from cunet_lib.preprocess.store import Store
 
 folder, overrides = Path(sys.argv[1]), sys.argv[2]
 for devices in ("1", "auto"):

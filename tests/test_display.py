@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from cunet_lib.config import Signal
-from cunet_lib.display import spectrograms
+from cunet_lib.core.settings import Signal
+from cunet_lib.signal.display import spectrograms
 
 
 def test_a_tone_and_silence_beside_it_are_drawn_on_one_scale():

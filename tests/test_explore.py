@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 import soundfile
 
-from cunet_lib import explore, latency, models
-from cunet_lib.conditions import all_one_hot
-from cunet_lib.config import INSTRUMENTS, ConfigError, load_profile
-from cunet_lib.separation import Separator
-from cunet_lib.spectral import stft
+from benchmarks import latency
+from cunet_lib.core.settings import INSTRUMENTS, ConfigError, load_profile
+from cunet_lib.explore import panel as explore
+from cunet_lib.models import unet as models
+from cunet_lib.models.conditions import all_one_hot
+from cunet_lib.separation.separator import Separator
+from cunet_lib.signal.spectral import stft
 
 SETTINGS = load_profile("smoke")
 RATE = SETTINGS.signal.sample_rate
@@ -318,7 +320,7 @@ def test_a_file_that_is_no_audio_is_one_sentence_and_changes_nothing(explorer):
 def test_what_libsndfile_does_not_read_ffmpeg_does(tmp_path):
     import subprocess
 
-    from cunet_lib.stems import ensure_ffmpeg
+    from cunet_lib.preprocess.tracks import ensure_ffmpeg
 
     tone = 0.5 * np.sin(2 * np.pi * 440 * np.arange(44100) / 44100)
     soundfile.write(tmp_path / "tone.wav", tone, 44100)

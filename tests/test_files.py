@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from conftest import ROOT, clean_environment
 
-from cunet_lib import files
-from cunet_lib.files import Busy, WriteError, locked, replacing, write_atomically, write_json
+from cunet_lib.core import files
+from cunet_lib.core.files import Busy, WriteError, locked, replacing, write_atomically, write_json
 
 
 def test_content_is_on_the_disk_before_the_name(tmp_path, monkeypatch):
@@ -40,7 +40,7 @@ def test_an_error_leaves_what_was_there(tmp_path):
 
 def test_a_killed_writer_leaves_nothing_that_is_found_as_a_result(tmp_path):
     code = (
-        "import os, signal, sys; from pathlib import Path; from cunet_lib import files\n"
+        "import os, signal, sys; from pathlib import Path; from cunet_lib.core import files\n"
         "os.fsync = lambda handle: os.kill(os.getpid(), signal.SIGKILL)\n"
         "files.write_atomically(Path(sys.argv[1]), 'half')\n"
     )
@@ -130,7 +130,7 @@ def test_an_error_of_reading_stays_what_it_is(tmp_path):
 # ---------------------------------------------------------------------------------------- locks
 
 HOLD = (
-    "import sys, time; from pathlib import Path; from cunet_lib.files import locked\n"
+    "import sys, time; from pathlib import Path; from cunet_lib.core.files import locked\n"
     "with locked(Path(sys.argv[1]), 'busy'):\n"
     "    print('held', flush=True)\n"
     "    time.sleep(60)\n"

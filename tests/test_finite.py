@@ -7,11 +7,12 @@ import soundfile
 import tensorflow as tf
 from conftest import write_tones
 
-from cunet_lib import models, training
-from cunet_lib.config import load_profile
-from cunet_lib.separation import Separator
-from cunet_lib.spectral import graph_magnitude
-from cunet_lib.store import build_store
+from cunet_lib.core.settings import load_profile
+from cunet_lib.models import unet as models
+from cunet_lib.preprocess.store import build_store
+from cunet_lib.separation.separator import Separator
+from cunet_lib.signal.spectral import graph_magnitude
+from cunet_lib.train import training
 
 PRECISIONS = ("float32", "mixed_bfloat16")
 

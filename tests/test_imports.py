@@ -193,5 +193,5 @@ def test_makefile_lists_the_modules_that_a_notebook_uses(notebook):
 
 
 def test_makefile_lists_the_modules_that_the_report_uses():
-    used = reached({"cunet_lib.webpage"})
+    used = reached({"cunet_lib.report.webpage"})
     assert page_modules() == [module for module in MODULES if module in used]

@@ -10,8 +10,15 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from scipy import stats
 
-from cunet_lib import analysis, inference
-from cunet_lib.config import INSTRUMENTS, SCORE_COLUMNS, ConfigError, Statistics, load_profile
+from cunet_lib.core.settings import (
+    INSTRUMENTS,
+    SCORE_COLUMNS,
+    ConfigError,
+    Statistics,
+    load_profile,
+)
+from cunet_lib.evaluation import scores as analysis
+from cunet_lib.evaluation import statistics as inference
 
 STATISTICS = Statistics()
 TRACKS = tuple(f"Band {number} - Song" for number in range(12))

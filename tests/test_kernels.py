@@ -7,9 +7,11 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cunet_lib import kernels, models, winograd
-from cunet_lib.config import ROOT
-from cunet_lib.kernels import (
+from cunet_lib.core.settings import ROOT
+from cunet_lib.models import fast as kernels
+from cunet_lib.models import unet as models
+from cunet_lib.models import winograd
+from cunet_lib.models.fast import (
     Adam,
     BatchNormalization,
     Conv2D,

@@ -19,8 +19,8 @@ import urllib.request
 import pytest
 from conftest import ROOT, clean_environment, keep_picture
 
-from cunet_lib import models
-from cunet_lib.config import load_profile
+from cunet_lib.core.settings import load_profile
+from cunet_lib.models import unet as models
 
 pytestmark = pytest.mark.timeout(900)
 

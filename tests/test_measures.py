@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from cunet_lib import measures
-from cunet_lib.config import INSTRUMENTS, PROTOCOL_METRICS
-from cunet_lib.stems import ensure_ffmpeg
+from cunet_lib.core.settings import INSTRUMENTS, PROTOCOL_METRICS
+from cunet_lib.evaluation import metrics as measures
+from cunet_lib.preprocess.tracks import ensure_ffmpeg
 
 RATE = 2048
 

@@ -4,9 +4,9 @@ import keras
 import numpy as np
 import pytest
 
-from cunet_lib import models
-from cunet_lib.config import INSTRUMENTS, UNETS, VARIANTS, ConfigError
-from cunet_lib.film import FiLM
+from cunet_lib.core.settings import INSTRUMENTS, UNETS, VARIANTS, ConfigError
+from cunet_lib.models import unet as models
+from cunet_lib.models.film import FiLM
 
 SMALL = {"shape": (64, 32, 1), "filters": 4, "blocks": 4}
 

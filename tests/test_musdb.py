@@ -12,11 +12,13 @@ import pytest
 import soundfile
 from conftest import ROOT, write_tones
 
-from cunet_lib import layout, scoring, stems
 from cunet_lib.cli import main
-from cunet_lib.config import INSTRUMENTS, ConfigError, load_profile
-from cunet_lib.runner import NotebookFailed, run_notebook
-from cunet_lib.store import build_store
+from cunet_lib.core.settings import INSTRUMENTS, ConfigError, load_profile
+from cunet_lib.evaluation import evaluate as scoring
+from cunet_lib.preprocess import check as layout
+from cunet_lib.preprocess import tracks as stems
+from cunet_lib.preprocess.store import build_store
+from cunet_lib.workflow.run import NotebookFailed, run_notebook
 
 NAMES = {
     "train": ("Añejo - Señor's Tango", "Björk & Co - It's Oh; So (Quiet)", "C - Plain"),
@@ -521,7 +523,7 @@ def test_musdb18_has_the_settings_of_the_paper():
 
 
 def test_musdb18_takes_the_gpu_s_speed_where_there_is_one(monkeypatch):
-    from cunet_lib import training
+    from cunet_lib.train import training
 
     settings = load_profile("musdb18")
     monkeypatch.setattr(training, "gpus", lambda: ["a GPU"])

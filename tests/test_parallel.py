@@ -7,8 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from cunet_lib import parallel, workloads
-from cunet_lib.config import ROOT
+from benchmarks import workloads
+from cunet_lib.core import processes as parallel
+from cunet_lib.core.settings import ROOT
 
 
 def test_libraries_that_come_with_a_task_use_one_thread(monkeypatch):
@@ -21,7 +22,8 @@ def test_libraries_that_come_with_a_task_use_one_thread(monkeypatch):
 
 FREED = """
 import numpy as np
-from cunet_lib import parallel, timing
+from cunet_lib.core import processes as parallel
+from benchmarks import timing
 
 def work(found):
     for _ in range(2):

@@ -7,8 +7,8 @@ import nbformat
 import pytest
 from conftest import ROOT, clean_environment
 
-from cunet_lib.config import ConfigError
-from cunet_lib.parameters import check_injected, check_parameters
+from cunet_lib.core.settings import ConfigError
+from cunet_lib.workflow.parameters import check_injected, check_parameters
 
 DECLARED = 'profile = "demo"  # x=1\nvariant = "dense_simple"\nseed = 0\nrate = 0.5\nseeds = "0"'
 

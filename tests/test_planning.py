@@ -6,9 +6,16 @@ import shutil
 import pytest
 from conftest import write_tones
 
-from cunet_lib import planning
 from cunet_lib.cli import main
-from cunet_lib.config import INSTRUMENTS, UNETS, VARIANTS, ConfigError, load_profile, profile_names
+from cunet_lib.core.settings import (
+    INSTRUMENTS,
+    UNETS,
+    VARIANTS,
+    ConfigError,
+    load_profile,
+    profile_names,
+)
+from cunet_lib.workflow import plan as planning
 
 CALIBRATION = planning.Calibration(
     step=0.5,

@@ -7,8 +7,9 @@ import pandas as pd
 import pytest
 from test_analysis import score_rows
 
-from cunet_lib import published, tables
-from cunet_lib.config import INSTRUMENTS, SCORE_METRICS, ConfigError, load_profile
+from cunet_lib.core.settings import INSTRUMENTS, SCORE_METRICS, ConfigError, load_profile
+from cunet_lib.evaluation import published
+from cunet_lib.report import tables
 
 PAPER = (
     "bss_eval_sources v3, whole track, 2 sources (target, accompaniment), 8192 Hz mono, "

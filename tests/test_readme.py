@@ -7,9 +7,9 @@ import shlex
 import torture
 from conftest import ROOT
 
-from cunet_lib import sweep
-from cunet_lib.config import VARIANTS, load_profile
-from cunet_lib.runner import check_parameters, notebook_names
+from cunet_lib.core.settings import VARIANTS, load_profile
+from cunet_lib.workflow import sweep
+from cunet_lib.workflow.run import check_parameters, notebook_names
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 

@@ -22,19 +22,14 @@ import pytest
 import soundfile
 from test_webpage import Page
 
-from cunet_lib import (
-    analysis,
-    config,
-    drawing,
-    figures,
-    inference,
-    protocols,
-    report,
-    results,
-    tables,
-    webpage,
-)
-from cunet_lib.files import write_atomically
+from cunet_lib.core import settings as config
+from cunet_lib.core.files import write_atomically
+from cunet_lib.evaluation import scores as analysis
+from cunet_lib.evaluation import statistics as inference
+from cunet_lib.report import architecture as drawing
+from cunet_lib.report import figures, protocols, tables, webpage
+from cunet_lib.report import records as results
+from cunet_lib.report import verify as report
 
 NOTEBOOK = nbformat.read(config.ROOT / "notebooks" / "05_plot.ipynb", as_version=4)
 
@@ -331,9 +326,9 @@ def study(tmp_path_factory):
         settings = smoke(patch, tmp_path_factory.mktemp("study"))
         write_study(settings, tracks=5)
         # Counting parameters takes TensorFlow, and small pictures are enough here.
-        stand_in = types.ModuleType("cunet_lib.models")
+        stand_in = types.ModuleType("cunet_lib.models.unet")
         stand_in.parameter_table = paper_table
-        patch.setitem(sys.modules, "cunet_lib.models", stand_in)
+        patch.setitem(sys.modules, "cunet_lib.models.unet", stand_in)
         rendered = figures._rendered
         patch.setattr(
             figures,

@@ -9,7 +9,8 @@ import pytest
 from conftest import keep_picture
 from test_webpage import write_notebook, write_results
 
-from cunet_lib import config, webpage
+from cunet_lib.core import settings as config
+from cunet_lib.report import webpage
 
 
 @pytest.fixture(scope="module")

@@ -3,8 +3,8 @@
 import pandas as pd
 from conftest import ROOT
 
-from cunet_lib import cards
-from cunet_lib.config import INSTRUMENTS, VARIANTS, load_profile
+from cunet_lib.core.settings import INSTRUMENTS, VARIANTS, load_profile
+from cunet_lib.report import card as cards
 
 DEMO = ROOT / "results" / "demo"
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -12,9 +12,11 @@ import pandas as pd
 import pytest
 from conftest import ROOT, clean_environment
 
-from cunet_lib import checkpoint, files, models, training
-from cunet_lib.batches import TrainingBatches
-from cunet_lib.config import ConfigError
+from cunet_lib.core import files
+from cunet_lib.core.settings import ConfigError
+from cunet_lib.models import unet as models
+from cunet_lib.train import checkpoint, training
+from cunet_lib.train.batches import TrainingBatches
 
 # The rate falls in most epochs, and early stopping ends the training in the fifth.
 PLATEAU = {
@@ -144,9 +146,9 @@ def test_a_killed_training_ends_as_one_that_was_not(tones, tmp_path, monkeypatch
 SCRIPT = """
 import sys
 from pathlib import Path
-from cunet_lib import training
-from cunet_lib.config import load_profile
-from cunet_lib.store import open_store
+from cunet_lib.train import training
+from cunet_lib.core.settings import load_profile
+from cunet_lib.preprocess.store import open_store
 settings = load_profile("smoke", sys.argv[1])
 say = lambda line: print(line, flush=True)
 try:

@@ -4,15 +4,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cunet_lib import measures, scoring
-from cunet_lib.config import (
+from cunet_lib.core.settings import (
     INSTRUMENTS,
     PROTOCOL_METRICS,
     SCORE_COLUMNS,
     SCORE_METRICS,
     ConfigError,
 )
-from cunet_lib.stems import ensure_ffmpeg
+from cunet_lib.evaluation import evaluate as scoring
+from cunet_lib.evaluation import metrics as measures
+from cunet_lib.preprocess.tracks import ensure_ffmpeg
 
 
 class Scaled:

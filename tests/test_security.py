@@ -13,9 +13,12 @@ import pytest
 import soundfile
 from conftest import PROJECT, ROOT
 
-import cunet_lib.tables as tables
-from cunet_lib import audio, explore, models, stems
-from cunet_lib.config import ConfigError
+import cunet_lib.report.tables as tables
+from cunet_lib.core.settings import ConfigError
+from cunet_lib.explore import panel as explore
+from cunet_lib.models import unet as models
+from cunet_lib.preprocess import tracks as stems
+from cunet_lib.signal import audio
 
 SOURCES = sorted((ROOT / "cunet_lib").glob("*.py"))
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))

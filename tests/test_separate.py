@@ -17,11 +17,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import cunet_lib
-from cunet_lib import audio, cards, catalog, cli, devices, doctor, models, songs
-from cunet_lib.conditions import vector
-from cunet_lib.config import INSTRUMENTS, ConfigError, load_profile
-from cunet_lib.scoring import real_excerpt
-from cunet_lib.stems import ensure_ffmpeg
+from cunet_lib import cli
+from cunet_lib.core import hardware as devices
+from cunet_lib.core.settings import INSTRUMENTS, ConfigError, load_profile
+from cunet_lib.evaluation.evaluate import real_excerpt
+from cunet_lib.models import unet as models
+from cunet_lib.models.conditions import vector
+from cunet_lib.preprocess.tracks import ensure_ffmpeg
+from cunet_lib.report import card as cards
+from cunet_lib.separation import catalog, songs
+from cunet_lib.signal import audio
 
 SETTINGS = load_profile("smoke")
 SHAPE = {"shape": SETTINGS.patch_shape, "filters": 2, "blocks": 4}
@@ -475,7 +480,7 @@ def test_a_failure_halfway_leaves_the_old_files(fast, tmp_path, rng, monkeypatch
 
 
 HOLD = (
-    "import sys, time; from pathlib import Path; from cunet_lib import songs\n"
+    "import sys, time; from pathlib import Path; from cunet_lib.separation import songs\n"
     "with songs._fresh_folder(Path(sys.argv[1])) as scratch:\n"
     "    (scratch / 'vocals.wav').write_bytes(b'half')\n"
     "    print(scratch, flush=True)\n"
@@ -738,34 +743,3 @@ def test_cards_get_their_scores_and_stand_beside_the_shipped_model(tmp_path, mon
     assert found.scores == {"bass": (2.0, 3)} and found.seed == 0
     listed = catalog.table(catalog.available()).splitlines()
     assert listed[1].split()[:3] == [f"smoke/{shipped}", "2.0", "-"]
-
-
-# ---------------------------------------------------------------------------------------- doctor
-
-
-def test_help_fits_a_screen(monkeypatch, capsys):
-    monkeypatch.setenv("COLUMNS", "80")
-    with pytest.raises(SystemExit):
-        cli.main(["--help"])
-    lines = capsys.readouterr().out.splitlines()
-    assert len(lines) <= 24 and max(map(len, lines)) <= 80
-
-
-def test_doctor_prints_a_remedy_and_fails(monkeypatch, capsys, tmp_path):
-    monkeypatch.setattr(
-        doctor, "_ask_tensorflow", lambda: {"tensorflow": "1", "keras": "2", "gpus": 0}
-    )
-    monkeypatch.delenv("CUNET_MUSDB", raising=False)
-    monkeypatch.delenv("MUSDB", raising=False)
-    assert cli.main(["doctor"]) == 0
-    assert "MUSDB18" in capsys.readouterr().out
-    monkeypatch.setenv("CUNET_MUSDB", str(tmp_path))
-    monkeypatch.setattr(doctor, "_ask_tensorflow", lambda: {"error": "cannot be imported"})
-    assert cli.main(["doctor"]) == 1
-    told = capsys.readouterr().out
-    assert told.count("MISSING ") == 2 and told.count("->") >= 2
-
-
-def test_doctor_asks_a_real_tensorflow():
-    facts = doctor._ask_tensorflow()
-    assert "error" not in facts and facts["sum"] == 4.0

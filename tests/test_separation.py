@@ -5,9 +5,10 @@ import inspect
 import numpy as np
 import pytest
 
-from cunet_lib import models, separation
-from cunet_lib.conditions import all_one_hot
-from cunet_lib.config import ConfigError, Separate, load_profile
+from cunet_lib.core.settings import ConfigError, Separate, load_profile
+from cunet_lib.models import unet as models
+from cunet_lib.models.conditions import all_one_hot
+from cunet_lib.separation import separator as separation
 
 SETTINGS = load_profile("smoke")
 SHAPE = {"shape": SETTINGS.patch_shape, "filters": 2, "blocks": 4}

@@ -489,7 +489,7 @@ def test_reproduce_ends_with_the_address_of_the_report(tree):
 @pytest.mark.parametrize(
     "touched",
     [
-        "cunet_lib/webpage.py",
+        "cunet_lib/report/webpage.py",
         "notebooks/05_plot.ipynb",
         "results/tiny/notebooks/07_conditions.dense_complex-seed0.ipynb",
     ],
@@ -511,10 +511,10 @@ def test_missing_report_is_made_again_alone(tree):
     ("touched", "expected"),
     [
         ("notebooks/05_plot.ipynb", ["05_plot"]),
-        ("cunet_lib/report.py", ["05_plot"]),
+        ("cunet_lib/report/verify.py", ["05_plot"]),
         ("notebooks/02_train_unet.ipynb", [*PLAN[6:10], "04_evaluate.unet-seed0", "05_plot"]),
-        ("cunet_lib/scoring.py", PLAN[10:]),
-        ("cunet_lib/models.py", PLAN[2:]),
+        ("cunet_lib/evaluation/evaluate.py", PLAN[10:]),
+        ("cunet_lib/models/unet.py", PLAN[2:]),
         ("cunet_lib/cli.py", []),
         ("notebooks/profiles/tiny.yaml", PLAN),
     ],

@@ -15,10 +15,10 @@ import nbformat
 import pytest
 from conftest import COMMON, LOAD, ROOT, WRITE, clean_environment
 
-from cunet_lib.config import INSTRUMENTS, UNETS, VARIANTS, ConfigError, load_profile
-from cunet_lib.parallel import cores
-from cunet_lib.results import load_runs
-from cunet_lib.runner import (
+from cunet_lib.core.processes import cores
+from cunet_lib.core.settings import INSTRUMENTS, UNETS, VARIANTS, ConfigError, load_profile
+from cunet_lib.report.records import load_runs
+from cunet_lib.workflow.run import (
     NotebookFailed,
     check_parameters,
     duration,
@@ -496,7 +496,7 @@ def test_a_finished_training_is_kept_until_its_notebook_is_done(tree):
     cells = (
         COMMON + '\nvariant = "dense_simple"\nseed = 0\nsuffix = ""',
         LOAD,
-        "from cunet_lib import checkpoint\nrun = paths.run(variant, seed, suffix)",
+        "from cunet_lib.train import checkpoint\nrun = paths.run(variant, seed, suffix)",
         "checkpoint.finish(run / checkpoint.FOLDER, {})",
     )
     run = tree.root / "results" / "tiny" / "runs" / "dense_simple-seed0"
@@ -564,7 +564,7 @@ def test_a_log_that_cannot_be_written_is_one_sentence(tree):
 
 ORPHAN = (
     "import os, signal, sys, time\n"
-    "from cunet_lib.parallel import pool\n"
+    "from cunet_lib.core.processes import pool\n"
     "if __name__ == '__main__':\n"
     "    with pool(2, workers=2) as processes:\n"
     "        pids = {processes.submit(os.getpid).result() for _ in range(8)}\n"

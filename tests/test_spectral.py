@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cunet_lib import spectral
-from cunet_lib.config import Signal
+from cunet_lib.core.settings import Signal
+from cunet_lib.signal import spectral
 
 SIGNAL = Signal()
 

@@ -9,11 +9,11 @@ import soundfile
 import soxr
 from conftest import write_tones
 
-from cunet_lib import stems
-from cunet_lib.config import ConfigError, load_profile
-from cunet_lib.files import Busy, WriteError, locked
-from cunet_lib.spectral import magnitude_scale
-from cunet_lib.store import Store, build_store, open_store
+from cunet_lib.core.files import Busy, WriteError, locked
+from cunet_lib.core.settings import ConfigError, load_profile
+from cunet_lib.preprocess import tracks as stems
+from cunet_lib.preprocess.store import Store, build_store, open_store
+from cunet_lib.signal.spectral import magnitude_scale
 
 
 @pytest.fixture
@@ -117,7 +117,9 @@ def test_a_full_disk_keeps_the_finished_store(study, full_disk):
 
 
 def test_two_processes_do_not_prepare_one_store(study, monkeypatch):
-    monkeypatch.setattr("cunet_lib.store.locked", lambda path, busy, *, seconds: locked(path, busy))
+    monkeypatch.setattr(
+        "cunet_lib.preprocess.store.locked", lambda path, busy, *, seconds: locked(path, busy)
+    )
     refused = pytest.raises(Busy, match="Another process prepares the store")
     with locked(study.paths.store / ".lock", "busy"), refused:
         build_store(study, workers=1)
@@ -128,7 +130,7 @@ def test_an_interrupted_store_is_not_believed(study, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("cunet_lib.store._write_index", stop)
+        patch.setattr("cunet_lib.preprocess.store._write_index", stop)
         with pytest.raises(KeyboardInterrupt):
             build_store(study, workers=1)
     with pytest.raises(ConfigError, match="No prepared store"):
@@ -146,7 +148,7 @@ def test_a_store_of_other_settings_is_refused(study):
 def test_code_that_decodes_otherwise_decodes_again(study, monkeypatch):
     first = build_store(study, workers=1)
     files = {entry.file for entry in first.entries}
-    monkeypatch.setattr("cunet_lib.store.code_hash", lambda *modules: "changed")
+    monkeypatch.setattr("cunet_lib.preprocess.store.code_hash", lambda *modules: "changed")
     again = build_store(study, workers=1)
     assert not files & {entry.file for entry in again.entries}
 

@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 from conftest import ROOT, clean_environment
 
-from cunet_lib import sweep
-from cunet_lib.config import ConfigError
+from cunet_lib.core.settings import ConfigError
+from cunet_lib.workflow import sweep
 
 GRID = "variant=dense_simple,cnn_complex train.learning_rate=1e-3,3e-4"
 

@@ -11,8 +11,8 @@ import tolerances
 import torture
 from conftest import ROOT
 
-from cunet_lib import checkpoint
-from cunet_lib.config import ConfigError, load_profile
+from cunet_lib.core.settings import ConfigError, load_profile
+from cunet_lib.train import checkpoint
 
 STAGES = {
     "00_corpus": 12.0,

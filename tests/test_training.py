@@ -7,8 +7,9 @@ import pandas as pd
 import pytest
 from keras import ops
 
-from cunet_lib import models, training
-from cunet_lib.config import ConfigError
+from cunet_lib.core.settings import ConfigError
+from cunet_lib.models import unet as models
+from cunet_lib.train import training
 
 
 @pytest.fixture(scope="module")

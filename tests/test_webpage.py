@@ -18,10 +18,11 @@ import soundfile
 from conftest import ROOT
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from cunet_lib import config, story, webpage
-from cunet_lib.figures import Canvas, save_figure
-from cunet_lib.files import write_json
-from cunet_lib.tables import save_table
+from cunet_lib.core import settings as config
+from cunet_lib.core.files import write_json
+from cunet_lib.report import story, webpage
+from cunet_lib.report.figures import Canvas, save_figure
+from cunet_lib.report.tables import save_table
 
 # No file name holds a slash, so the closing tag has a look-alike.
 EVIL = "<script>alert(1)<\N{FRACTION SLASH}script>"
@@ -414,7 +415,7 @@ def test_names_and_captions_are_escaped(fresh):
 
 
 def test_players_in_notebooks_escape_titles():
-    from cunet_lib.display import players
+    from cunet_lib.signal.display import players
 
     shown = players({EVIL_TEXT: np.ones(100)}, 8192).data
     assert "&lt;script&gt;" in shown and "<script>" not in shown

@@ -6,7 +6,7 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cunet_lib import winograd
+from cunet_lib.models import winograd
 
 SIZES = st.sampled_from(range(2, 41, 2))
 

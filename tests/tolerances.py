@@ -3,7 +3,7 @@
 ``make tolerances PROFILE=demo`` takes the finished study of this checkout, ``make reproduce`` has
 made it, and trains, evaluates and tabulates its models again beside it: with every core for one
 training, and in the other precision (a processor without bfloat16 rounds as one that has it, see
-``cunet_lib.kernels``). The largest differences between the tables, by kind of column, times a
+``cunet_lib.models.fast``). The largest differences between the tables, by kind of column, times a
 margin, become the limits that ``make verify`` holds results of another machine to. They land in
 ``results/<profile>/tolerances.json``, beside the tables that they belong to.
 
@@ -35,10 +35,10 @@ import pandas as pd
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from cunet_lib import report  # noqa: E402
-from cunet_lib.config import UNETS, VARIANTS, ConfigError, Profile, load_profile  # noqa: E402
-from cunet_lib.files import write_json  # noqa: E402
-from cunet_lib.parallel import cores  # noqa: E402
+from cunet_lib.core.files import write_json  # noqa: E402
+from cunet_lib.core.processes import cores  # noqa: E402
+from cunet_lib.core.settings import UNETS, VARIANTS, ConfigError, Profile, load_profile  # noqa: E402
+from cunet_lib.report import verify as report  # noqa: E402
 
 MARGIN = 1.5
 """Limits are so many times the largest difference seen: a few runs do not show the largest."""

@@ -1,0 +1,261 @@
+"""Writing files so that a half-written one is never believed."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+UNWRITABLE = {
+    errno.ENOSPC: "free some space",
+    errno.EDQUOT: "free some space",
+    errno.EACCES: "mend its permissions",
+    errno.EPERM: "mend its permissions",
+    errno.EROFS: "choose a folder that can be written to (CUNET_DATA, CUNET_RESULTS)",
+    errno.EIO: "look after the disk",
+    errno.ENAMETOOLONG: "shorten the name that it is made from",
+    errno.ENOTDIR: "move the file that is where a folder should be",
+    errno.EISDIR: "move the folder that is where the file should be",
+    errno.ELOOP: "mend the symbolic link",
+}
+"""Reasons for which a file cannot be written, and what helps."""
+
+
+class WriteError(OSError):
+    """A file could not be written; the message is one sentence with its name and the remedy."""
+
+    def __init__(self, number: int | None, reason: str, path: Path):
+        super().__init__(number, reason, str(path))
+
+    def __str__(self) -> str:
+        remedy = UNWRITABLE.get(self.errno, UNWRITABLE[errno.ENOSPC])
+        return (
+            f"{self.filename} cannot be written ({self.strerror}); what was there before is "
+            f"untouched: {remedy} and run the same command again."
+        )
+
+
+@contextlib.contextmanager
+def replacing(path: Path, *, suffix: str | None = None) -> Iterator[Path]:
+    """Temporary name beside ``path`` to write to; it becomes ``path`` if the body succeeds.
+
+    The name is unique, so that two processes that write the same file do not meet, and keeps the
+    suffix, by which some writers choose a format. Folders are made where missing.
+
+    Parameters
+    ----------
+    suffix
+        Of the temporary name, if not that of ``path``.
+
+    Raises
+    ------
+    WriteError
+        If the disk is full or may not be written to; ``path`` is then as it was.
+    """
+    partial = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(
+            dir=path.parent,
+            # Names may be as long as the file system allows, and this one is longer.
+            prefix=f".{path.stem[:40]}.partial-",
+            suffix=path.suffix if suffix is None else suffix,
+        )
+        os.close(handle)
+        partial = Path(name)
+        yield partial
+        # The rename may reach the disk before the content does: a power cut would then leave an
+        # empty file under the final name.
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        partial.chmod(0o644)
+        partial.replace(path)
+    except BaseException as error:
+        if partial is not None:
+            partial.unlink(missing_ok=True)
+        if _is_unwritable(error, path.parent):
+            raise WriteError(error.errno, error.strerror or str(error), path) from error
+        raise
+
+
+def _is_unwritable(error: BaseException, folder: Path) -> bool:
+    """Whether an error means that a file could not be written, rather than read or computed."""
+    if not isinstance(error, OSError) or isinstance(error, WriteError):
+        return False
+    if error.errno is None:
+        # NumPy and HDF5 tell of a short write without saying why.
+        with contextlib.suppress(OSError):
+            return shutil.disk_usage(folder).free < 1 << 20
+    if error.filename is not None:
+        named = Path(os.fsdecode(error.filename))
+        if named.parent != folder and named not in (folder, *folder.parents):
+            return False  # another file, which the body reads
+    return error.errno in UNWRITABLE
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is a file that may be looked at; False for names that no file can have."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
+def sync_folder(folder: Path) -> None:
+    """Bring the names in a folder to the disk, where the system can.
+
+    A renamed file survives a power cut under its new name only then; needed before what it
+    replaces under another name is deleted.
+    """
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Delete what :func:`replacing` left in a folder when its process was killed."""
+    for leftover in folder.glob(".*.partial-*"):
+        leftover.unlink(missing_ok=True)
+
+
+def write_atomically(path: Path, content: str | bytes) -> Path:
+    """Write text (UTF-8) or bytes as a whole; returns ``path``.
+
+    Raises
+    ------
+    WriteError
+        As :func:`replacing`.
+    """
+    data = content.encode("utf-8") if isinstance(content, str) else content
+    # Without a suffix: searches such as `*.csv` never find what a killed process left.
+    with replacing(path, suffix="") as partial:
+        partial.write_bytes(data)
+    return path
+
+
+class Busy(RuntimeError):
+    """Another process holds a lock; the message is one sentence."""
+
+
+@contextlib.contextmanager
+def locked(path: Path, busy: str, *, seconds: float = 0.0) -> Iterator[None]:
+    """Hold an exclusive lock while the body runs; it ends with the process, however that ends.
+
+    Parameters
+    ----------
+    path
+        Lock file; made if need be, and left behind empty.
+    busy
+        Sentence for the error.
+    seconds
+        How long to wait for another holder; longer where ``CUNET_LOCK_SECONDS`` says so.
+
+    Raises
+    ------
+    Busy
+        If another process, or this one elsewhere, still holds it then.
+    WriteError
+        If the lock file cannot be made.
+    """
+    try:
+        import fcntl
+    except ImportError:  # no such locks on this system
+        yield
+        return
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Python closes it when another program starts, so no child keeps the lock.
+        file = path.open("ab")
+    except OSError as error:
+        if _is_unwritable(error, path.parent):
+            raise WriteError(error.errno, error.strerror, path) from error
+        raise
+    seconds = max(seconds, float(os.environ.get("CUNET_LOCK_SECONDS") or 0))
+    with file:
+        waited = time.monotonic()
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() - waited >= seconds:
+                    raise Busy(busy) from None
+                time.sleep(0.1)
+            except OSError:  # a file system without locks: go on as before there were any
+                break
+        yield
+
+
+def abandoned(path: Path) -> bool:
+    """Whether nobody holds the lock on a file any more; False where that cannot be told."""
+    try:
+        import fcntl
+
+        with path.open("r+b") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (ImportError, OSError):  # held, or no such file, or no such locks
+        return False
+    return True
+
+
+def write_json(path: Path, content: object) -> Path:
+    """Write JSON as a whole, readable by people; returns ``path``.
+
+    Raises
+    ------
+    WriteError
+        As :func:`replacing`.
+    """
+    return write_atomically(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def code_hash(*places: str) -> str:
+    """Hash of code, to tell results of older code from today's; comments and docstrings are no code.
+
+    Parameters
+    ----------
+    places
+        Rooms or files of the checkout, such as ``"cunet_lib/models"`` or
+        ``"cunet_lib/signal/spectral.py"``. Files enter in the order of their names.
+    """
+    root = Path(__file__).resolve().parents[2]
+    digest = hashlib.sha256()
+    for place in places:
+        paths = sorted((root / place).rglob("*.py")) or [root / place]
+        for path in paths:
+            digest.update(f"{path.relative_to(root)}\n{_bare(path.read_text('utf-8'))}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+def _bare(source: str) -> str:
+    """Source without comments, docstrings and layout, as text of its syntax tree."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list):
+            node.body = [
+                part
+                for part in body
+                if not (isinstance(part, ast.Expr) and isinstance(part.value, ast.Constant))
+            ]
+    return ast.dump(tree, annotate_fields=False)

@@ -1,0 +1,74 @@
+"""What the study compares: instruments, networks, and the systems that are scored.
+
+A C-U-Net variant is one entry of :data:`VARIANTS`. Names, labels and orders everywhere else, in
+Makefile, notebooks, tables, figures and the control panel, follow from it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+INSTRUMENTS = ("bass", "drums", "other", "vocals")
+"""Order of the condition vector; the paper's ``rest`` is MUSDB18's ``other``."""
+
+UNETS = tuple(f"unet_{instrument}" for instrument in INSTRUMENTS)
+"""The four dedicated U-Nets."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One Conditioned U-Net of the study.
+
+    Attributes
+    ----------
+    control
+        Control network, a key of ``cunet_lib.models.film.CONTROLS``.
+    film
+        ``"simple"``: one gamma and beta per block; ``"complex"``: one per feature map.
+    label
+        How tables and figures name it.
+    placement
+        Where FiLM acts, a key of ``cunet_lib.models.film.PLACEMENTS``.
+    paper
+        The paper's name for it, if it is one of the paper's.
+    """
+
+    control: str
+    film: str
+    label: str
+    placement: str = "encoder"
+    paper: str = ""
+
+
+# The Makefile reads the names, one to a line.
+VARIANTS = {
+    "dense_simple": Variant("dense", "simple", "C-U-Net dense, simple", paper="C-U-Net-SiF"),
+    "dense_complex": Variant("dense", "complex", "C-U-Net dense, complex", paper="C-U-Net-CoF"),
+    "cnn_simple": Variant("cnn", "simple", "C-U-Net CNN, simple", paper="C-U-Net-SiC"),
+    "cnn_complex": Variant("cnn", "complex", "C-U-Net CNN, complex", paper="C-U-Net-CoC"),
+}
+"""The C-U-Nets by name, in the order of tables and figures."""
+
+MODELS = (*UNETS, *VARIANTS)
+"""Every network that is trained."""
+
+ORACLES = ("mixture", "ideal_ratio_mask")
+"""Systems that bound the others: the mixture from below, the ideal mask from above."""
+
+TRAINED = ("unet", *VARIANTS)
+"""Scored systems that were trained; ``unet`` is the four dedicated U-Nets together."""
+
+SYSTEMS = ("mixture", *TRAINED, "ideal_ratio_mask")
+"""Every scored system, from the lower to the upper bound."""
+
+LABELS = {
+    "mixture": "Mixture",
+    "unet": "Dedicated U-Nets",
+    **{name: variant.label for name, variant in VARIANTS.items()},
+    "ideal_ratio_mask": "Ideal ratio mask",
+    **{f"unet_{instrument}": f"U-Net {instrument}" for instrument in INSTRUMENTS},
+}
+"""How tables and figures name each system and model."""
+
+PAPER_NAMES = {"unet": "Fix-U-Net (x4)"} | {name: each.paper for name, each in VARIANTS.items()}
+"""The paper's name of each; empty where it has none."""

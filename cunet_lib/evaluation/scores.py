@@ -1,0 +1,463 @@
+"""Statistics on score tables, paired over tracks.
+
+The score table is long: one row per system, seed, track, target (instrument), metric and
+aggregation over frames, as ``scoring`` writes it. Everything here starts from it and returns data
+frames; values are in dB. Three steps, which every statistic shares:
+
+1. :func:`track_scores` averages over seeds, so that tracks are the units of inference.
+2. :func:`paired_differences` pairs two systems track by track.
+3. :func:`difference_table` describes the paired differences; a further test is one more column.
+
+The target ``"all"`` stands for a track's mean over its instruments.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import scipy
+
+from cunet_lib.core.settings import (
+    INSTRUMENTS,
+    PROTOCOL,
+    PROTOCOL_METRICS,
+    SCORE_COLUMNS,
+    SCORE_METRICS,
+    ConfigError,
+)
+from cunet_lib.core.systems import SYSTEMS, TRAINED
+
+ALL = "all"
+TARGETS = (ALL, *INSTRUMENTS)
+
+MIXTURE = "mixture"
+"""Target of the score that holds the sum of the estimates against the mixture."""
+
+AGGREGATION = "median over frames"
+
+_KEYS = ["model", "seed", "track", "target", "metric", "protocol", "aggregation"]
+
+
+def load_scores(
+    folder: Path, *, require: Sequence[str] = SYSTEMS, seeds: Sequence[int] | None = None
+) -> pd.DataFrame:
+    """Read and check the score tables of all systems.
+
+    Parameters
+    ----------
+    folder
+        Holds one ``<system>-seed<seed>.csv`` per system and seed.
+    require
+        Systems that must be there.
+    seeds
+        Seeds of the training runs, each of which every required trained system must have; all
+        that are found if not given.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Columns :data:`cunet_lib.core.settings.SCORE_COLUMNS`; ordered by system, seed, track, target and
+        metric.
+
+    Raises
+    ------
+    ConfigError
+        If a required system has no scores, or a file does not have the columns, names or values
+        that a score table must have.
+    """
+    folder = Path(folder)
+    remedy = f"run `make reproduce PROFILE={folder.parent.name}`"
+    found = {}
+    for path in sorted(folder.glob("*-seed*.csv")):
+        system, seed = path.stem.rsplit("-seed", 1)
+        if system not in TRAINED or seeds is None or seed in map(str, seeds):
+            found.setdefault(system, []).append(path)
+    for system in require:
+        if system not in found:
+            raise ConfigError(f"No scores of {system} ({system}-seed*.csv) in scores; {remedy}.")
+        for seed in (seeds or ()) if system in TRAINED else ():
+            if f"{system}-seed{seed}.csv" not in {path.name for path in found[system]}:
+                wanted = " ".join(map(str, seeds))
+                raise ConfigError(
+                    f"No scores of {system} with seed {seed} in scores; "
+                    f"{remedy[:-1]} SEEDS='{wanted}'`."
+                )
+    if not found:
+        raise ConfigError(f"There are no scores (*-seed*.csv) in scores; {remedy}.")
+    frames = [_read_scores(path) for paths in found.values() for path in paths]
+    return _ordered(pd.concat(frames, ignore_index=True))
+
+
+def _read_scores(path: Path) -> pd.DataFrame:
+    problem = f"Score table {path.name} is damaged: {{}}; delete it and run `make reproduce` again."
+    # pandas would fill up a row that was cut.
+    if not path.read_bytes().endswith(b"\n"):
+        raise ConfigError(problem.format("it is cut short"))
+    try:
+        # Track names such as "NA" are names; only values may be missing.
+        frame = pd.read_csv(
+            path,
+            keep_default_na=False,
+            na_values={"value": ["", "nan", "NaN"]},
+            dtype={"track": str, "model": str, "target": str, "metric": str, "protocol": str},
+        )
+    except ValueError as error:  # ParserError, EmptyDataError, UnicodeDecodeError
+        raise ConfigError(problem.format("not a CSV table")) from error
+    missing = [column for column in SCORE_COLUMNS if column not in frame]
+    if missing:
+        raise ConfigError(problem.format(f"column {missing[0]!r} is missing"))
+    if frame.empty:
+        raise ConfigError(problem.format("it has no rows"))
+    frame = frame[list(SCORE_COLUMNS)]
+    names = (
+        ("model", SYSTEMS),
+        ("target", (*INSTRUMENTS, MIXTURE)),
+        ("protocol", PROTOCOL_METRICS),
+        ("metric", {metric for metrics in PROTOCOL_METRICS.values() for metric in metrics}),
+    )
+    for column, valid in names:
+        unknown = sorted(set(frame[column]) - set(valid))
+        if unknown:
+            raise ConfigError(problem.format(f"unknown {column} {unknown[0]!r}"))
+    for column in ("seed", "value", "frames", "undefined_frames"):
+        if not pd.api.types.is_numeric_dtype(frame[column]):
+            raise ConfigError(
+                problem.format(f"column {column!r} holds something else than numbers")
+            )
+    system, seed = path.stem.rsplit("-seed", 1)
+    if set(frame["model"]) != {system} or {str(value) for value in frame["seed"]} != {seed}:
+        raise ConfigError(problem.format(f"it holds other scores than {system} with seed {seed}"))
+    if frame.duplicated(_KEYS).any():
+        row = frame[frame.duplicated(_KEYS)].iloc[0]
+        raise ConfigError(
+            problem.format(f"{row['metric']} of {row['target']} in {row['track']!r} is there twice")
+        )
+    return frame
+
+
+def _ordered(frame: pd.DataFrame) -> pd.DataFrame:
+    """Rows in the study's order of systems, targets and metrics."""
+    order = {
+        name: position
+        for position, name in enumerate((*SYSTEMS, *TARGETS, *SCORE_METRICS), start=1)
+    }
+    ranks = ("model", "reference", "target", "metric")
+    columns = [
+        column
+        for column in ("model", "reference", "seed", "track", "target", "metric", *_KEYS[5:])
+        if column in frame
+    ]
+    return frame.sort_values(
+        columns,
+        key=lambda column: column.map(order).fillna(0) if column.name in ranks else column,
+        kind="stable",
+        ignore_index=True,
+    )
+
+
+def track_scores(
+    scores: pd.DataFrame,
+    *,
+    metrics: Sequence[str] = ("SDR",),
+    aggregation: str = AGGREGATION,
+    protocol: str = PROTOCOL,
+) -> pd.DataFrame:
+    """One value per system, track, target and metric: the mean over seeds.
+
+    Tracks, not seeds, are the units that the study generalises over, so seeds are averaged first.
+
+    Parameters
+    ----------
+    scores
+        As :func:`load_scores` gives them.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Columns model, track, target, metric, value (dB, missing where no frame has a score in any
+        seed), seeds, frames and undefined_frames (sums over seeds).
+
+    Raises
+    ------
+    ConfigError
+        If there are no scores with this protocol, aggregation and metrics.
+    """
+    chosen = scores[
+        scores["metric"].isin(metrics)
+        & (scores["aggregation"] == aggregation)
+        & (scores["protocol"] == protocol)
+    ]
+    if chosen.empty:
+        raise ConfigError(
+            f"The scores hold no {', '.join(metrics)} of protocol {protocol!r} and aggregation "
+            f"{aggregation!r}; there are: {', '.join(sorted(set(scores['aggregation'])))}."
+        )
+    grouped = chosen.groupby(["model", "track", "target", "metric"], as_index=False).agg(
+        value=("value", "mean"),
+        seeds=("seed", "nunique"),
+        frames=("frames", "sum"),
+        undefined_frames=("undefined_frames", "sum"),
+    )
+    return _ordered(grouped)
+
+
+def over_instruments(tracks: pd.DataFrame) -> pd.DataFrame:
+    """Mean over the instruments of each track, as target ``"all"``.
+
+    An instrument without a score in a track is left out of that track's mean.
+    """
+    grouped = tracks.groupby(["model", "track", "metric"], as_index=False).agg(
+        value=("value", "mean"),
+        seeds=("seeds", "max"),
+        frames=("frames", "sum"),
+        undefined_frames=("undefined_frames", "sum"),
+    )
+    return _ordered(grouped.assign(target=ALL)[tracks.columns.tolist()])
+
+
+def summary(
+    scores: pd.DataFrame,
+    *,
+    by_target: bool = False,
+    metrics: Sequence[str] = ("SDR", "SIR", "SAR"),
+    aggregation: str = AGGREGATION,
+    protocol: str = PROTOCOL,
+) -> pd.DataFrame:
+    """Mean, standard deviation and median over tracks.
+
+    Parameters
+    ----------
+    by_target
+        One row per instrument; otherwise one for all of them, over the tracks' means over
+        instruments.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Columns model, target, metric, protocol, aggregation, tracks (with a score),
+        undefined_tracks, mean, std (ddof 1), median (dB), frames, undefined_frames.
+    """
+    tracks = track_scores(scores, metrics=metrics, aggregation=aggregation, protocol=protocol)
+    if not by_target:
+        tracks = over_instruments(tracks)
+    grouped = tracks.groupby(["model", "target", "metric"], as_index=False).agg(
+        tracks=("value", "count"),
+        undefined_tracks=("value", lambda values: int(values.isna().sum())),
+        mean=("value", "mean"),
+        std=("value", "std"),
+        median=("value", "median"),
+        frames=("frames", "sum"),
+        undefined_frames=("undefined_frames", "sum"),
+    )
+    grouped.insert(3, "protocol", protocol)
+    grouped.insert(4, "aggregation", aggregation)
+    return _ordered(grouped)
+
+
+def paired_differences(
+    scores: pd.DataFrame,
+    *,
+    reference: str = "unet",
+    models: Sequence[str] | None = None,
+    metric: str = "SDR",
+    aggregation: str = AGGREGATION,
+    protocol: str = PROTOCOL,
+) -> pd.DataFrame:
+    """Differences model minus reference, track by track.
+
+    Parameters
+    ----------
+    reference
+        System to compare with.
+    models
+        Systems to compare; every trained one that has scores, except the reference, if not given.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Columns model, reference, target (instruments, and ``"all"`` for a track's mean over the
+        instruments where both have a score), track, value, reference_value, difference (dB;
+        missing where either system has no score).
+
+    Raises
+    ------
+    ConfigError
+        If there are no scores of the reference or of a model.
+    """
+    tracks = track_scores(scores, metrics=(metric,), aggregation=aggregation, protocol=protocol)
+    there = set(tracks["model"])
+    if models is None:
+        models = [model for model in TRAINED if model != reference and model in there]
+    for system in (reference, *models):
+        if system not in there:
+            raise ConfigError(f"There are no {metric} scores of {system} to compare.")
+    other = tracks.loc[tracks["model"] == reference, ["track", "target", "value"]]
+    pairs = tracks[tracks["model"].isin(models)].merge(
+        other.rename(columns={"value": "reference_value"}), on=["track", "target"], how="outer"
+    )
+    if pairs["model"].isna().any() or len(pairs) != len(models) * len(other):
+        raise ConfigError(f"The scores of {reference} and {', '.join(models)} differ in tracks.")
+    pairs["reference"] = reference
+    pairs["difference"] = pairs["value"] - pairs["reference_value"]
+    columns = ["model", "reference", "target", "track", "value", "reference_value", "difference"]
+    mean = (
+        pairs.dropna(subset=["difference"])
+        .groupby(["model", "reference", "track"], as_index=False)[columns[4:]]
+        .mean()
+        .assign(target=ALL)
+    )
+    return _ordered(pd.concat([mean[columns], pairs[columns]], ignore_index=True))
+
+
+def bootstrap_interval(
+    values: np.ndarray,
+    *,
+    statistic: Callable = np.mean,
+    confidence: float = 0.95,
+    resamples: int = 9999,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """Bootstrap confidence interval (bias-corrected and accelerated; Efron 1987) over tracks.
+
+    Parameters
+    ----------
+    values
+        ``(tracks,)``, without missing values.
+
+    Returns
+    -------
+    tuple of float
+        Lower and upper bound in the unit of ``values``; both missing for fewer than 3 tracks,
+        which say nothing about a spread.
+    """
+    values = np.asarray(values, float)
+    if len(values) < 3:
+        return float("nan"), float("nan")
+    if np.ptp(values) == 0:
+        return float(values[0]), float(values[0])
+    options = {
+        "confidence_level": confidence,
+        "n_resamples": resamples,
+        "vectorized": True,
+    }
+    bounds = (float("nan"), float("nan"))
+    for method in ("BCa", "percentile"):
+        with warnings.catch_warnings():
+            # A degenerate acceleration gives missing bounds: the percentiles are taken then.
+            warnings.simplefilter("ignore", scipy.stats.DegenerateDataWarning)
+            interval = scipy.stats.bootstrap(
+                (values,), statistic, method=method, rng=np.random.default_rng(seed), **options
+            ).confidence_interval
+        bounds = (float(interval.low), float(interval.high))
+        if np.all(np.isfinite(bounds)):
+            break
+    return bounds
+
+
+def difference_table(
+    scores: pd.DataFrame,
+    *,
+    reference: str = "unet",
+    models: Sequence[str] | None = None,
+    metric: str = "SDR",
+    confidence: float = 0.95,
+    resamples: int = 9999,
+    seed: int = 0,
+    aggregation: str = AGGREGATION,
+    protocol: str = PROTOCOL,
+) -> pd.DataFrame:
+    """Paired differences per model and target, with bootstrap intervals of their mean.
+
+    With ``reference="mixture"`` the differences are improvements over the unprocessed mixture.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Columns model, reference, target, metric, protocol, aggregation, tracks, undefined_tracks,
+        mean, std, median, ci_low, ci_high (dB), tracks_better (difference above 0).
+    """
+    pairs = paired_differences(
+        scores,
+        reference=reference,
+        models=models,
+        metric=metric,
+        aggregation=aggregation,
+        protocol=protocol,
+    )
+    rows = []
+    for (model, target), group in pairs.groupby(["model", "target"], sort=False):
+        values = group["difference"].dropna().to_numpy()
+        low, high = bootstrap_interval(
+            values, confidence=confidence, resamples=resamples, seed=seed
+        )
+        described = pd.Series(values, dtype=float)
+        rows.append(
+            {
+                "model": model,
+                "reference": reference,
+                "target": target,
+                "metric": metric,
+                "protocol": protocol,
+                "aggregation": aggregation,
+                "tracks": len(values),
+                "undefined_tracks": int(group["difference"].isna().sum()),
+                "mean": described.mean(),
+                "std": described.std(),
+                "median": described.median(),
+                "ci_low": low,
+                "ci_high": high,
+                "tracks_better": int((values > 0).sum()),
+            }
+        )
+    return _ordered(pd.DataFrame(rows))
+
+
+def check_outcome(
+    scores: pd.DataFrame,
+    *,
+    min_improvement: float = 5.0,
+    min_absolute: float = 2.0,
+    metric: str = "SDR",
+    aggregation: str = AGGREGATION,
+    protocol: str = PROTOCOL,
+) -> pd.DataFrame:
+    """What each model reaches per instrument, between the mixture and the ideal mask.
+
+    Silence scores about 0 dB, so an improvement alone proves nothing: the score itself is held
+    to a bound too.
+
+    Parameters
+    ----------
+    min_improvement
+        Median of the model minus median of the mixture, dB.
+    min_absolute
+        Median of the model, dB.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Columns model, target, metric, protocol, aggregation, tracks, median, mixture_median,
+        improvement, ideal_median (dB), improved_enough, high_enough, below_ideal, passed.
+    """
+    table = summary(
+        scores, by_target=True, metrics=(metric,), aggregation=aggregation, protocol=protocol
+    )
+    medians = table.set_index(["model", "target"])["median"]
+    for bound in ("mixture", "ideal_ratio_mask"):
+        if bound not in medians.index.get_level_values("model"):
+            raise ConfigError(f"There are no scores of {bound} to hold the models against.")
+    keys = ["model", "target", "metric", "protocol", "aggregation", "tracks", "median"]
+    rows = table.loc[table["model"].isin(TRAINED), keys].copy()
+    rows["mixture_median"] = rows["target"].map(medians["mixture"])
+    rows["improvement"] = rows["median"] - rows["mixture_median"]
+    rows["ideal_median"] = rows["target"].map(medians["ideal_ratio_mask"])
+    rows["improved_enough"] = rows["improvement"] >= min_improvement
+    rows["high_enough"] = rows["median"] >= min_absolute
+    rows["below_ideal"] = rows["median"] <= rows["ideal_median"]
+    flags = ["improved_enough", "high_enough", "below_ideal"]
+    rows["passed"] = rows[flags].all(axis=1)
+    return rows.reset_index(drop=True)

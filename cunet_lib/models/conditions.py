@@ -1,0 +1,161 @@
+"""Condition vectors: which instruments a conditioned model is asked for.
+
+A condition ``z`` has one value per instrument, in the order of :data:`cunet_lib.core.settings.INSTRUMENTS`
+(bass, drums, other, vocals; paper, section 3). 1 asks for the instrument, 0 leaves it out, values
+between ask for it at that level.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+
+import numpy as np
+
+from cunet_lib.core.settings import CONDITION_KINDS, INSTRUMENTS, ConfigError
+
+PAIRS = tuple(combinations(INSTRUMENTS, 2))
+"""The six pairs of instruments, in instrument order."""
+
+
+def one_hot(instrument: str) -> np.ndarray:
+    """Condition that asks for one instrument.
+
+    Returns
+    -------
+    numpy.ndarray
+        ``(instruments,)`` float32.
+
+    Raises
+    ------
+    ConfigError
+        If the instrument is unknown.
+    """
+    return vector({instrument: 1.0})
+
+
+def vector(levels: Mapping[str, float]) -> np.ndarray:
+    """Condition from levels by instrument; instruments that are not named get 0.
+
+    >>> vector({"drums": 1.0, "vocals": 0.5})
+    array([0. , 1. , 0. , 0.5], dtype=float32)
+
+    Raises
+    ------
+    ConfigError
+        If an instrument is unknown or a level is not within 0 and 1.
+    """
+    z = np.zeros(len(INSTRUMENTS), np.float32)
+    for instrument, level in levels.items():
+        if instrument not in INSTRUMENTS:
+            raise ConfigError(
+                f"Unknown instrument {instrument!r}; there are: {', '.join(INSTRUMENTS)}."
+            )
+        if not 0.0 <= level <= 1.0:
+            raise ConfigError(f"Level {level!r} of {instrument} must be within 0 and 1.")
+        z[INSTRUMENTS.index(instrument)] = level
+    return z
+
+
+def all_one_hot() -> np.ndarray:
+    """The four one-hot conditions, ``(instruments, instruments)`` float32, in instrument order."""
+    return np.eye(len(INSTRUMENTS), dtype=np.float32)
+
+
+def faded(instrument: str, levels: Sequence[float]) -> np.ndarray:
+    """Conditions that ask for one instrument at several levels.
+
+    Returns
+    -------
+    numpy.ndarray
+        ``(levels, instruments)`` float32.
+
+    Raises
+    ------
+    ConfigError
+        As :func:`vector`.
+    """
+    return np.stack([vector({instrument: level}) for level in levels])
+
+
+def between(start: np.ndarray, end: np.ndarray, steps: int) -> np.ndarray:
+    """Conditions on the straight way from one to another, both included.
+
+    Returns
+    -------
+    numpy.ndarray
+        ``(steps, instruments)`` float32.
+    """
+    share = np.linspace(0.0, 1.0, steps)[:, None]
+    return ((1 - share) * np.asarray(start) + share * np.asarray(end)).astype(np.float32)
+
+
+def draw(kind: str, rng: np.random.Generator) -> np.ndarray:
+    """Random condition of a kind, as training asks for it (paper, section 4.1; released code).
+
+    Parameters
+    ----------
+    kind
+        ``one_hot``: one instrument; ``zero``: silence; ``all``: every instrument; ``pairs``: two
+        instruments; ``continuous``: every instrument at a level of its own, uniform in [0, 1).
+    rng
+        Source of the choice.
+
+    Returns
+    -------
+    numpy.ndarray
+        ``(instruments,)`` float32.
+
+    Raises
+    ------
+    ConfigError
+        If the kind is unknown.
+    """
+    size = len(INSTRUMENTS)
+    if kind == "one_hot":
+        return all_one_hot()[int(rng.integers(size))]
+    if kind == "zero":
+        return np.zeros(size, np.float32)
+    if kind == "all":
+        return np.ones(size, np.float32)
+    if kind == "pairs":
+        return vector(dict.fromkeys(PAIRS[int(rng.integers(len(PAIRS)))], 1.0))
+    if kind == "continuous":
+        return rng.random(size).astype(np.float32)
+    raise ConfigError(f"No kind of condition {kind!r}; there are: {', '.join(CONDITION_KINDS)}.")
+
+
+def parse(text: str) -> dict[str, float]:
+    """Levels by instrument, read from what a person types.
+
+    >>> parse("vocals=0.5+drums")
+    {'vocals': 0.5, 'drums': 1.0}
+
+    Raises
+    ------
+    ConfigError
+        If an instrument is unknown or named twice, or a level is not within 0 and 1.
+    """
+    levels = {}
+    for part in text.split("+"):
+        instrument, equals, level = part.strip().partition("=")
+        if instrument in levels and instrument in INSTRUMENTS:
+            raise ConfigError(f"{text!r} names {instrument} twice.")
+        try:
+            levels[instrument] = float(level) if equals else 1.0
+        except ValueError as error:
+            raise ConfigError(
+                f"Level {level!r} of {instrument} must be a number, as in vocals=0.5."
+            ) from error
+    vector(levels)
+    return levels
+
+
+def label(z: np.ndarray) -> str:
+    """Name of a condition, such as ``"drums + 0.5 vocals"`` or ``"silence"``."""
+    parts = [
+        name if level == 1 else f"{level:.3g} {name}"
+        for name, level in zip(INSTRUMENTS, np.asarray(z, float), strict=True)
+        if level
+    ]
+    return " + ".join(parts) or "silence"

@@ -1,0 +1,249 @@
+"""Training batches: waveform patches, conditions and augmentation, seeded by step.
+
+A batch is a pure function of (seed, step), so any number of threads, or a run that was interrupted,
+sees the same sequence. Waveforms are divided by their track's magnitude scale: the magnitudes that
+the graph takes from them are then within [0, 1] before any remixing (paper, section 4.1).
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+import numpy as np
+
+from cunet_lib.core.settings import INSTRUMENTS, UNETS, ConfigError, Profile
+from cunet_lib.models.conditions import all_one_hot, draw
+from cunet_lib.preprocess.store import Entry, Store
+from cunet_lib.signal.spectral import pad_centre
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Waveform patches and what is asked of them.
+
+    Attributes
+    ----------
+    mixture, target
+        ``(batch, patch_samples)`` float32.
+    condition
+        ``(batch, instruments)`` float32.
+    """
+
+    mixture: np.ndarray
+    target: np.ndarray
+    condition: np.ndarray
+
+
+class _Track:
+    """Memory-mapped stems of one track that can be sliced beyond both ends."""
+
+    def __init__(self, store: Store, entry: Entry, samples: int):
+        self.name = entry.name
+        self.audio = np.asarray(store.audio(entry))
+        self.scale = np.float32(1.0 / entry.scale)
+        self.samples = samples
+        # A track shorter than a patch is padded with silence at its end.
+        self.starts = max(entry.samples - samples, 0) + 1
+
+    def cut(self, row: int, start: int, out: np.ndarray) -> None:
+        """Write the samples of one stem (row 0: the mixture) from a place on to ``out``."""
+        part = self.audio[row, start : start + self.samples]
+        np.multiply(part, self.scale, out=out[: len(part)])
+        out[len(part) :] = 0
+
+
+class TrainingBatches:
+    """Random batches from the training tracks only.
+
+    Parameters
+    ----------
+    store
+        Prepared corpus; its ``train`` split is used.
+    settings
+        Patch size, batch size, kinds of condition, and the probabilities of remixing and of
+        progressive conditions.
+    model
+        A C-U-Net variant (each patch draws a condition; by default a random instrument) or
+        ``unet_<instrument>``.
+    seed
+        Of the run.
+    """
+
+    def __init__(self, store: Store, settings: Profile, *, model: str, seed: int):
+        self.settings = settings
+        self.seed = seed
+        self.tracks = [
+            _Track(store, entry, settings.patch_samples) for entry in store.split("train")
+        ]
+        if not self.tracks:
+            raise ConfigError(f"The store {store.folder} has no training tracks.")
+        # Long tracks are drawn more often: every start is equally likely.
+        starts = np.array([track.starts for track in self.tracks], float)
+        self._draw = np.cumsum(starts / starts.sum())
+        self.instrument = INSTRUMENTS.index(model.removeprefix("unet_")) if model in UNETS else None
+        self._seen: set[str] | None = None
+
+    def batch(self, step: int) -> Batch:
+        """The batch of one training step."""
+        rng = np.random.Generator(np.random.Philox(key=[self.seed, step]))
+        size, train = self.settings.train.batch_size, self.settings.train
+        samples = self.settings.patch_samples
+        mixture = np.empty((size, samples), np.float32)
+        target = np.empty((size, samples), np.float32)
+        condition = np.empty((size, len(INSTRUMENTS)), np.float32)
+        # Several conditions of one mixture in a batch show the control network what they change.
+        group = 1 if self.instrument is not None else train.conditions_per_mixture
+        # Everything is written where it stays: fresh memory costs more than the sums.
+        sources = np.empty((len(INSTRUMENTS), samples), np.float32)
+        for first in range(0, size, group):
+            asked = self._ask(rng, group)
+            track, start = self._place(rng)
+            self._mix(rng, track, start, [levels for _, levels in asked], mixture[first], sources)
+            for row, (kind, levels) in enumerate(asked, start=first):
+                # The mixture stays as it is: z is a fader of the target alone.
+                if kind == "one_hot" and rng.random() < train.progressive:
+                    levels = levels * np.float32(rng.random())
+                if row > first:
+                    mixture[row] = mixture[first]
+                _weighted_sum(sources, levels, target[row])
+                condition[row] = levels
+        return Batch(mixture, target, condition)
+
+    def _ask(self, rng: np.random.Generator, count: int) -> list[tuple[str, np.ndarray]]:
+        """Kinds and levels ``(instruments,)`` of the conditions that a mixture is asked for.
+
+        Single instruments do not repeat until all have had their turn.
+        """
+        if self.instrument is not None:
+            # A dedicated U-Net sees no condition, so its target is never scaled.
+            return [("fixed", all_one_hot()[self.instrument])]
+        kinds = self.settings.train.conditions
+        asked, singles = [], []
+        for _ in range(count):
+            # A single kind takes no random number.
+            kind = kinds[int(rng.integers(len(kinds)))] if len(kinds) > 1 else kinds[0]
+            levels = draw(kind, rng)
+            if kind == "one_hot" and count > 1:
+                singles = singles or rng.permutation(all_one_hot()).tolist()
+                levels = np.array(singles.pop(), np.float32)
+            asked.append((kind, levels))
+        return asked
+
+    def _mix(
+        self,
+        rng: np.random.Generator,
+        track: _Track,
+        start: int,
+        asked: list[np.ndarray],
+        mix: np.ndarray,
+        sources: np.ndarray,
+    ) -> None:
+        """Fill the mixture ``(samples,)`` and its sources ``(instruments, samples)`` of a place.
+
+        Only sources that are asked for are read, unless others are mixed in; the rest of
+        ``sources`` stays as it was. With probability ``train.remix`` the instruments that the
+        first condition does not want come from other places; the wanted ones stay together.
+        """
+        # Row 0 of a track is its mixture.
+        if rng.random() >= self.settings.train.remix:
+            track.cut(0, start, mix)
+            for needed in np.flatnonzero(np.any(asked, axis=0)):
+                track.cut(1 + needed, start, sources[needed])
+            return
+        wanted = asked[0] != 0
+        for row in np.flatnonzero(wanted):
+            track.cut(1 + row, start, sources[row])
+        _weighted_sum(sources, wanted.astype(np.float32), mix)
+        for other in np.flatnonzero(~wanted):
+            other_track, other_start = self._place(rng)
+            other_track.cut(1 + other, other_start, sources[other])
+            mix += sources[other]
+
+    def _place(self, rng: np.random.Generator) -> tuple[_Track, int]:
+        place = int(np.searchsorted(self._draw, rng.random(), side="right"))
+        track = self.tracks[min(place, len(self.tracks) - 1)]
+        if self._seen is not None:
+            self._seen.add(track.name)
+        return track, int(rng.integers(track.starts))
+
+    def tracks_of(self, step: int) -> list[str]:
+        """Names of the tracks that the batch of a step is cut from."""
+        again = copy.copy(self)  # other threads go on with this one
+        again._seen = set()
+        again.batch(step)
+        return sorted(again._seen)
+
+    def dataset(self, first_step: int = 0):
+        """Endless ``tf.data`` of ``((mixture, condition), target)`` from a step on.
+
+        A dedicated U-Net gets ``(mixture, target)``.
+        """
+        import tensorflow as tf
+
+        size, samples = self.settings.train.batch_size, self.settings.patch_samples
+
+        def load(step):
+            batch = self.batch(int(step))
+            return batch.mixture, batch.condition, batch.target
+
+        def fetch(step):
+            mixture, condition, target = tf.numpy_function(
+                load, [step], [tf.float32] * 3, stateful=False
+            )
+            mixture = tf.ensure_shape(mixture, (size, samples))
+            target = tf.ensure_shape(target, (size, samples))
+            condition = tf.ensure_shape(condition, (size, len(INSTRUMENTS)))
+            if self.instrument is None:
+                return (mixture, condition), target
+            return mixture, target
+
+        steps = tf.data.Dataset.counter(start=first_step)
+        return steps.map(fetch, num_parallel_calls=2, deterministic=True).prefetch(4)
+
+
+def _weighted_sum(sources: np.ndarray, levels: np.ndarray, out: np.ndarray) -> None:
+    """Write the sum of the sources whose level is not zero, times their levels, to ``out``."""
+    wanted = np.flatnonzero(levels)
+    if len(wanted) == 0:
+        out[:] = 0
+        return
+    np.multiply(sources[wanted[0]], levels[wanted[0]], out=out)
+    for row in wanted[1:]:
+        out += sources[row] * levels[row]
+
+
+def validation_batches(
+    store: Store, settings: Profile, *, model: str, batch_size: int | None = None
+) -> list[Batch]:
+    """Fixed patches of the held-out training tracks, spread evenly over their time.
+
+    Every patch is asked for each instrument (C-U-Net) or for the model's own (dedicated U-Net),
+    without augmentation; whatever ``train.conditions`` is, so that losses stay comparable. At most
+    ``train.validation_patches`` patches per instrument.
+    """
+    size = batch_size or settings.train.batch_size
+    samples, hop = settings.patch_samples, settings.signal.hop
+    wanted = [model.removeprefix("unet_")] if model in UNETS else INSTRUMENTS
+    places = []
+    for entry in store.split("valid"):
+        last = max(entry.samples + settings.signal.n_fft - samples, 0)
+        places += [
+            (entry, start) for start in range(0, last + 1, settings.model.patch_frames * hop)
+        ]
+    if not places:
+        raise ConfigError(f"The store {store.folder} has no validation tracks.")
+    count = min(len(places), settings.train.validation_patches)
+    chosen = [places[i] for i in np.linspace(0, len(places), count, endpoint=False).astype(int)]
+    rows = []
+    for entry, start in chosen:
+        padded = pad_centre(store.audio(entry), settings.signal)[:, start : start + samples]
+        padded = np.pad(padded, ((0, 0), (0, samples - padded.shape[1]))) / entry.scale
+        for instrument in wanted:
+            index = INSTRUMENTS.index(instrument)
+            condition = np.eye(len(INSTRUMENTS), dtype=np.float32)[index]
+            rows.append((padded[0], padded[1 + index], condition))
+    return [
+        Batch(*(np.stack(column).astype(np.float32) for column in zip(*part, strict=True)))
+        for part in (rows[i : i + size] for i in range(0, len(rows), size))
+    ]

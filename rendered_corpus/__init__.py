@@ -1,0 +1,1 @@
+"""Room rendered_corpus."""
