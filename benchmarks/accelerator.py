@@ -26,7 +26,8 @@ import pandas as pd
 from keras import ops
 
 from cunet_lib.core.files import write_json
-from cunet_lib.core.settings import ROOT, VARIANTS, ConfigError, Model, Signal
+from cunet_lib.core.settings import ROOT, ConfigError, Model, Signal
+from cunet_lib.core.systems import VARIANTS
 from cunet_lib.models import unet as models
 from cunet_lib.signal.spectral import graph_magnitude
 

@@ -15,7 +15,8 @@ import numpy as np
 import pandas as pd
 
 from cunet_lib.core.processes import cores
-from cunet_lib.core.settings import INSTRUMENTS, Profile, load_profile
+from cunet_lib.core.settings import Profile, load_profile
+from cunet_lib.core.systems import INSTRUMENTS
 from cunet_lib.evaluation.evaluate import real_excerpt
 from cunet_lib.explore import panel as explore
 

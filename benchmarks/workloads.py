@@ -29,7 +29,8 @@ import numpy as np
 from benchmarks.timing import interleaved, peak_memory, resident, watched_memory
 from cunet_lib.core.files import write_json
 from cunet_lib.core.processes import cores, pool
-from cunet_lib.core.settings import INSTRUMENTS, ROOT, Profile, load_profile
+from cunet_lib.core.settings import ROOT, Profile, load_profile
+from cunet_lib.core.systems import INSTRUMENTS
 from cunet_lib.models.conditions import all_one_hot, draw
 from cunet_lib.preprocess.store import INDEX, Entry, Store, build_store
 from cunet_lib.preprocess.tracks import STEMS
@@ -816,14 +817,14 @@ def _tabled(settings: Profile, tracks: int) -> None:
     """Tables from made-up scores of every system."""
     import pandas as pd
 
-    from cunet_lib.core.settings import (
+    from cunet_lib.evaluation import scores as analysis
+    from cunet_lib.evaluation.metrics import (
         PROTOCOL,
         PROTOCOL_V3,
         SCORE_COLUMNS,
         SCORE_METRICS,
         WHOLE_TRACK,
     )
-    from cunet_lib.evaluation import scores as analysis
     from cunet_lib.report import tables
 
     rng = np.random.default_rng(0)

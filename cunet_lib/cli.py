@@ -269,10 +269,9 @@ def _report(options: argparse.Namespace) -> int:
 
 
 def _check(options: argparse.Namespace) -> int:
-    from cunet_lib.core.progress import progress
     from cunet_lib.preprocess.check import check_corpus
 
-    layout = check_corpus(load_profile(options.profile), progress=progress("tracks checked"))
+    layout = check_corpus(load_profile(options.profile))
     print(f"The corpus is in order. {layout.summary()}")
     return 0
 

@@ -12,7 +12,7 @@ import hashlib
 import io
 import json
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import as_completed
 from functools import partial
 from pathlib import Path
@@ -40,7 +40,6 @@ def render_corpus(
     seconds: float,
     seed: int = 0,
     workers: int | None = None,
-    progress: Callable[[Iterable, int], Iterable] | None = None,
 ) -> list[dict[str, Any]]:
     """Render the corpus, or what is missing of it.
 
@@ -60,9 +59,6 @@ def render_corpus(
         Everything random follows from it.
     workers
         Processes; by default one per available core. 1 renders in this process.
-    progress
-        Wrapper for the loop over songs, such as ``progress("songs rendered")`` of
-        :mod:`cunet_lib.core.progress`; without it the work is silent.
 
     Returns
     -------
@@ -113,7 +109,7 @@ def render_corpus(
     busy = f"Another process renders the corpus {root}; wait for it, or stop it first."
     # A notebook whose runner was killed ends a second or two later.
     with locked(root / ".lock", busy, seconds=10.0):
-        return _render(root, settings, plan, workers=workers, progress=progress)
+        return _render(root, settings, plan, workers=workers)
 
 
 def _render(
@@ -122,14 +118,11 @@ def _render(
     plan: list[tuple[str, int, str]],
     *,
     workers: int | None,
-    progress: Callable[[Iterable, int], Iterable] | None,
 ) -> list[dict[str, Any]]:
     _check_space(root, plan, settings["seconds"])
     _clear(root, {(subset, name) for subset, _, name in plan})
 
     done = _work(root, settings, [(s, k) for s, k, _ in plan], workers)
-    if progress is not None:
-        done = progress(done, len(plan))
     records = {(record["subset"], record["index"]): record for record in done}
     ordered = [records[subset, index] for subset, index, _ in plan]
     whole = hashlib.sha256("".join(r["digest"] for r in ordered).encode()).hexdigest()

@@ -4,10 +4,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cunet_lib.core.settings import INSTRUMENTS, SCORE_COLUMNS
+from cunet_lib.core.systems import INSTRUMENTS
 from cunet_lib.evaluation import ablation
 from cunet_lib.evaluation import evaluate as scoring
 from cunet_lib.evaluation import metrics as measures
+from cunet_lib.evaluation.metrics import SCORE_COLUMNS
 
 
 class Shares:

@@ -7,8 +7,9 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from cunet_lib.core.settings import SCORE_COLUMNS, ConfigError
+from cunet_lib.core.settings import ConfigError
 from cunet_lib.evaluation import scores as analysis
+from cunet_lib.evaluation.metrics import SCORE_COLUMNS
 
 INSTRUMENTS = ("bass", "drums", "other", "vocals")
 TRACKS = ("A - 1", "B - 2", "C - 3", "NA")

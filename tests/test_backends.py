@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 from conftest import ROOT, clean_environment
 
-from cunet_lib.core.settings import UNETS, VARIANTS, Signal
+from cunet_lib.core.settings import Signal
+from cunet_lib.core.systems import UNETS, VARIANTS
 from cunet_lib.models import unet as models
 from cunet_lib.models.conditions import all_one_hot
 from cunet_lib.signal.spectral import graph_magnitude

@@ -34,17 +34,11 @@ from papermill.translators import PythonTranslator
 
 from cunet_lib import cli
 from cunet_lib.core.files import WriteError
-from cunet_lib.core.settings import (
-    INSTRUMENTS,
-    SCORE_COLUMNS,
-    SCORE_METRICS,
-    UNETS,
-    VARIANTS,
-    ConfigError,
-    load_profile,
-)
+from cunet_lib.core.settings import ConfigError, load_profile
+from cunet_lib.core.systems import INSTRUMENTS, UNETS, VARIANTS
 from cunet_lib.evaluation import evaluate as scoring
 from cunet_lib.evaluation import scores as analysis
+from cunet_lib.evaluation.metrics import SCORE_COLUMNS, SCORE_METRICS
 from cunet_lib.explore import conditioning as control
 from cunet_lib.models import archive, conditions
 from cunet_lib.models import unet as models

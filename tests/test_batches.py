@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from numpy.lib.stride_tricks import sliding_window_view
 
-from cunet_lib.core.settings import CONDITION_KINDS, INSTRUMENTS
+from cunet_lib.core.settings import CONDITION_KINDS
+from cunet_lib.core.systems import INSTRUMENTS
 from cunet_lib.models.conditions import PAIRS
 from cunet_lib.train.batches import Batch, TrainingBatches, validation_batches
 

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from cunet_lib.core.settings import CONDITION_KINDS, INSTRUMENTS, ConfigError
+from cunet_lib.core.settings import CONDITION_KINDS, ConfigError
+from cunet_lib.core.systems import INSTRUMENTS
 from cunet_lib.models import conditions
 
 

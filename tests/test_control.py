@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cunet_lib.core.settings import INSTRUMENTS, VARIANTS, ConfigError
+from cunet_lib.core.settings import ConfigError
+from cunet_lib.core.systems import INSTRUMENTS, VARIANTS
 from cunet_lib.explore import conditioning as control
 from cunet_lib.explore import conditioning_figures as control_figures
 from cunet_lib.models import unet as models

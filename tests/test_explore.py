@@ -10,7 +10,8 @@ import pytest
 import soundfile
 
 from benchmarks import latency
-from cunet_lib.core.settings import INSTRUMENTS, ConfigError, load_profile
+from cunet_lib.core.settings import ConfigError, load_profile
+from cunet_lib.core.systems import INSTRUMENTS
 from cunet_lib.explore import panel as explore
 from cunet_lib.models import unet as models
 from cunet_lib.models.conditions import all_one_hot

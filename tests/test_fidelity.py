@@ -12,16 +12,8 @@ import yaml
 from conftest import ROOT, write_tones
 from test_imports import reached
 
-from cunet_lib.core.settings import (
-    INSTRUMENTS,
-    UNETS,
-    VARIANTS,
-    Model,
-    Separate,
-    Signal,
-    Train,
-    load_profile,
-)
+from cunet_lib.core.settings import Model, Separate, Signal, Train, load_profile
+from cunet_lib.core.systems import INSTRUMENTS, UNETS, VARIANTS
 from cunet_lib.evaluation import evaluate as scoring
 from cunet_lib.models import fast as kernels
 from cunet_lib.models import unet as models

@@ -10,15 +10,11 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from scipy import stats
 
-from cunet_lib.core.settings import (
-    INSTRUMENTS,
-    SCORE_COLUMNS,
-    ConfigError,
-    Statistics,
-    load_profile,
-)
+from cunet_lib.core.settings import ConfigError, Statistics, load_profile
+from cunet_lib.core.systems import INSTRUMENTS
 from cunet_lib.evaluation import scores as analysis
 from cunet_lib.evaluation import statistics as inference
+from cunet_lib.evaluation.metrics import SCORE_COLUMNS
 
 STATISTICS = Statistics()
 TRACKS = tuple(f"Band {number} - Song" for number in range(12))

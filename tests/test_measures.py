@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from cunet_lib.core.settings import INSTRUMENTS, PROTOCOL_METRICS
+from cunet_lib.core.systems import INSTRUMENTS
 from cunet_lib.evaluation import metrics as measures
+from cunet_lib.evaluation.metrics import PROTOCOL_METRICS
 from cunet_lib.preprocess.tracks import ensure_ffmpeg
 
 RATE = 2048

@@ -4,7 +4,8 @@ import keras
 import numpy as np
 import pytest
 
-from cunet_lib.core.settings import INSTRUMENTS, UNETS, VARIANTS, ConfigError
+from cunet_lib.core.settings import ConfigError
+from cunet_lib.core.systems import INSTRUMENTS, UNETS, VARIANTS
 from cunet_lib.models import unet as models
 from cunet_lib.models.film import FiLM
 

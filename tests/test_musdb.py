@@ -13,7 +13,8 @@ import soundfile
 from conftest import ROOT, write_tones
 
 from cunet_lib.cli import main
-from cunet_lib.core.settings import INSTRUMENTS, ConfigError, load_profile
+from cunet_lib.core.settings import ConfigError, load_profile
+from cunet_lib.core.systems import INSTRUMENTS
 from cunet_lib.evaluation import evaluate as scoring
 from cunet_lib.preprocess import check as layout
 from cunet_lib.preprocess import tracks as stems

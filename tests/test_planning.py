@@ -7,14 +7,8 @@ import pytest
 from conftest import write_tones
 
 from cunet_lib.cli import main
-from cunet_lib.core.settings import (
-    INSTRUMENTS,
-    UNETS,
-    VARIANTS,
-    ConfigError,
-    load_profile,
-    profile_names,
-)
+from cunet_lib.core.settings import ConfigError, load_profile, profile_names
+from cunet_lib.core.systems import INSTRUMENTS, UNETS, VARIANTS
 from cunet_lib.workflow import plan as planning
 
 CALIBRATION = planning.Calibration(

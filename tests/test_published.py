@@ -7,8 +7,10 @@ import pandas as pd
 import pytest
 from test_analysis import score_rows
 
-from cunet_lib.core.settings import INSTRUMENTS, SCORE_METRICS, ConfigError, load_profile
+from cunet_lib.core.settings import ConfigError, load_profile
+from cunet_lib.core.systems import INSTRUMENTS
 from cunet_lib.evaluation import published
+from cunet_lib.evaluation.metrics import SCORE_METRICS
 from cunet_lib.report import tables
 
 PAPER = (

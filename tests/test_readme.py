@@ -7,7 +7,8 @@ import shlex
 import torture
 from conftest import ROOT
 
-from cunet_lib.core.settings import VARIANTS, load_profile
+from cunet_lib.core.settings import load_profile
+from cunet_lib.core.systems import VARIANTS
 from cunet_lib.workflow import sweep
 from cunet_lib.workflow.run import check_parameters, notebook_names
 

@@ -3,7 +3,8 @@
 import pandas as pd
 from conftest import ROOT
 
-from cunet_lib.core.settings import INSTRUMENTS, VARIANTS, load_profile
+from cunet_lib.core.settings import load_profile
+from cunet_lib.core.systems import INSTRUMENTS, VARIANTS
 from cunet_lib.report import card as cards
 
 DEMO = ROOT / "results" / "demo"

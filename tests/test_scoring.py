@@ -4,15 +4,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cunet_lib.core.settings import (
-    INSTRUMENTS,
-    PROTOCOL_METRICS,
-    SCORE_COLUMNS,
-    SCORE_METRICS,
-    ConfigError,
-)
+from cunet_lib.core.settings import ConfigError
+from cunet_lib.core.systems import INSTRUMENTS
 from cunet_lib.evaluation import evaluate as scoring
 from cunet_lib.evaluation import metrics as measures
+from cunet_lib.evaluation.metrics import PROTOCOL_METRICS, SCORE_COLUMNS, SCORE_METRICS
 from cunet_lib.preprocess.tracks import ensure_ffmpeg
 
 

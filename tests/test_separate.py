@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 import cunet_lib
 from cunet_lib import cli
 from cunet_lib.core import hardware as devices
-from cunet_lib.core.settings import INSTRUMENTS, ConfigError, load_profile
+from cunet_lib.core.settings import ConfigError, load_profile
+from cunet_lib.core.systems import INSTRUMENTS
 from cunet_lib.evaluation.evaluate import real_excerpt
 from cunet_lib.models import unet as models
 from cunet_lib.models.conditions import vector

@@ -16,7 +16,8 @@ import pytest
 from conftest import COMMON, LOAD, ROOT, WRITE, clean_environment
 
 from cunet_lib.core.processes import cores
-from cunet_lib.core.settings import INSTRUMENTS, UNETS, VARIANTS, ConfigError, load_profile
+from cunet_lib.core.settings import ConfigError, load_profile
+from cunet_lib.core.systems import INSTRUMENTS, UNETS, VARIANTS
 from cunet_lib.report.records import load_runs
 from cunet_lib.workflow.run import (
     NotebookFailed,

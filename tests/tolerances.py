@@ -37,7 +37,8 @@ sys.path.insert(0, str(ROOT))
 
 from cunet_lib.core.files import write_json  # noqa: E402
 from cunet_lib.core.processes import cores  # noqa: E402
-from cunet_lib.core.settings import UNETS, VARIANTS, ConfigError, Profile, load_profile  # noqa: E402
+from cunet_lib.core.settings import ConfigError, Profile, load_profile  # noqa: E402
+from cunet_lib.core.systems import UNETS, VARIANTS
 from cunet_lib.report import verify as report  # noqa: E402
 
 MARGIN = 1.5

@@ -6,13 +6,20 @@ import ast
 import contextlib
 import errno
 import hashlib
+import io
 import json
 import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cunet_lib.core.settings import ROOT, ConfigError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 UNWRITABLE = {
     errno.ENOSPC: "free some space",
@@ -218,6 +225,89 @@ def write_json(path: Path, content: object) -> Path:
         As :func:`replacing`.
     """
     return write_atomically(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path, *keys: str, kind: type = dict) -> Any:
+    """Content of a JSON file that the study wrote, an object with these keys or what ``kind`` says.
+
+    Raises
+    ------
+    ConfigError
+        If it is missing or damaged; the message names the file and the remedy.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise missing(path) from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise damaged(path, "it is not valid JSON") from error
+    if not isinstance(content, kind):
+        raise damaged(path, "it holds something else")
+    for key in keys:
+        if content.get(key) is None:
+            raise damaged(path, f"it lacks {key!r}")
+    return content
+
+
+def read_csv(path: Path, columns: Sequence[str] = (), **options: Any) -> pd.DataFrame:
+    """A CSV file that the study wrote, with at least these columns; options of ``pandas.read_csv``.
+
+    Raises
+    ------
+    ConfigError
+        If it is missing or damaged; the message names the file and the remedy.
+    """
+    import pandas as pd
+
+    try:
+        text = path.read_bytes()
+        frame = pd.read_csv(io.BytesIO(text), **options)
+    except FileNotFoundError as error:
+        raise missing(path) from error
+    except (OSError, ValueError) as error:  # ParserError, EmptyDataError, UnicodeDecodeError
+        raise damaged(path, "it is not a CSV table") from error
+    # Every table ends with a line break; pandas would fill up a row that was cut.
+    if not text.endswith(b"\n"):
+        raise damaged(path, "it is cut short")
+    lacking = [column for column in columns if column not in frame]
+    if lacking or frame.empty:
+        raise damaged(path, f"column {lacking[0]!r} is missing" if lacking else "it has no rows")
+    return frame
+
+
+RUN_KEYS = ("model", "seed", "settings", "parameters", "trainable_parameters", "batch_size")
+RUN_KEYS += ("steps", "epochs", "best_epoch", "best_val_loss", "seconds", "patches_per_second")
+RUN_KEYS += ("precision",)
+"""What every record of a training run holds."""
+
+
+def read_run(folder: Path) -> dict:
+    """Record of the training run in a folder, ``run.json``, with at least :data:`RUN_KEYS`.
+
+    Raises
+    ------
+    ConfigError
+        If the run is not finished or its record is damaged.
+    """
+    return read_json(folder / "run.json", *RUN_KEYS)
+
+
+def missing(path: Path) -> ConfigError:
+    """The error for a file of the study that is not there."""
+    return ConfigError(f"{_short(path)} is missing; run `make reproduce`.")
+
+
+def damaged(path: Path, problem: str) -> ConfigError:
+    """The error for a file of the study that cannot be used: one sentence with the remedy."""
+    return ConfigError(f"{_short(path)} is damaged: {problem}; delete it and run `make reproduce`.")
+
+
+def _short(path: Path) -> str:
+    """A path of the study as messages name it: its last parts, from the profile's folder on."""
+    for root in (os.environ.get("CUNET_RESULTS"), os.environ.get("CUNET_DATA"), ROOT):
+        if root and path.is_relative_to(root):
+            return path.relative_to(root).as_posix()
+    return Path(*path.parts[-4:]).as_posix()
 
 
 def sha256(path: Path) -> str:

@@ -16,7 +16,8 @@ import pickle
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import (
     FIRST_COMPLETED,
     Executor,
@@ -28,7 +29,9 @@ from concurrent.futures import (
 from pathlib import Path
 
 from threadpoolctl import threadpool_limits
+from tqdm import tqdm
 
+from cunet_lib.core.hardware import cores
 from cunet_lib.core.settings import ROOT, ConfigError
 
 CLUSTER = "CUNET_CLUSTER"
@@ -76,42 +79,90 @@ def pool(tasks: int, *, workers: int | None = None) -> Executor:
     return ProcessPoolExecutor(count, mp_context=context, initializer=_begin_worker)
 
 
-def for_each(executor: Executor, function: Callable, arguments: Iterable[tuple]) -> None:
-    """Call a function with each of the arguments, and raise what it raises.
+def map_tracks(
+    function: Callable,
+    arguments: Iterable[tuple],
+    *,
+    total: int,
+    label: str,
+    workers: int | None = None,
+) -> list:
+    """Results of a function for each track's arguments, in their order; shows progress.
 
     Arguments are made as workers take them: twice as many as there are workers wait or are at
-    work, so that the signals of all tracks are never in memory together. Where this process is the
-    worker, calls run in the caller's thread.
+    work, so that the signals of all tracks are never in memory together. One worker is the calling
+    process itself.
+
+    Parameters
+    ----------
+    function
+        A module's function, so that another process finds it.
+    arguments
+        One tuple per track.
+    total
+        Number of tracks.
+    label
+        What progress calls them, such as ``"tracks scored"``.
+    workers
+        As :func:`pool` takes them.
+
+    Raises
+    ------
+    Exception
+        What the function raises, from the first track that fails.
     """
-    if isinstance(executor, ThreadPoolExecutor):
-        # Other threads than the first have memory of their own, which glibc cannot keep.
-        _keep_freed_memory()
-        try:
-            for each in arguments:
-                function(*each)
-        finally:
-            _keep_freed_memory(False)
+    each = progress(arguments, label, total)
+    with pool(total, workers=workers) as executor:
+        if isinstance(executor, ThreadPoolExecutor):
+            # Other threads than the first have memory of their own, which glibc cannot keep.
+            _keep_freed_memory()
+            try:
+                return [function(*track) for track in each]
+            finally:
+                _keep_freed_memory(False)
+        most = 2 * executor._max_workers
+        futures: list[Future] = []
+        pending: set[Future] = set()
+        for track in each:
+            futures.append(executor.submit(function, *track))
+            pending.add(futures[-1])
+            full = len(pending) >= most
+            done, pending = wait(pending, None if full else 0, return_when=FIRST_COMPLETED)
+            for future in done:
+                future.result()
+        return [future.result() for future in futures]
+
+
+def progress(items: Iterable, label: str, total: int, *, seconds: float = 5.0) -> Iterator:
+    """The same items; a bar on a terminal, elsewhere a line at most every ``seconds``.
+
+    >>> list(progress(iter("ab"), "scored", 2))
+    scored 2/2
+    ['a', 'b']
+    """
+    if sys.stderr.isatty():
+        yield from tqdm(items, desc=label, total=total, leave=False)
         return
-    most = 2 * executor._max_workers
-    pending: set[Future] = set()
-    for each in arguments:
-        pending.add(executor.submit(function, *each))
-        full = len(pending) >= most
-        done, pending = wait(pending, None if full else 0, return_when=FIRST_COMPLETED)
-        for future in done:
-            future.result()
-    for future in pending:
-        future.result()
+    said = time.monotonic()
+    for done, item in enumerate(items, start=1):
+        yield item
+        if done < total and time.monotonic() - said >= seconds:
+            said = time.monotonic()
+            print(f"{label} {done}/{total}", flush=True)
+    print(f"{label} {total}/{total}", flush=True)
 
 
-def cores() -> int:
-    """Cores to use: ``CUNET_THREADS``, or all that this process may run on."""
-    given = os.environ.get("CUNET_THREADS")
-    if given:
-        return int(given)
-    # Only some systems tell which cores a process may run on.
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
+def duration(seconds: float) -> str:
+    """Seconds as people say them: ``"8 s"``, ``"3 min 12 s"``, ``"1 h 5 min"``.
+
+    >>> duration(7.6), duration(192), duration(3900)
+    ('8 s', '3 min 12 s', '1 h 5 min')
+    """
+    whole = round(seconds)
+    hours, minutes, rest = whole // 3600, whole % 3600 // 60, whole % 60
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
 def _begin_worker() -> None:

@@ -20,45 +20,12 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from cunet_lib.core.systems import INSTRUMENTS, PAPER_NAMES, UNETS, VARIANTS  # noqa: F401
+from cunet_lib.core.systems import VARIANTS
 
 ROOT = Path(__file__).resolve().parents[2]
 
 CONDITION_KINDS = ("one_hot", "zero", "all", "pairs", "continuous")
 """What training may ask for (:func:`cunet_lib.models.conditions.draw`); the paper's study: one_hot."""
-
-PROTOCOL = "BSS Eval v4"
-SCORE_METRICS = ("SDR", "ISR", "SIR", "SAR")
-PROTOCOL_V3 = "BSS Eval v3"
-SI_SDR = "SI-SDR"
-PLAIN_SDR = "plain SDR"
-SILENCE = "energy at silence"
-PROTOCOL_METRICS = {
-    PROTOCOL: SCORE_METRICS,
-    PROTOCOL_V3: ("SDR", "SIR", "SAR"),
-    SI_SDR: ("SDR",),
-    PLAIN_SDR: ("SDR", "residual SDR", "sum SDR"),
-    SILENCE: ("PES", "EPS"),
-}
-"""Every protocol of the long score table and its metrics; ``cunet_lib.evaluation.metrics`` defines them."""
-
-WHOLE_TRACK = "whole track"
-"""Aggregation of scores that take a track as one frame."""
-
-SCORE_COLUMNS = (
-    "model",
-    "seed",
-    "track",
-    "target",
-    "metric",
-    "protocol",
-    "aggregation",
-    "value",
-    "frames",
-    "undefined_frames",
-)
-"""Columns of the long score table: one row per value. ``frames`` of a track, of which
-``undefined_frames`` do not enter the value."""
 
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 
@@ -216,9 +183,6 @@ class Train(_Section):
     remix: Probability = Field(0.25, description="other stems drawn from other tracks")
     precision: Literal["auto", "float32", "mixed_bfloat16"] = "auto"
     jit: Literal["auto", "on", "off"] = "auto"
-    devices: Literal["auto", 1] = Field(
-        1, description="one, or every GPU of the machine with a share of each batch"
-    )
     validation_patches: int = Field(256, ge=1, description="at most, per instrument")
 
     @model_validator(mode="after")

@@ -7,15 +7,18 @@ reference rescaling reads the references, which no separation may; that is why i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from cunet_lib.core.files import code_hash, write_json
-from cunet_lib.core.settings import (
-    INSTRUMENTS,
+from cunet_lib.core.settings import Profile, Signal
+from cunet_lib.core.systems import INSTRUMENTS
+from cunet_lib.evaluation import metrics as measures
+from cunet_lib.evaluation.evaluate import read_rows, score_each, write_table
+from cunet_lib.evaluation.metrics import (
     PLAIN_SDR,
     PROTOCOL,
     PROTOCOL_METRICS,
@@ -23,11 +26,7 @@ from cunet_lib.core.settings import (
     SCORE_COLUMNS,
     SI_SDR,
     WHOLE_TRACK,
-    Profile,
-    Signal,
 )
-from cunet_lib.evaluation import metrics as measures
-from cunet_lib.evaluation.evaluate import read_rows, score_each, write_table
 from cunet_lib.preprocess.store import Store
 from cunet_lib.signal.spectral import magnitude_scale
 
@@ -147,7 +146,6 @@ def score_ablations(
     system: Callable[[np.ndarray], np.ndarray],
     joined: Callable[[np.ndarray], np.ndarray],
     workers: int | None = None,
-    progress: Callable[[Iterable, int], Iterable] | None = None,
 ) -> pd.DataFrame:
     """Score every test track under each ablation, and write ``scores/ablation/*.csv``.
 
@@ -160,13 +158,13 @@ def score_ablations(
         (``settings.separate.overlapping``); its ``version`` identifies the weights.
     joined
         The same system with patches joined end to end (``separate.overlap=0``).
-    workers, progress
+    workers
         As :func:`cunet_lib.evaluation.evaluate.score_system` takes them.
 
     Returns
     -------
     pandas.DataFrame
-        Column ablation, then :data:`cunet_lib.core.settings.SCORE_COLUMNS`.
+        Column ablation, then :data:`cunet_lib.evaluation.metrics.SCORE_COLUMNS`.
     """
     folder = settings.paths.museval / f"{model}-seed{seed}-ablation"
     version = (
@@ -184,8 +182,8 @@ def score_ablations(
         files=_files,
         estimate=lambda audio: np.stack([system(audio[0]), joined(audio[0])]),
         score=_score,
+        label="tracks ablated",
         workers=workers,
-        progress=progress,
     )
     tables = []
     for entry in store.split("test"):

@@ -12,26 +12,18 @@ import hashlib
 import io
 import json
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from cunet_lib.core.files import code_hash, write_atomically, write_json
-from cunet_lib.core.processes import for_each, pool
-from cunet_lib.core.settings import (
-    INSTRUMENTS,
-    PROTOCOL,
-    SCORE_COLUMNS,
-    SCORE_METRICS,
-    ConfigError,
-    Evaluate,
-    Profile,
-    Signal,
-)
-from cunet_lib.core.systems import ORACLES
+from cunet_lib.core.processes import map_tracks
+from cunet_lib.core.settings import ConfigError, Evaluate, Profile, Signal
+from cunet_lib.core.systems import INSTRUMENTS, ORACLES
 from cunet_lib.evaluation import metrics as measures
+from cunet_lib.evaluation.metrics import PROTOCOL, SCORE_COLUMNS, SCORE_METRICS
 from cunet_lib.preprocess.store import Entry, Store
 from cunet_lib.preprocess.tracks import STEMS, Source, decode, ensure_ffmpeg
 from cunet_lib.signal.spectral import istft, stft
@@ -51,7 +43,7 @@ def score_track(
     Parameters
     ----------
     references, estimates
-        ``(instruments, samples)`` in the order of :data:`cunet_lib.core.settings.INSTRUMENTS`; silent
+        ``(instruments, samples)`` in the order of :data:`cunet_lib.core.systems.INSTRUMENTS`; silent
         ones as :func:`cunet_lib.evaluation.metrics.bss_eval_v4` takes them.
     track
         Track name.
@@ -204,7 +196,6 @@ def score_system(
     seed: int,
     system,
     workers: int | None = None,
-    progress: Callable[[Iterable, int], Iterable] | None = None,
 ) -> pd.DataFrame:
     """Separate and score every test track by every protocol, and write the system's long table.
 
@@ -219,13 +210,11 @@ def score_system(
         scores of another version are discarded.
     workers
         Scoring processes; as many as :func:`cunet_lib.core.processes.cores` if not given.
-    progress
-        Wraps the iterator over the tracks.
 
     Returns
     -------
     pandas.DataFrame
-        Columns :data:`cunet_lib.core.settings.SCORE_COLUMNS`, one row per track, target, metric, protocol
+        Columns :data:`cunet_lib.evaluation.metrics.SCORE_COLUMNS`, one row per track, target, metric, protocol
         and aggregation.
     """
     folder = settings.paths.museval / f"{model}-seed{seed}"
@@ -243,8 +232,8 @@ def score_system(
         files=_files,
         estimate=lambda audio: estimates_of(system, audio),
         score=_score,
+        label=f"{model}: tracks scored",
         workers=workers,
-        progress=progress,
     )
     tables = []
     for entry in store.split("test"):
@@ -265,8 +254,8 @@ def score_each(
     files: Callable[[Path, str], Sequence[Path]],
     estimate: Callable[[np.ndarray], np.ndarray],
     score: Callable,
+    label: str,
     workers: int | None = None,
-    progress: Callable[[Iterable, int], Iterable] | None = None,
 ) -> None:
     """Score each test track whose files are not in a folder yet.
 
@@ -286,7 +275,9 @@ def score_each(
     score
         ``score(audio, estimates, settings, track, paths)`` writes the files; a module's function,
         so that another process finds it.
-    workers, progress
+    label
+        What progress calls the tracks.
+    workers
         As :func:`score_system` takes them.
     """
     _keep_only(folder, *version)
@@ -301,9 +292,7 @@ def score_each(
         signals = (measures.as_pcm(each) for each in (audio, estimate(audio)))
         return *signals, settings, entry.name, files(folder, entry.name)
 
-    with pool(len(missing), workers=workers) as processes:
-        each = progress(missing, len(missing)) if progress else missing
-        for_each(processes, score, map(arguments, each))
+    map_tracks(score, map(arguments, missing), total=len(missing), label=label, workers=workers)
 
 
 def _score(

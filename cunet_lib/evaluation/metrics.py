@@ -9,7 +9,7 @@
   et al. 2019, "Weakly informed audio source separation").
 
 Silent means that every sample is zero, as in museval. Signals are ``(instruments, samples)`` in
-the order of :data:`cunet_lib.core.settings.INSTRUMENTS`, mono at the study rate; scores are in dB.
+the order of :data:`cunet_lib.core.systems.INSTRUMENTS`, mono at the study rate; scores are in dB.
 """
 
 from __future__ import annotations
@@ -19,19 +19,42 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cunet_lib.core.settings import (
-    INSTRUMENTS,
-    PLAIN_SDR,
-    PROTOCOL,
-    PROTOCOL_METRICS,
-    PROTOCOL_V3,
-    SCORE_METRICS,
-    SI_SDR,
-    SILENCE,
-    WHOLE_TRACK,
-    Evaluate,
-)
+from cunet_lib.core.settings import Evaluate
+from cunet_lib.core.systems import INSTRUMENTS
 from cunet_lib.preprocess.tracks import ensure_ffmpeg
+
+PROTOCOL = "BSS Eval v4"
+SCORE_METRICS = ("SDR", "ISR", "SIR", "SAR")
+PROTOCOL_V3 = "BSS Eval v3"
+SI_SDR = "SI-SDR"
+PLAIN_SDR = "plain SDR"
+SILENCE = "energy at silence"
+PROTOCOL_METRICS = {
+    PROTOCOL: SCORE_METRICS,
+    PROTOCOL_V3: ("SDR", "SIR", "SAR"),
+    SI_SDR: ("SDR",),
+    PLAIN_SDR: ("SDR", "residual SDR", "sum SDR"),
+    SILENCE: ("PES", "EPS"),
+}
+"""Every protocol of the long score table and its metrics."""
+
+WHOLE_TRACK = "whole track"
+"""Aggregation of scores that take a track as one frame."""
+
+SCORE_COLUMNS = (
+    "model",
+    "seed",
+    "track",
+    "target",
+    "metric",
+    "protocol",
+    "aggregation",
+    "value",
+    "frames",
+    "undefined_frames",
+)
+"""Columns of the long score table: one row per value. ``frames`` of a track, of which
+``undefined_frames`` do not enter the value."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +128,7 @@ def bss_eval_v4(
     -------
     numpy.ndarray
         ``(metrics, instruments, frames)``, metrics in the order of
-        :data:`cunet_lib.core.settings.SCORE_METRICS`; NaN where undefined.
+        :data:`cunet_lib.evaluation.metrics.SCORE_METRICS`; NaN where undefined.
     """
     ensure_ffmpeg()
     import museval

@@ -28,7 +28,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from cunet_lib.core.settings import INSTRUMENTS, SCORE_METRICS, ConfigError, Profile
+from cunet_lib.core.settings import ConfigError, Profile
+from cunet_lib.core.systems import INSTRUMENTS
+from cunet_lib.evaluation.metrics import SCORE_METRICS
 
 PATH = Path(__file__).with_name("published_scores.csv")
 

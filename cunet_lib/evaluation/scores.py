@@ -21,15 +21,9 @@ import numpy as np
 import pandas as pd
 import scipy
 
-from cunet_lib.core.settings import (
-    INSTRUMENTS,
-    PROTOCOL,
-    PROTOCOL_METRICS,
-    SCORE_COLUMNS,
-    SCORE_METRICS,
-    ConfigError,
-)
-from cunet_lib.core.systems import SYSTEMS, TRAINED
+from cunet_lib.core.settings import ConfigError
+from cunet_lib.core.systems import INSTRUMENTS, SYSTEMS, TRAINED
+from cunet_lib.evaluation.metrics import PROTOCOL, PROTOCOL_METRICS, SCORE_COLUMNS, SCORE_METRICS
 
 ALL = "all"
 TARGETS = (ALL, *INSTRUMENTS)
@@ -60,7 +54,7 @@ def load_scores(
     Returns
     -------
     pandas.DataFrame
-        Columns :data:`cunet_lib.core.settings.SCORE_COLUMNS`; ordered by system, seed, track, target and
+        Columns :data:`cunet_lib.evaluation.metrics.SCORE_COLUMNS`; ordered by system, seed, track, target and
         metric.
 
     Raises

@@ -36,8 +36,9 @@ import numpy as np
 import pandas as pd
 import scipy
 
-from cunet_lib.core.settings import PROTOCOL, ConfigError, Statistics
+from cunet_lib.core.settings import ConfigError, Statistics
 from cunet_lib.evaluation import scores as analysis
+from cunet_lib.evaluation.metrics import PROTOCOL
 from cunet_lib.evaluation.scores import AGGREGATION, TARGETS, TRAINED
 
 EQUIVALENT = "equivalent"

@@ -11,14 +11,16 @@ Levels are root mean squares over whole songs; SDR is the plain ratio of
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import keras
 import numpy as np
 import pandas as pd
 
-from cunet_lib.core.settings import INSTRUMENTS, VARIANTS, ConfigError, Profile
+from cunet_lib.core.processes import progress
+from cunet_lib.core.settings import ConfigError, Profile
+from cunet_lib.core.systems import INSTRUMENTS, VARIANTS
 from cunet_lib.evaluation.metrics import whole_sdr
 from cunet_lib.models.conditions import PAIRS, all_one_hot, between, faded, label, one_hot, vector
 from cunet_lib.models.unet import load
@@ -141,7 +143,7 @@ def over_songs(
     measure: Callable[..., pd.DataFrame],
     store: Store,
     *separators: Mapping[str, Separator],
-    progress: Callable[[Iterable, int], Iterable] | None = None,
+    label: str,
 ) -> pd.DataFrame:
     """Measure every run on every test song.
 
@@ -152,8 +154,8 @@ def over_songs(
         ``(5, samples)``, mixture first, to a table.
     separators
         By name of the run; as many mappings as ``measure`` takes separators.
-    progress
-        Wraps the iterator over songs.
+    label
+        What progress calls the songs, such as ``"faders: tracks measured"``.
 
     Returns
     -------
@@ -169,7 +171,7 @@ def over_songs(
     if not entries:
         raise ConfigError(f"The store {store.folder} has no test tracks.")
     frames = []
-    for entry in progress(entries, len(entries)) if progress else entries:
+    for entry in progress(entries, label, len(entries)):
         audio = np.array(store.audio(entry))
         for name in separators[0]:
             frame = measure(*(each[name] for each in separators), audio)

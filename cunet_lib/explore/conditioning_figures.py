@@ -15,7 +15,8 @@ import pandas as pd
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from cunet_lib.core.settings import INSTRUMENTS, Profile
+from cunet_lib.core.settings import Profile
+from cunet_lib.core.systems import INSTRUMENTS
 from cunet_lib.report.figures import (
     INSTRUMENT_COLOURS,
     INSTRUMENT_MARKERS,

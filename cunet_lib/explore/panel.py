@@ -37,7 +37,8 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.image import imsave
 from matplotlib.ticker import MaxNLocator
 
-from cunet_lib.core.settings import INSTRUMENTS, ROOT, ConfigError, Profile, Separate, Signal
+from cunet_lib.core.settings import ROOT, ConfigError, Profile, Separate, Signal
+from cunet_lib.core.systems import INSTRUMENTS
 from cunet_lib.evaluation.evaluate import real_excerpt
 from cunet_lib.explore.conditioning import FLOOR_DB, level_db, load_run
 from cunet_lib.models.conditions import label, vector

@@ -1,6 +1,6 @@
 """Condition vectors: which instruments a conditioned model is asked for.
 
-A condition ``z`` has one value per instrument, in the order of :data:`cunet_lib.core.settings.INSTRUMENTS`
+A condition ``z`` has one value per instrument, in the order of :data:`cunet_lib.core.systems.INSTRUMENTS`
 (bass, drums, other, vocals; paper, section 3). 1 asks for the instrument, 0 leaves it out, values
 between ask for it at that level.
 """
@@ -12,7 +12,8 @@ from itertools import combinations
 
 import numpy as np
 
-from cunet_lib.core.settings import CONDITION_KINDS, INSTRUMENTS, ConfigError
+from cunet_lib.core.settings import CONDITION_KINDS, ConfigError
+from cunet_lib.core.systems import INSTRUMENTS
 
 PAIRS = tuple(combinations(INSTRUMENTS, 2))
 """The six pairs of instruments, in instrument order."""

@@ -19,7 +19,8 @@ import pandas as pd
 from keras import initializers, layers
 
 from cunet_lib.core.files import is_file, replacing
-from cunet_lib.core.settings import INSTRUMENTS, PAPER_NAMES, UNETS, VARIANTS, ConfigError
+from cunet_lib.core.settings import ConfigError
+from cunet_lib.core.systems import INSTRUMENTS, PAPER_NAMES, UNETS, VARIANTS
 from cunet_lib.models import archive
 from cunet_lib.models.fast import (
     BatchNormalization,

@@ -15,7 +15,7 @@ import socket
 import subprocess
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from http.client import HTTPException
@@ -24,7 +24,8 @@ from pathlib import Path
 import numpy as np
 
 from cunet_lib.core.files import write_json
-from cunet_lib.core.processes import cores
+from cunet_lib.core.hardware import cores
+from cunet_lib.core.processes import progress
 from cunet_lib.core.settings import ConfigError, Profile, printable
 from cunet_lib.preprocess.tracks import (
     CODEC_FRAME,
@@ -70,8 +71,6 @@ INAUDIBLE = 1e-4
 
 ERRATA = {"PR - Oh No": "in MUSDB18 itself its stems do not add up in the left channel"}
 """Tracks of MUSDB18 whose sum is known to differ, from the errata on the data set's own page."""
-
-Wrap = Callable[[Iterable, int], Iterator]
 
 
 @dataclass(frozen=True)
@@ -129,7 +128,6 @@ def check_corpus(
     *,
     sums: bool = True,
     report: Callable[[str], None] = print,
-    progress: Wrap | None = None,
 ) -> Layout:
     """Fetch the corpus if the profile says so, check all of it, and note in it what was found.
 
@@ -141,8 +139,6 @@ def check_corpus(
         Whether to decode excerpts too; without it only headers are read.
     report
         Gets one line per remark.
-    progress
-        Wraps the loop over tracks whose excerpts are decoded.
 
     Raises
     ------
@@ -157,7 +153,7 @@ def check_corpus(
     if sums:
         with ThreadPoolExecutor(cores()) as threads:
             done = threads.map(_listen, *zip(*sound, strict=True)) if sound else iter(())
-            for found in progress(done, len(sound)) if progress else done:
+            for found in progress(done, "tracks checked", len(sound)):
                 remarks += found.remarks
                 problems += found.problems
     _refuse(layout.root, problems)

@@ -13,7 +13,6 @@ import json
 import math
 import re
 import zipfile
-from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from cunet_lib.core.files import code_hash, locked, remove_unfinished, replacing, sha256, write_json
-from cunet_lib.core.processes import pool
+from cunet_lib.core.processes import map_tracks
 from cunet_lib.core.settings import ConfigError, Profile, Signal
 from cunet_lib.preprocess.tracks import STEMS, Source, decode, list_sources
 from cunet_lib.signal.spectral import magnitude_scale
@@ -199,7 +198,6 @@ def build_store(
     settings: Profile,
     *,
     workers: int | None = None,
-    progress: Callable[[Iterator, int], Iterator] | None = None,
 ) -> Store:
     """Decode, downmix, resample and index every track.
 
@@ -209,8 +207,6 @@ def build_store(
         Profile; its data and signal sections decide what is stored.
     workers
         Processes; as many as :func:`cunet_lib.core.processes.cores` if not given.
-    progress
-        Wraps the iterator over finished tracks, such as a tqdm bar; gets the iterator and total.
 
     Raises
     ------
@@ -225,14 +221,13 @@ def build_store(
     busy = f"Another process prepares the store {folder}; wait for it, or stop it first."
     # A notebook whose runner was killed ends a second or two later.
     with locked(folder / ".lock", busy, seconds=10.0):
-        return _build(settings, workers=workers, progress=progress)
+        return _build(settings, workers=workers)
 
 
 def _build(
     settings: Profile,
     *,
     workers: int | None,
-    progress: Callable[[Iterator, int], Iterator] | None,
 ) -> Store:
     folder = settings.paths.store
     remove_unfinished(folder)
@@ -240,15 +235,14 @@ def _build(
     known = _known(folder)
     fingerprints = [_fingerprint(source, settings) for source in sources]
     tasks = [
-        (source, fingerprint, settings, folder)
+        ((source, fingerprint, settings, folder),)
         for source, fingerprint in zip(sources, fingerprints, strict=True)
         if fingerprint not in known
     ]
-    fresh = {}
-    with pool(len(tasks), workers=workers) as processes:
-        done = processes.map(_prepare, tasks)
-        for entry in progress(done, len(tasks)) if progress else done:
-            fresh[entry.source] = entry
+    prepared = map_tracks(
+        _prepare, tasks, total=len(tasks), label="tracks prepared", workers=workers
+    )
+    fresh = {entry.source: entry for entry in prepared}
     entries = []
     for source, fingerprint in zip(sources, fingerprints, strict=True):
         entry = fresh.get(fingerprint) or known[fingerprint]

@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 import soxr
 
-from cunet_lib.core.settings import INSTRUMENTS, ConfigError, Profile
+from cunet_lib.core.settings import ConfigError, Profile
+from cunet_lib.core.systems import INSTRUMENTS
 
 STEMS = ("mixture", *INSTRUMENTS)
 """Order of a track's channels in the store."""

@@ -14,7 +14,8 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch, Polygon
 
-from cunet_lib.core.settings import INSTRUMENTS, UNETS, ConfigError, Profile
+from cunet_lib.core.settings import ConfigError, Profile
+from cunet_lib.core.systems import INSTRUMENTS, UNETS
 from cunet_lib.report.figures import (
     INSTRUMENT_COLOURS,
     SYSTEM_COLOURS,

@@ -13,7 +13,8 @@ from pathlib import Path
 import yaml
 
 from cunet_lib.core.files import write_atomically
-from cunet_lib.core.settings import INSTRUMENTS, PAPER_NAMES, PROTOCOL
+from cunet_lib.core.systems import INSTRUMENTS, PAPER_NAMES
+from cunet_lib.evaluation.metrics import PROTOCOL
 
 NAME = "model_card.md"
 

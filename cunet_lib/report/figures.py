@@ -29,7 +29,8 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator, MultipleLocator
 
 from cunet_lib.core.files import write_atomically
-from cunet_lib.core.settings import INSTRUMENTS, UNETS, VARIANTS, ConfigError, Profile
+from cunet_lib.core.settings import ConfigError, Profile
+from cunet_lib.core.systems import INSTRUMENTS, UNETS, VARIANTS
 from cunet_lib.evaluation import scores as analysis
 from cunet_lib.evaluation import statistics as inference
 from cunet_lib.evaluation.scores import ALL, SYSTEMS, TRAINED

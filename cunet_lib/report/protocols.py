@@ -10,7 +10,9 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from cunet_lib.core.settings import (
+from cunet_lib.core.settings import ConfigError, Profile
+from cunet_lib.evaluation import scores as analysis
+from cunet_lib.evaluation.metrics import (
     PLAIN_SDR,
     PROTOCOL,
     PROTOCOL_V3,
@@ -18,10 +20,7 @@ from cunet_lib.core.settings import (
     SI_SDR,
     SILENCE,
     WHOLE_TRACK,
-    ConfigError,
-    Profile,
 )
-from cunet_lib.evaluation import scores as analysis
 from cunet_lib.evaluation.scores import ALL, MIXTURE, SYSTEMS, TARGETS, TRAINED
 from cunet_lib.report.records import (
     LABELS,
@@ -187,7 +186,7 @@ def load_ablation(settings: Profile, *, seeds: Sequence[int] | None = None) -> p
     Returns
     -------
     pandas.DataFrame
-        Column ablation, then :data:`cunet_lib.core.settings.SCORE_COLUMNS`.
+        Column ablation, then :data:`cunet_lib.evaluation.metrics.SCORE_COLUMNS`.
 
     Raises
     ------

@@ -14,9 +14,15 @@ from pathlib import Path
 
 import pandas as pd
 
-from cunet_lib.core.settings import INSTRUMENTS, PROTOCOL, UNETS, VARIANTS, ConfigError, Profile
-from cunet_lib.core.systems import LABELS  # noqa: F401
+from cunet_lib.core.settings import ConfigError, Profile
+from cunet_lib.core.systems import (
+    INSTRUMENTS,
+    LABELS,  # noqa: F401
+    UNETS,
+    VARIANTS,
+)
 from cunet_lib.evaluation import scores as analysis
+from cunet_lib.evaluation.metrics import PROTOCOL
 from cunet_lib.evaluation.scores import ALL, TRAINED
 
 RATIOS = {

@@ -14,7 +14,9 @@ from dataclasses import dataclass
 import pandas as pd
 from markupsafe import Markup, escape
 
-from cunet_lib.core.settings import PROTOCOL, ROOT, VARIANTS, Profile, load_profile
+from cunet_lib.core.settings import ROOT, Profile, load_profile
+from cunet_lib.core.systems import VARIANTS
+from cunet_lib.evaluation.metrics import PROTOCOL
 from cunet_lib.evaluation.scores import AGGREGATION, ALL
 from cunet_lib.evaluation.statistics import EQUIVALENT
 from cunet_lib.report.records import LABELS, RATIOS, count, listed, number, rate_note, read_csv

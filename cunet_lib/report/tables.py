@@ -14,20 +14,12 @@ from pathlib import Path
 import pandas as pd
 
 from cunet_lib.core.files import write_atomically
-from cunet_lib.core.settings import (
-    INSTRUMENTS,
-    PAPER_NAMES,
-    PROTOCOL,
-    PROTOCOL_V3,
-    UNETS,
-    VARIANTS,
-    WHOLE_TRACK,
-    ConfigError,
-    Profile,
-)
+from cunet_lib.core.settings import ConfigError, Profile
+from cunet_lib.core.systems import INSTRUMENTS, PAPER_NAMES, UNETS, VARIANTS
 from cunet_lib.evaluation import published
 from cunet_lib.evaluation import scores as analysis
 from cunet_lib.evaluation import statistics as inference
+from cunet_lib.evaluation.metrics import PROTOCOL, PROTOCOL_V3, WHOLE_TRACK
 from cunet_lib.evaluation.scores import SYSTEMS
 from cunet_lib.report.records import (
     LABELS,

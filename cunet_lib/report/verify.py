@@ -22,7 +22,9 @@ import pandas as pd
 import threadpoolctl
 
 from cunet_lib.core.files import sha256, write_atomically
-from cunet_lib.core.settings import ROOT, SCORE_COLUMNS, ConfigError, Profile
+from cunet_lib.core.hardware import cpu, usable_cores
+from cunet_lib.core.settings import ROOT, ConfigError, Profile
+from cunet_lib.evaluation.metrics import SCORE_COLUMNS
 from cunet_lib.report.figures import save_figure
 from cunet_lib.report.records import (
     count,
@@ -62,12 +64,6 @@ DISTRIBUTIONS = (
     "papermill",
 )
 """Distributions whose versions the manifest records."""
-
-CPU_FLAGS = (
-    *("sse4_2", "avx", "avx2", "fma", "f16c", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16"),
-    *("avx512_fp16", "amx_tile", "amx_int8", "amx_bf16", "neon", "asimd", "sve", "i8mm", "bf16"),
-)
-"""CPU features that change how numbers are computed."""
 
 VARIABLES = (
     *("CUNET_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"),
@@ -126,9 +122,9 @@ def write_manifest(settings: Profile, *, runs: pd.DataFrame | None = None) -> Pa
             "system": platform.system(),
             "machine": platform.machine(),
             "libc": " ".join(platform.libc_ver()).strip() or None,
-            "cpu": _cpu(),
+            "cpu": cpu(),
             "cores": os.cpu_count(),
-            "usable_cores": _usable_cores(),
+            "usable_cores": usable_cores(),
         },
         "threads": _threads(),
         "versions": _versions(),
@@ -192,22 +188,6 @@ def _versions() -> dict[str, str | None]:
     return versions
 
 
-def _usable_cores() -> int | None:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-
-
-def _cpu() -> dict:
-    model, flags = platform.processor() or None, set()
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        text = info.read_text(encoding="utf-8", errors="replace")
-        found = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
-        model = found.group(1).strip() if found else model
-        found = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", text, re.MULTILINE)
-        flags = set(found.group(1).split()) if found else flags
-    return {"model": model, "flags": [flag for flag in CPU_FLAGS if flag in flags]}
-
-
 def _threads() -> dict:
     """Variables that are set, and the pools of threads in NumPy's libraries."""
     pools = [
@@ -223,7 +203,7 @@ def _threads() -> dict:
 def _code(settings: Profile) -> dict[str, str | None]:
     """Hashes of what was run: library, notebooks, profile and pinned packages."""
     groups = {
-        "library": sorted((ROOT / "cunet_lib").glob("*.py")),
+        "library": sorted((ROOT / "cunet_lib").rglob("*.py")),
         "notebooks": sorted((ROOT / "notebooks").glob("*.ipynb")),
     }
     hashes = {

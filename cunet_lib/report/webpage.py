@@ -25,7 +25,8 @@ from markupsafe import Markup
 
 from cunet_lib.core.files import replacing, write_atomically
 from cunet_lib.core.processes import pool
-from cunet_lib.core.settings import INSTRUMENTS, VARIANTS, ConfigError, Profile
+from cunet_lib.core.settings import ConfigError, Profile
+from cunet_lib.core.systems import INSTRUMENTS, VARIANTS
 from cunet_lib.report.records import LABELS, data_note, missing, read_json
 from cunet_lib.report.story import (
     Table,

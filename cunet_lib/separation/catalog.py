@@ -17,17 +17,9 @@ import pandas as pd
 from pydantic import ValidationError
 
 from cunet_lib.core.files import is_file
-from cunet_lib.core.settings import (
-    INSTRUMENTS,
-    PROTOCOL,
-    ROOT,
-    UNETS,
-    ConfigError,
-    Profile,
-    Separate,
-    Signal,
-    load_profile,
-)
+from cunet_lib.core.settings import ROOT, ConfigError, Profile, Separate, Signal, load_profile
+from cunet_lib.core.systems import INSTRUMENTS, UNETS
+from cunet_lib.evaluation.metrics import PROTOCOL
 from cunet_lib.evaluation.scores import AGGREGATION
 from cunet_lib.report import card as cards
 

@@ -15,7 +15,8 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from cunet_lib.core.settings import INSTRUMENTS, UNETS, ConfigError, Profile, Separate, Signal
+from cunet_lib.core.settings import ConfigError, Profile, Separate, Signal
+from cunet_lib.core.systems import INSTRUMENTS, UNETS
 from cunet_lib.models.conditions import all_one_hot
 from cunet_lib.models.unet import is_conditioned, load, mask_model
 from cunet_lib.signal.spectral import cut_patches, istft, join_patches, stft

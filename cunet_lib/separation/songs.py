@@ -52,9 +52,9 @@ import soundfile
 import soxr
 
 from cunet_lib.core.files import abandoned, locked
-from cunet_lib.core.processes import cores
-from cunet_lib.core.progress import progress
-from cunet_lib.core.settings import INSTRUMENTS, UNETS, ConfigError, Signal, printable
+from cunet_lib.core.processes import cores, progress
+from cunet_lib.core.settings import ConfigError, Signal, printable
+from cunet_lib.core.systems import INSTRUMENTS, UNETS
 from cunet_lib.models import conditions
 from cunet_lib.preprocess.tracks import LOUDEST, downmix
 from cunet_lib.separation import catalog
@@ -882,7 +882,7 @@ def separate_file(
         _check_disk(scratch, 4 * frames * song.channels * len(names), song.path)
         partial = {name: scratch / file.name for name, file in files.items()}
         if label:
-            stream = progress(label)(stream, chunks)
+            stream = progress(stream, label, chunks)
         peaks = _write(stream, partial, format, song, frames)
         _put(partial, files)
     clipped = () if format in audio.EXACT else tuple(n for n, peak in peaks.items() if peak > 1)

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cunet_lib.core.settings import INSTRUMENTS, UNETS, ConfigError, Profile
+from cunet_lib.core.settings import ConfigError, Profile
+from cunet_lib.core.systems import INSTRUMENTS, UNETS
 from cunet_lib.models.conditions import all_one_hot, draw
 from cunet_lib.preprocess.store import Entry, Store
 from cunet_lib.signal.spectral import pad_centre

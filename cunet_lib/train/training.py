@@ -2,7 +2,7 @@
 
 A run folder holds all that rebuilds and explains the model: ``model.keras`` (the epoch with the
 lowest validation loss), ``history.csv``, ``architecture.json``, ``film.csv`` (C-U-Nets),
-``model_card.md``, TensorBoard ``logs`` and, written last, ``run.json``.
+``model_card.md`` and, written last, ``run.json``.
 
 Until then its folder ``checkpoint`` holds the training's state at the end of the last epoch, and a
 training that was stopped or killed goes on from there; then it holds a note that the training is
@@ -41,15 +41,9 @@ from cunet_lib.core.files import (
     write_atomically,
     write_json,
 )
-from cunet_lib.core.hardware import (
-    Devices,
-    as_on_one_device,
-    computes_bfloat16,
-    gpus,
-    normalize_together,
-)
-from cunet_lib.core.processes import cores
-from cunet_lib.core.settings import INSTRUMENTS, ROOT, ConfigError, Profile, Signal
+from cunet_lib.core.hardware import computes_bfloat16, cores, gpus
+from cunet_lib.core.settings import ROOT, ConfigError, Profile, Signal
+from cunet_lib.core.systems import INSTRUMENTS
 from cunet_lib.models import unet as models
 from cunet_lib.models.conditions import all_one_hot
 from cunet_lib.models.fast import Adam
@@ -192,29 +186,25 @@ def _train(
     folder.mkdir(parents=True, exist_ok=True)
     remove_unfinished(folder)
     keras.utils.set_random_seed(seed)
-    devices = Devices(settings)
-    with devices.scope():
-        network = new_network(settings, model, seed=seed)
-    normalize_together(network, devices.count > 1)
+    network = new_network(settings, model, seed=seed)
     batches = TrainingBatches(store, settings, model=model, seed=seed)
     epochs = (
         settings.train.cunet_epochs
         if models.is_conditioned(network)
         else settings.train.unet_epochs
     )
-    with devices.scope():
-        trainer = WaveformModel(network, settings.signal)
-        trainer.compile(
-            optimizer=Adam(
-                _learning_rate(settings, epochs),
-                beta_1=settings.train.beta_1,
-                epsilon=settings.train.epsilon,
-            ),
-            loss=devices.shared(magnitude_error(settings.signal)),
-            jit_compile=_jit(settings),
-        )
-        # Else the graph of the first step makes Adam's variables, and is traced twice for it.
-        trainer.optimizer.build(trainer.trainable_variables)
+    trainer = WaveformModel(network, settings.signal)
+    trainer.compile(
+        optimizer=Adam(
+            _learning_rate(settings, epochs),
+            beta_1=settings.train.beta_1,
+            epsilon=settings.train.epsilon,
+        ),
+        loss=magnitude_error(settings.signal),
+        jit_compile=_jit(settings),
+    )
+    # Else the graph of the first step makes Adam's variables, and is traced twice for it.
+    trainer.optimizer.build(trainer.trainable_variables)
     history = _History(folder / "history.csv", settings, epochs, report)
     keep = [_SaveBest(network, folder / "model.keras"), *_callbacks(settings)]
     state = _State(
@@ -226,8 +216,7 @@ def _train(
         started=started,
     )
     if unfinished is not None:
-        with devices.scope():
-            state.restore(trainer, unfinished)
+        state.restore(trainer, unfinished)
         report(f"goes on after epoch {len(history.rows)}, where it was stopped")
     if not state.finished:
         first = len(history.rows)
@@ -247,7 +236,6 @@ def _train(
                     *keep[:1],
                     history,
                     *keep[1:],
-                    keras.callbacks.TensorBoard(folder / "logs", write_graph=False),
                     # Last: the others are then done with the epoch.
                     state,
                 ],
@@ -282,7 +270,6 @@ def _train(
             float(np.median([row["patches_per_second"] for row in history.rows])), 1
         ),
         "precision": precision_of(settings),
-        "devices": devices.count,
         "threads": cores(),
         "versions": {
             "python": platform.python_version(),
@@ -421,7 +408,7 @@ class _SaveBest(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         if logs["val_loss"] < self.best:
             self.best = logs["val_loss"]
-            with replacing(self.path) as partial, as_on_one_device(self.network):
+            with replacing(self.path) as partial:
                 self.network.save(partial)
 
 

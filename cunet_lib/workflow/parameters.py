@@ -16,7 +16,8 @@ from typing import Any
 
 import yaml
 
-from cunet_lib.core.settings import INSTRUMENTS, VARIANTS, ConfigError, parse_yaml, quoted
+from cunet_lib.core.settings import ConfigError, parse_yaml, quoted
+from cunet_lib.core.systems import INSTRUMENTS, VARIANTS
 
 CHOICES = {"instrument": INSTRUMENTS, "variant": VARIANTS}
 """Values of the parameters that mean the same in every notebook."""

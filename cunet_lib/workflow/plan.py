@@ -23,8 +23,9 @@ from pathlib import Path
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from cunet_lib.core.processes import cores
-from cunet_lib.core.settings import INSTRUMENTS, UNETS, VARIANTS, Profile
+from cunet_lib.core.processes import cores, duration
+from cunet_lib.core.settings import Profile
+from cunet_lib.core.systems import INSTRUMENTS, UNETS, VARIANTS
 from cunet_lib.evaluation.ablation import ABLATIONS
 from cunet_lib.preprocess.check import CHANNELS, EXCERPT_PLACES, EXCERPT_SECONDS, RATE, read_layout
 from cunet_lib.preprocess.tracks import (
@@ -36,7 +37,6 @@ from cunet_lib.preprocess.tracks import (
     ensure_ffmpeg,
     scan,
 )
-from cunet_lib.workflow.run import duration
 
 PUBLISHED = {"train": (100, 6.4 * 3600), "test": (50, 3.5 * 3600)}
 """Tracks and seconds of MUSDB18 as published, rounded; used until ``MUSDB`` says where it is."""

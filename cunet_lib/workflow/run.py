@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from cunet_lib.core.files import UNWRITABLE, WriteError, replacing
-from cunet_lib.core.processes import THREAD_VARIABLES
+from cunet_lib.core.processes import THREAD_VARIABLES, duration
 from cunet_lib.core.settings import ROOT, ConfigError, Profile
 from cunet_lib.core.startup import ENVIRONMENT
 from cunet_lib.workflow.parameters import check_parameters, notebook_parameters
@@ -301,19 +301,6 @@ def _run(
     partial.unlink()
     echo(f"{stage} | done in {duration(seconds)}")
     return output
-
-
-def duration(seconds: float) -> str:
-    """Seconds as people say them: ``"8 s"``, ``"3 min 12 s"``, ``"1 h 5 min"``.
-
-    >>> duration(7.6), duration(192), duration(3900)
-    ('8 s', '3 min 12 s', '1 h 5 min')
-    """
-    whole = round(seconds)
-    hours, minutes, rest = whole // 3600, whole % 3600 // 60, whole % 60
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
 class _Lines:
