@@ -818,23 +818,20 @@ def _tabled(settings: Profile, tracks: int) -> None:
     import pandas as pd
 
     from cunet_lib.evaluation import scores as analysis
-    from cunet_lib.evaluation.metrics import (
-        PROTOCOL,
-        PROTOCOL_V3,
-        SCORE_COLUMNS,
-        SCORE_METRICS,
-        WHOLE_TRACK,
-    )
+    from cunet_lib.evaluation.metrics import SCORE_COLUMNS, SCORE_METRICS, SDR_V3, SDR_V4
     from cunet_lib.report import tables
 
     rng = np.random.default_rng(0)
     rows = [
-        (model, 0, f"track {track}", target, metric, protocol, how, rng.normal(3.0), 30, 0)
+        (
+            *(model, 0, f"track {track}", target, metric, each.protocol, each.aggregation),
+            *(rng.normal(3.0), 30, 0),
+        )
         for model in analysis.SYSTEMS
         for track in range(tracks)
         for target in INSTRUMENTS
         for metric in SCORE_METRICS
-        for protocol, how in ((PROTOCOL, analysis.AGGREGATION), (PROTOCOL_V3, WHOLE_TRACK))
+        for each in (SDR_V4, SDR_V3)
     ]
     scores = pd.DataFrame(rows, columns=SCORE_COLUMNS)
     for table in (tables.scores_table, tables.differences_table):

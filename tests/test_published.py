@@ -5,12 +5,12 @@ import csv
 import numpy as np
 import pandas as pd
 import pytest
-from test_analysis import score_rows
+from test_scores import score_rows
 
 from cunet_lib.core.settings import ConfigError, load_profile
 from cunet_lib.core.systems import INSTRUMENTS
 from cunet_lib.evaluation import published
-from cunet_lib.evaluation.metrics import SCORE_METRICS
+from cunet_lib.evaluation.metrics import SCORE_METRICS, SDR_V3, SDR_V4, Measure
 from cunet_lib.report import tables
 
 PAPER = (
@@ -139,9 +139,7 @@ def test_added_rows_of_the_papers_protocol_join_our_table(tmp_path):
         tmp_path / "scores.csv", *rows, {**ROW, "target": "bass"}, {**ROW, "target": "overall"}
     )
     added = published.load_published(path)
-    table = tables.with_published(
-        MUSDB, ours("v3", list(INSTRUMENTS)), "BSS Eval v3", "whole track", scores=added
-    )
+    table = tables.with_published(MUSDB, ours("v3", list(INSTRUMENTS)), SDR_V3, scores=added)
     assert len(table.frame) == len(table.display) == 2 * 4 + 2
     vocals = table.frame[table.frame["target"] == "vocals"]
     assert vocals["model"].tolist() == ["unet", "dense_simple", "C-U-Net-Test (Nobody 2000)"]
@@ -157,18 +155,14 @@ def test_added_rows_of_the_papers_protocol_join_our_table(tmp_path):
     assert set(table.display["Source"]) == {"here", "a test, table 0"}
     assert "Rows with a source: published scores whose protocol" in table.caption
 
-    overall = tables.with_published(
-        MUSDB, ours("v3", ["all"]), "BSS Eval v3", "whole track", scores=added
-    )
+    overall = tables.with_published(MUSDB, ours("v3", ["all"]), SDR_V3, scores=added)
     assert overall.frame["sdr_v3_mean_db"].tolist() == [3.0, 3.0, 1.25]
     assert np.isnan(overall.frame["sdr_v3_std_db"].iloc[-1])  # over what, is not said
 
 
 def test_a_table_with_published_rows_can_be_saved(tmp_path):
     added = published.load_published(write(tmp_path / "scores.csv", ROW))
-    table = tables.with_published(
-        MUSDB, ours("v3", list(INSTRUMENTS)), "BSS Eval v3", "whole track", scores=added
-    )
+    table = tables.with_published(MUSDB, ours("v3", list(INSTRUMENTS)), SDR_V3, scores=added)
     table.save(tmp_path)
     assert "C-U-Net-Test (Nobody 2000)" in (tmp_path / "scores.md").read_text()
 
@@ -181,9 +175,7 @@ def test_another_rate_or_rendered_music_keeps_them_apart(tmp_path, override):
     settings = load_profile("musdb18", [override, "data.validation=1"])
     added = published.load_published(write(tmp_path / "scores.csv", ROW))
     table = ours("v3", list(INSTRUMENTS))
-    assert (
-        tables.with_published(settings, table, "BSS Eval v3", "whole track", scores=added) is table
-    )
+    assert tables.with_published(settings, table, SDR_V3, scores=added) is table
 
 
 def test_other_evaluations_aggregations_and_unknown_words_keep_them_apart(tmp_path):
@@ -194,7 +186,7 @@ def test_other_evaluations_aggregations_and_unknown_words_keep_them_apart(tmp_pa
         {**ROW, "protocol": PAPER.replace("2 sources (target, accompaniment)", "4 sources")},
     ]
     added = published.load_published(write(tmp_path / "scores.csv", *rows))
-    equal = published.of_equal_protocol(MUSDB, "BSS Eval v3", "whole track", added)
+    equal = published.of_equal_protocol(MUSDB, SDR_V3, added)
     assert equal["protocol"].tolist() == [PAPER]
     for evaluation, aggregation in (
         ("BSS Eval v4", "median over frames"),
@@ -202,17 +194,19 @@ def test_other_evaluations_aggregations_and_unknown_words_keep_them_apart(tmp_pa
         ("BSS Eval v4", "whole track"),
         ("another", "whole track"),
     ):
-        assert published.of_equal_protocol(MUSDB, evaluation, aggregation, added).empty
+        assert published.of_equal_protocol(
+            MUSDB, Measure("SDR", evaluation, aggregation), added
+        ).empty
 
 
 def test_framing_and_rate_are_compared_too():
     there = published.PROTOCOLS[V4]
     same = load_profile("musdb18", "signal.sample_rate=44100")
-    mono = published.our_protocol(same, "BSS Eval v4", "median over frames")
+    mono = published.our_protocol(same, SDR_V4)
     assert mono != there  # their stereo
     assert mono == published.Protocol(**{**vars(there), "channels": "mono"})
     longer = load_profile("musdb18", "signal.sample_rate=44100 evaluate.window_seconds=2")
-    assert published.our_protocol(longer, "BSS Eval v4", "median over frames") != mono
+    assert published.our_protocol(longer, SDR_V4) != mono
 
 
 def test_our_scores_at_8192_hz_mono_stand_alone_today():

@@ -15,11 +15,12 @@ the order of :data:`cunet_lib.core.systems.INSTRUMENTS`, mono at the study rate;
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
+import pandas as pd
 
-from cunet_lib.core.settings import Evaluate
+from cunet_lib.core.settings import ConfigError, Evaluate
 from cunet_lib.core.systems import INSTRUMENTS
 from cunet_lib.preprocess.tracks import ensure_ffmpeg
 
@@ -64,6 +65,23 @@ class Measure:
     metric: str = "SDR"
     protocol: str = PROTOCOL
     aggregation: str = "median over frames"
+
+    def rows(self, scores: pd.DataFrame) -> pd.DataFrame:
+        """The rows of the long score table that hold this measure.
+
+        Raises
+        ------
+        ConfigError
+            If there are none.
+        """
+        facts = asdict(self)
+        chosen = scores[(scores[list(facts)] == list(facts.values())).all(axis=1)]
+        if chosen.empty:
+            raise ConfigError(
+                f"The scores hold no {self.metric} of {self.protocol}, {self.aggregation}; "
+                "run `make reproduce`."
+            )
+        return chosen
 
 
 SDR_V4 = Measure()

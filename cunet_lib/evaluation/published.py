@@ -30,7 +30,7 @@ import pandas as pd
 
 from cunet_lib.core.settings import ConfigError, Profile
 from cunet_lib.core.systems import INSTRUMENTS
-from cunet_lib.evaluation.metrics import SCORE_METRICS
+from cunet_lib.evaluation.metrics import SCORE_METRICS, Measure
 
 PATH = Path(__file__).with_name("published_scores.csv")
 
@@ -169,35 +169,33 @@ def _checked(row: dict, place: str) -> dict:
     return {**row, **numbers}
 
 
-def our_protocol(settings: Profile, evaluation: str, aggregation: str) -> Protocol | None:
+def our_protocol(settings: Profile, measure: Measure) -> Protocol | None:
     """Describe the study's scores of one evaluation; None where none can be compared.
 
     Parameters
     ----------
-    evaluation, aggregation
-        Columns ``protocol`` and ``aggregation`` of the score tables.
+    measure
+        Of the scores; its metric does not matter.
 
     Returns
     -------
     Protocol or None
         None for rendered corpora, and for evaluations that :data:`OUR_SOURCES` does not know.
     """
-    if settings.data.source != "musdb18" or evaluation not in OUR_SOURCES:
+    if settings.data.source != "musdb18" or measure.protocol not in OUR_SOURCES:
         return None
-    framed = aggregation.endswith("over frames")
+    framed = measure.aggregation.endswith("over frames")
     return Protocol(
-        evaluation,
-        aggregation,
+        measure.protocol,
+        measure.aggregation,
         (settings.evaluate.window_seconds, settings.evaluate.hop_seconds) if framed else None,
-        OUR_SOURCES[evaluation],
+        OUR_SOURCES[measure.protocol],
         settings.signal.sample_rate,
         "mono",
     )
 
 
-def of_equal_protocol(
-    settings: Profile, evaluation: str, aggregation: str, published: pd.DataFrame
-) -> pd.DataFrame:
+def of_equal_protocol(settings: Profile, measure: Measure, published: pd.DataFrame) -> pd.DataFrame:
     """Those of the published rows that may stand beside ours; none for rendered corpora.
 
     Parameters
@@ -205,7 +203,7 @@ def of_equal_protocol(
     published
         As :func:`load_published` gives them.
     """
-    ours = our_protocol(settings, evaluation, aggregation)
+    ours = our_protocol(settings, measure)
     equal = [
         ours is not None and PROTOCOLS.get(protocol) == ours for protocol in published["protocol"]
     ]

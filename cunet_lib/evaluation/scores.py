@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -23,15 +24,19 @@ import scipy
 
 from cunet_lib.core.settings import ConfigError
 from cunet_lib.core.systems import INSTRUMENTS, SYSTEMS, TRAINED
-from cunet_lib.evaluation.metrics import PROTOCOL, PROTOCOL_METRICS, SCORE_COLUMNS, SCORE_METRICS
+from cunet_lib.evaluation.metrics import (
+    PROTOCOL_METRICS,
+    SCORE_COLUMNS,
+    SCORE_METRICS,
+    SDR_V4,
+    Measure,
+)
 
 ALL = "all"
 TARGETS = (ALL, *INSTRUMENTS)
 
 MIXTURE = "mixture"
 """Target of the score that holds the sum of the estimates against the mixture."""
-
-AGGREGATION = "median over frames"
 
 _KEYS = ["model", "seed", "track", "target", "metric", "protocol", "aggregation"]
 
@@ -153,14 +158,8 @@ def _ordered(frame: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def track_scores(
-    scores: pd.DataFrame,
-    *,
-    metrics: Sequence[str] = ("SDR",),
-    aggregation: str = AGGREGATION,
-    protocol: str = PROTOCOL,
-) -> pd.DataFrame:
-    """One value per system, track, target and metric: the mean over seeds.
+def track_scores(scores: pd.DataFrame, measure: Measure = SDR_V4) -> pd.DataFrame:
+    """One value per system, track and target: the mean over seeds.
 
     Tracks, not seeds, are the units that the study generalises over, so seeds are averaged first.
 
@@ -172,31 +171,23 @@ def track_scores(
     Returns
     -------
     pandas.DataFrame
-        Columns model, track, target, metric, value (dB, missing where no frame has a score in any
+        Columns model, track, target, value (dB, missing where no frame has a score in any
         seed), seeds, frames and undefined_frames (sums over seeds).
 
     Raises
     ------
     ConfigError
-        If there are no scores with this protocol, aggregation and metrics.
+        If there are no scores of this measure.
     """
-    chosen = scores[
-        scores["metric"].isin(metrics)
-        & (scores["aggregation"] == aggregation)
-        & (scores["protocol"] == protocol)
-    ]
-    if chosen.empty:
-        raise ConfigError(
-            f"The scores hold no {', '.join(metrics)} of protocol {protocol!r} and aggregation "
-            f"{aggregation!r}; there are: {', '.join(sorted(set(scores['aggregation'])))}."
+    grouped = measure.rows(scores).groupby(["model", "track", "target"], as_index=False)
+    return _ordered(
+        grouped.agg(
+            value=("value", "mean"),
+            seeds=("seed", "nunique"),
+            frames=("frames", "sum"),
+            undefined_frames=("undefined_frames", "sum"),
         )
-    grouped = chosen.groupby(["model", "track", "target", "metric"], as_index=False).agg(
-        value=("value", "mean"),
-        seeds=("seed", "nunique"),
-        frames=("frames", "sum"),
-        undefined_frames=("undefined_frames", "sum"),
     )
-    return _ordered(grouped)
 
 
 def over_instruments(tracks: pd.DataFrame) -> pd.DataFrame:
@@ -204,7 +195,7 @@ def over_instruments(tracks: pd.DataFrame) -> pd.DataFrame:
 
     An instrument without a score in a track is left out of that track's mean.
     """
-    grouped = tracks.groupby(["model", "track", "metric"], as_index=False).agg(
+    grouped = tracks.groupby(["model", "track"], as_index=False).agg(
         value=("value", "mean"),
         seeds=("seeds", "max"),
         frames=("frames", "sum"),
@@ -214,12 +205,7 @@ def over_instruments(tracks: pd.DataFrame) -> pd.DataFrame:
 
 
 def summary(
-    scores: pd.DataFrame,
-    *,
-    by_target: bool = False,
-    metrics: Sequence[str] = ("SDR", "SIR", "SAR"),
-    aggregation: str = AGGREGATION,
-    protocol: str = PROTOCOL,
+    scores: pd.DataFrame, measure: Measure = SDR_V4, *, by_target: bool = False
 ) -> pd.DataFrame:
     """Mean, standard deviation and median over tracks.
 
@@ -235,10 +221,10 @@ def summary(
         Columns model, target, metric, protocol, aggregation, tracks (with a score),
         undefined_tracks, mean, std (ddof 1), median (dB), frames, undefined_frames.
     """
-    tracks = track_scores(scores, metrics=metrics, aggregation=aggregation, protocol=protocol)
+    tracks = track_scores(scores, measure)
     if not by_target:
         tracks = over_instruments(tracks)
-    grouped = tracks.groupby(["model", "target", "metric"], as_index=False).agg(
+    grouped = tracks.groupby(["model", "target"], as_index=False).agg(
         tracks=("value", "count"),
         undefined_tracks=("value", lambda values: int(values.isna().sum())),
         mean=("value", "mean"),
@@ -247,19 +233,23 @@ def summary(
         frames=("frames", "sum"),
         undefined_frames=("undefined_frames", "sum"),
     )
-    grouped.insert(3, "protocol", protocol)
-    grouped.insert(4, "aggregation", aggregation)
-    return _ordered(grouped)
+    return defined(_ordered(grouped), measure, after="target")
+
+
+def defined(table: pd.DataFrame, measure: Measure, *, after: str) -> pd.DataFrame:
+    """A table with the measure's columns put behind one of its own."""
+    place = table.columns.get_loc(after) + 1
+    for offset, (name, value) in enumerate(asdict(measure).items()):
+        table.insert(place + offset, name, value)
+    return table
 
 
 def paired_differences(
     scores: pd.DataFrame,
+    measure: Measure = SDR_V4,
     *,
     reference: str = "unet",
     models: Sequence[str] | None = None,
-    metric: str = "SDR",
-    aggregation: str = AGGREGATION,
-    protocol: str = PROTOCOL,
 ) -> pd.DataFrame:
     """Differences model minus reference, track by track.
 
@@ -282,13 +272,13 @@ def paired_differences(
     ConfigError
         If there are no scores of the reference or of a model.
     """
-    tracks = track_scores(scores, metrics=(metric,), aggregation=aggregation, protocol=protocol)
+    tracks = track_scores(scores, measure)
     there = set(tracks["model"])
     if models is None:
         models = [model for model in TRAINED if model != reference and model in there]
     for system in (reference, *models):
         if system not in there:
-            raise ConfigError(f"There are no {metric} scores of {system} to compare.")
+            raise ConfigError(f"There are no {measure.metric} scores of {system} to compare.")
     other = tracks.loc[tracks["model"] == reference, ["track", "target", "value"]]
     pairs = tracks[tracks["model"].isin(models)].merge(
         other.rename(columns={"value": "reference_value"}), on=["track", "target"], how="outer"
@@ -354,15 +344,11 @@ def bootstrap_interval(
 
 def difference_table(
     scores: pd.DataFrame,
+    measure: Measure = SDR_V4,
     *,
     reference: str = "unet",
     models: Sequence[str] | None = None,
-    metric: str = "SDR",
     confidence: float = 0.95,
-    resamples: int = 9999,
-    seed: int = 0,
-    aggregation: str = AGGREGATION,
-    protocol: str = PROTOCOL,
 ) -> pd.DataFrame:
     """Paired differences per model and target, with bootstrap intervals of their mean.
 
@@ -374,29 +360,17 @@ def difference_table(
         Columns model, reference, target, metric, protocol, aggregation, tracks, undefined_tracks,
         mean, std, median, ci_low, ci_high (dB), tracks_better (difference above 0).
     """
-    pairs = paired_differences(
-        scores,
-        reference=reference,
-        models=models,
-        metric=metric,
-        aggregation=aggregation,
-        protocol=protocol,
-    )
+    pairs = paired_differences(scores, measure, reference=reference, models=models)
     rows = []
     for (model, target), group in pairs.groupby(["model", "target"], sort=False):
         values = group["difference"].dropna().to_numpy()
-        low, high = bootstrap_interval(
-            values, confidence=confidence, resamples=resamples, seed=seed
-        )
+        low, high = bootstrap_interval(values, confidence=confidence)
         described = pd.Series(values, dtype=float)
         rows.append(
             {
                 "model": model,
                 "reference": reference,
                 "target": target,
-                "metric": metric,
-                "protocol": protocol,
-                "aggregation": aggregation,
                 "tracks": len(values),
                 "undefined_tracks": int(group["difference"].isna().sum()),
                 "mean": described.mean(),
@@ -407,17 +381,15 @@ def difference_table(
                 "tracks_better": int((values > 0).sum()),
             }
         )
-    return _ordered(pd.DataFrame(rows))
+    return defined(_ordered(pd.DataFrame(rows)), measure, after="target")
 
 
 def check_outcome(
     scores: pd.DataFrame,
+    measure: Measure = SDR_V4,
     *,
     min_improvement: float = 5.0,
     min_absolute: float = 2.0,
-    metric: str = "SDR",
-    aggregation: str = AGGREGATION,
-    protocol: str = PROTOCOL,
 ) -> pd.DataFrame:
     """What each model reaches per instrument, between the mixture and the ideal mask.
 
@@ -437,9 +409,7 @@ def check_outcome(
         Columns model, target, metric, protocol, aggregation, tracks, median, mixture_median,
         improvement, ideal_median (dB), improved_enough, high_enough, below_ideal, passed.
     """
-    table = summary(
-        scores, by_target=True, metrics=(metric,), aggregation=aggregation, protocol=protocol
-    )
+    table = summary(scores, measure, by_target=True)
     medians = table.set_index(["model", "target"])["median"]
     for bound in ("mixture", "ideal_ratio_mask"):
         if bound not in medians.index.get_level_values("model"):

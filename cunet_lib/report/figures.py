@@ -242,7 +242,7 @@ def scores_by_instrument(settings: Profile, scores: pd.DataFrame) -> Figure:
     systems = [system for system in SYSTEMS if system in set(tracks["model"])]
     names = sorted(set(tracks["track"]))
     offsets = dict(zip(names, _offsets(len(names), 0.26), strict=True))
-    medians = analysis.summary(scores, by_target=True, metrics=("SDR",))
+    medians = analysis.summary(scores, by_target=True)
     medians = medians.set_index(["target", "model"])["median"]
     fig, axes = subplots(
         1, len(INSTRUMENTS), size=(12, 0.42 * len(systems) + 1.7), sharex=True, sharey=True

@@ -14,12 +14,14 @@ from cunet_lib.core.settings import ConfigError, Profile
 from cunet_lib.evaluation import scores as analysis
 from cunet_lib.evaluation.metrics import (
     PLAIN_SDR,
-    PROTOCOL,
     PROTOCOL_V3,
     SCORE_COLUMNS,
+    SDR_V3,
+    SDR_V4,
     SI_SDR,
     SILENCE,
     WHOLE_TRACK,
+    Measure,
 )
 from cunet_lib.evaluation.scores import ALL, MIXTURE, SYSTEMS, TARGETS, TRAINED
 from cunet_lib.report.records import (
@@ -45,14 +47,14 @@ ABLATION_LABELS = {
 """How tables name the ablations, in the order in which the released code applies them."""
 
 SCORES = {
-    "sdr_v3": ("SDR", PROTOCOL_V3, WHOLE_TRACK, "SDR v3"),
-    "sir_v3": ("SIR", PROTOCOL_V3, WHOLE_TRACK, "SIR v3"),
-    "sar_v3": ("SAR", PROTOCOL_V3, WHOLE_TRACK, "SAR v3"),
-    "sdr_v4": ("SDR", PROTOCOL, analysis.AGGREGATION, "SDR v4"),
-    "plain_sdr": ("SDR", PLAIN_SDR, WHOLE_TRACK, "Plain SDR"),
-    "si_sdr": ("SDR", SI_SDR, WHOLE_TRACK, "SI-SDR"),
+    "sdr_v3": (SDR_V3, "SDR v3"),
+    "sir_v3": (Measure("SIR", PROTOCOL_V3, WHOLE_TRACK), "SIR v3"),
+    "sar_v3": (Measure("SAR", PROTOCOL_V3, WHOLE_TRACK), "SAR v3"),
+    "sdr_v4": (SDR_V4, "SDR v4"),
+    "plain_sdr": (Measure("SDR", PLAIN_SDR, WHOLE_TRACK), "Plain SDR"),
+    "si_sdr": (Measure("SDR", SI_SDR, WHOLE_TRACK), "SI-SDR"),
 }
-"""What ablations are compared by: column to metric, protocol, aggregation and heading."""
+"""What ablations are compared by: column to measure and heading."""
 
 
 def further_table(settings: Profile, scores: pd.DataFrame) -> Table:
@@ -68,18 +70,12 @@ def further_table(settings: Profile, scores: pd.DataFrame) -> Table:
     }
     parts = {}
     for name, (metric, protocol) in chosen.items():
-        options = {"metrics": (metric,), "protocol": protocol, "aggregation": WHOLE_TRACK}
+        measure = Measure(metric, protocol, WHOLE_TRACK)
         both = [
-            analysis.summary(scores, by_target=by_target, **options) for by_target in (False, True)
+            analysis.summary(scores, measure, by_target=by_target) for by_target in (False, True)
         ]
         parts[name] = pd.concat(both).set_index(["model", "target"])
-    total = analysis.summary(
-        scores,
-        by_target=True,
-        metrics=("sum SDR",),
-        protocol=PLAIN_SDR,
-        aggregation=WHOLE_TRACK,
-    )
+    total = analysis.summary(scores, Measure("sum SDR", PLAIN_SDR, WHOLE_TRACK), by_target=True)
     parts["sum_sdr"] = total.replace({"target": {MIXTURE: ALL}}).set_index(["model", "target"])
     places = [
         (model, target)
@@ -124,7 +120,7 @@ def silence_table(settings: Profile, scores: pd.DataFrame) -> Table:
     keys = ["model", "target"]
     frame = tracks.groupby(keys, sort=False)[["frames", "undefined_frames"]].sum()
     frame["undefined_tracks_v4"] = tracks["value"].isna().groupby([tracks[k] for k in keys]).sum()
-    v3 = analysis.track_scores(scores, protocol=PROTOCOL_V3, aggregation=WHOLE_TRACK)
+    v3 = analysis.track_scores(scores, SDR_V3)
     frame["undefined_tracks_v3"] = v3["value"].isna().groupby([v3[key] for key in keys]).sum()
     for metric, frames, energy in (
         ("PES", "silent_target_frames", "predicted_energy_db"),
@@ -260,12 +256,8 @@ def ablation_differences(ablations: pd.DataFrame) -> pd.DataFrame:
 
 def _described(group: pd.DataFrame) -> dict[str, float]:
     facts = {}
-    for name, (metric, protocol, aggregation, _) in SCORES.items():
-        chosen = group[
-            (group["metric"] == metric)
-            & (group["protocol"] == protocol)
-            & (group["aggregation"] == aggregation)
-        ]
+    for name, (measure, _) in SCORES.items():
+        chosen = measure.rows(group)
         values = chosen["difference"]
         if name == "sdr_v3":
             facts |= {"tracks": values.count(), "undefined_tracks": values.isna().sum()}
@@ -282,7 +274,7 @@ def ablation_table(settings: Profile, ablations: pd.DataFrame) -> Table:
     if len(set(frame["model"])) > 1:
         display["Model"] = frame["model"].map(LABELS)
     display["Instrument"] = frame["target"].map(target_label)
-    for name, (*_, heading) in SCORES.items():
+    for name, (_, heading) in SCORES.items():
         display[f"{heading}, dB"] = [
             f"{number(mean, sign=True)} ± {number(deviation)}"
             for mean, deviation in zip(

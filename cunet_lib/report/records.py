@@ -21,9 +21,8 @@ from cunet_lib.core.systems import (
     UNETS,
     VARIANTS,
 )
-from cunet_lib.evaluation import scores as analysis
-from cunet_lib.evaluation.metrics import PROTOCOL
-from cunet_lib.evaluation.scores import ALL, TRAINED
+from cunet_lib.evaluation.metrics import SDR_V4
+from cunet_lib.evaluation.scores import ALL, SYSTEMS, TRAINED
 
 RATIOS = {
     "SDR": "source-to-distortion ratio",
@@ -76,8 +75,8 @@ def score_note(
     """Data, tracks, metric, protocol, rate and seeds behind a table or figure of scores."""
     chosen = scores[
         scores["metric"].isin(metrics)
-        & (scores["aggregation"] == analysis.AGGREGATION)
-        & (scores["protocol"] == PROTOCOL)
+        & (scores["aggregation"] == SDR_V4.aggregation)
+        & (scores["protocol"] == SDR_V4.protocol)
     ]
     ratios = ", ".join(f"{metric}: {RATIOS[metric]}" for metric in metrics)
     # Every metric of a frame is undefined together: count one of them.
@@ -94,8 +93,8 @@ def score_note(
             "from the references."
         )
     return (
-        f"{data_note(settings)} {ratios} in dB by {PROTOCOL} (museval), "
-        f"{settings.evaluate.window_seconds:g} s frames, {analysis.AGGREGATION} in each track; "
+        f"{data_note(settings)} {ratios} in dB by {SDR_V4.protocol} (museval), "
+        f"{settings.evaluate.window_seconds:g} s frames, {SDR_V4.aggregation} in each track; "
         f"signals rounded to 16 bits, {rate_note(settings)}; "
         f"{count(chosen['track'].nunique(), 'test track')}; {seed_note(chosen)}."
         f" {left_out}{bounds}"
@@ -231,7 +230,7 @@ def load_excerpt(settings: Profile, *, seeds: Sequence[int] | None = None) -> pd
         path
         for path in sorted(folder.glob("*-seed*.csv"))
         if seeds is None
-        or path.stem.rsplit("-seed", 1)[0] not in analysis.TRAINED
+        or path.stem.rsplit("-seed", 1)[0] not in TRAINED
         or path.stem.rsplit("-seed", 1)[1] in map(str, seeds)
     ]
     if not paths:
@@ -241,7 +240,7 @@ def load_excerpt(settings: Profile, *, seeds: Sequence[int] | None = None) -> pd
     grouped = table.groupby(["model", "target", "metric"], as_index=False).agg(
         seeds=("seed", "nunique"), value=("value", "mean")
     )
-    order = {name: place for place, name in enumerate((*analysis.SYSTEMS, *INSTRUMENTS))}
+    order = {name: place for place, name in enumerate((*SYSTEMS, *INSTRUMENTS))}
     return grouped.sort_values(
         ["model", "target"], key=lambda column: column.map(order), ignore_index=True
     )

@@ -16,8 +16,8 @@ from markupsafe import Markup, escape
 
 from cunet_lib.core.settings import ROOT, Profile, load_profile
 from cunet_lib.core.systems import VARIANTS
-from cunet_lib.evaluation.metrics import PROTOCOL
-from cunet_lib.evaluation.scores import AGGREGATION, ALL
+from cunet_lib.evaluation.metrics import SDR_V4
+from cunet_lib.evaluation.scores import ALL
 from cunet_lib.evaluation.statistics import EQUIVALENT
 from cunet_lib.report.records import LABELS, RATIOS, count, listed, number, rate_note, read_csv
 
@@ -240,8 +240,8 @@ def _score_sentence(settings: Profile, scores: pd.DataFrame) -> str:
         return ""
     songs = count(int(scores["tracks"].max()), "test song")
     return (
-        f"{RATIOS['SDR'].capitalize()} by {PROTOCOL} ({rate_note(settings)}, {AGGREGATION} in each "
-        f"song), mean over {songs} and all instruments: {'; '.join(parts)}."
+        f"{RATIOS['SDR'].capitalize()} by {SDR_V4.protocol} ({rate_note(settings)}, "
+        f"{SDR_V4.aggregation} in each song), mean over {songs} and all instruments: {'; '.join(parts)}."
     )
 
 
@@ -302,7 +302,7 @@ def _answer_table(
         title="The answer in one table",
         lead="Mean over test songs and all instruments, beside the paired comparison.",
         rest=(
-            f"SDR v4: {RATIOS['SDR']} by {PROTOCOL}, {AGGREGATION} in each song. In "
+            f"SDR v4: {RATIOS['SDR']} by {SDR_V4.protocol}, {SDR_V4.aggregation} in each song. In "
             "parentheses: the interval of the mean difference. Equivalent in: of the comparisons "
             "over all instruments and for each. All definitions and tests stand under Results."
         ),

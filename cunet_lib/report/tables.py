@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import html
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
@@ -19,7 +19,7 @@ from cunet_lib.core.systems import INSTRUMENTS, PAPER_NAMES, UNETS, VARIANTS
 from cunet_lib.evaluation import published
 from cunet_lib.evaluation import scores as analysis
 from cunet_lib.evaluation import statistics as inference
-from cunet_lib.evaluation.metrics import PROTOCOL, PROTOCOL_V3, WHOLE_TRACK
+from cunet_lib.evaluation.metrics import SDR_V3, SDR_V4, Measure
 from cunet_lib.evaluation.scores import SYSTEMS
 from cunet_lib.report.records import (
     LABELS,
@@ -221,13 +221,12 @@ def scores_table(settings: Profile, scores: pd.DataFrame, *, by_instrument: bool
     several seeds, also how far the means over tracks spread over training runs.
     """
     metrics = ("SDR", "SIR", "SAR")
-    v4 = analysis.summary(scores, by_target=by_instrument, metrics=metrics)
-    v3 = analysis.summary(
-        scores,
-        by_target=by_instrument,
-        metrics=metrics,
-        aggregation=WHOLE_TRACK,
-        protocol=PROTOCOL_V3,
+    v4, v3 = (
+        pd.concat(
+            analysis.summary(scores, replace(measure, metric=metric), by_target=by_instrument)
+            for metric in metrics
+        )
+        for measure in (SDR_V4, SDR_V3)
     )
     counts = ["tracks", "undefined_tracks", "frames", "undefined_frames"]
     frame = v4.loc[v4["metric"] == "SDR", ["model", "target", *counts]].set_index(
@@ -264,30 +263,22 @@ def scores_table(settings: Profile, scores: pd.DataFrame, *, by_instrument: bool
     )
     name = "scores_by_instrument" if by_instrument else "scores_overall"
     table = Table(name, frame, display, caption)
-    table = with_published(settings, table, PROTOCOL, analysis.AGGREGATION)
-    return with_published(settings, table, PROTOCOL_V3, WHOLE_TRACK)
+    table = with_published(settings, table, SDR_V4)
+    return with_published(settings, table, SDR_V3)
 
 
 def _add_seed_spread(frame, display, scores, metrics, *, by_instrument: bool) -> str:
     """Add the spread over seeds, if there are several; returns the caption's sentence."""
     places = list(zip(frame["model"], frame["target"], strict=True))
-    for version, protocol, aggregation in (
-        ("v4", PROTOCOL, analysis.AGGREGATION),
-        ("v3", PROTOCOL_V3, WHOLE_TRACK),
-    ):
-        seeds = inference.seed_spread(
-            scores,
-            by_target=by_instrument,
-            metrics=metrics,
-            aggregation=aggregation,
-            protocol=protocol,
-        )
-        if seeds.empty:
-            return ""
-        values = seeds.set_index(["model", "target", "metric"])["seed_std"]
+    for version, measure in (("v4", SDR_V4), ("v3", SDR_V3)):
         for metric in metrics:
+            chosen = replace(measure, metric=metric)
+            seeds = inference.seed_spread(scores, chosen, by_target=by_instrument)
+            if seeds.empty:
+                return ""
+            values = seeds.set_index(["model", "target"])["seed_std"]
             frame[f"{metric.lower()}_{version}_seed_std_db"] = [
-                values.get((*place, metric), float("nan")) for place in places
+                values.get(place, float("nan")) for place in places
             ]
         display[f"SDR {version} over seeds, dB"] = [
             "-" if pd.isna(value) else f"± {number(value)}"
@@ -311,8 +302,7 @@ def spread(frame: pd.DataFrame, prefix: str) -> list[str]:
 def with_published(
     settings: Profile,
     table: Table,
-    protocol: str,
-    aggregation: str,
+    measure: Measure,
     *,
     scores: pd.DataFrame | None = None,
 ) -> Table:
@@ -324,8 +314,8 @@ def with_published(
         Of scores: its frame has the columns model, target and, for instance,
         ``sdr_v4_mean_db``, ``sdr_v4_std_db`` and ``sdr_v4_median_db``; its display
         ``"SDR v4, dB"``.
-    protocol, aggregation
-        Of the table's scores.
+    measure
+        Of the table's scores; its metric does not matter.
     scores
         As ``published.load_published`` gives them; read if not given.
 
@@ -337,19 +327,22 @@ def with_published(
         deviation or median is over tracks or over tracks and instruments is not always said.
     """
     scores = published.load_published() if scores is None else scores
-    equal = published.of_equal_protocol(settings, protocol, aggregation, scores)
+    equal = published.of_equal_protocol(settings, measure, scores)
     equal = equal.replace({"target": {published.OVERALL: analysis.ALL}})
     equal = equal[equal["target"].isin(table.frame["target"])]
     if equal.empty:
         return table
     equal.loc[equal["target"] == analysis.ALL, ["std_db", "median_db"]] = float("nan")
-    version = protocol.rsplit(" ", 1)[-1]
+    version = measure.protocol.rsplit(" ", 1)[-1]
     frames, displays = [table.frame], [table.display]
     if "source" not in table.frame:
         frames, displays = [table.frame.assign(source="")], [table.display.assign(Source="here")]
     for (target, system, study), group in equal.groupby(["target", "system", "study"], sort=False):
-        row = {"model": f"{system} ({study})", "target": target, "protocol": protocol}
-        row |= {"aggregation": aggregation, "source": "; ".join(dict.fromkeys(group["source"]))}
+        row = {"model": f"{system} ({study})", "target": target, "protocol": measure.protocol}
+        row |= {
+            "aggregation": measure.aggregation,
+            "source": "; ".join(dict.fromkeys(group["source"])),
+        }
         shown = {"Instrument": target, "Model": row["model"], "Source": row["source"]}
         for _, entry in group.iterrows():
             prefix = f"{entry['metric'].lower()}_{version}_"
@@ -397,7 +390,7 @@ def published_table(settings: Profile, scores: pd.DataFrame) -> Table:
     frame = published.load_published()
     ours = set(scores[["protocol", "aggregation"]].itertuples(index=False, name=None))
     equal = pd.concat(
-        [published.of_equal_protocol(settings, *pair, frame) for pair in sorted(ours)]
+        [published.of_equal_protocol(settings, Measure("SDR", *pair), frame) for pair in ours]
     )
     frame["equal_protocol"] = frame["protocol"].isin(equal["protocol"])
     display = pd.DataFrame(
@@ -545,7 +538,7 @@ def differences_table(
     scores: pd.DataFrame,
     *,
     reference: str = "unet",
-    protocol: str = PROTOCOL,
+    measure: Measure = SDR_V4,
 ) -> Table:
     """Paired differences of SDR per track, with bootstrap intervals of the mean.
 
@@ -554,17 +547,15 @@ def differences_table(
     reference
         ``"unet"``: C-U-Nets against the dedicated U-Nets, tested for a difference and for
         equivalence; ``"mixture"``: improvements, described.
-    protocol
-        BSS Eval v4, or v3, the paper's: then the table's name ends in ``_v3``.
+    measure
+        SDR by BSS Eval v4, or v3, the paper's: then the table's name ends in ``_v3``.
     """
     statistics, tested = settings.statistics, reference == "unet"
-    version = "v3" if protocol == PROTOCOL_V3 else "v4"
-    aggregation = WHOLE_TRACK if version == "v3" else analysis.AGGREGATION
-    chosen = {"reference": reference, "protocol": protocol, "aggregation": aggregation}
+    version = "v3" if measure == SDR_V3 else "v4"
     if tested:
-        table = inference.comparison_table(scores, statistics, **chosen)
+        table = inference.comparison_table(scores, statistics, measure, reference=reference)
     else:
-        table = analysis.difference_table(scores, **chosen)
+        table = analysis.difference_table(scores, measure, reference=reference)
     percent = f"{1 - statistics.alpha if tested else 0.95:.0%}".replace("%", " %")
     interval = [
         "n/a" if pd.isna(low) else f"{number(low, sign=True)} to {number(high, sign=True)}"
@@ -586,11 +577,9 @@ def differences_table(
             ],
         }
     )
-    resampled = "BCa, 9999 resamples of tracks"
     if tested:
         if "seed_std" in table:
             display["Over seeds"] = table["seed_std"].map(lambda x: f"± {number(x)}")
-            resampled = "percentiles of 9999 resamples of tracks and of seeds, crossed"
         display["p, difference"] = table["p_difference"].map(_pvalue)
         display["p, equivalence"] = table["p_equivalence"].map(_pvalue)
         display["Verdict"] = table["verdict"]
@@ -603,7 +592,7 @@ def differences_table(
     subject = "C-U-Net minus dedicated U-Net" if tested else "model minus mixture"
     caption = (
         f"Paired differences per test track, {subject}: mean with {percent} bootstrap interval "
-        f"({resampled}), median and standard deviation over tracks; tracks "
+        "(BCa, 9999 resamples of tracks), median and standard deviation over tracks; tracks "
         f"better: difference above 0. {_tests_note(settings, table) if tested else ''}"
         f"{score_note(settings, scores) if version == 'v4' else _v3_score_note(settings, scores)}"
     )
@@ -631,7 +620,6 @@ def _tests_note(settings: Profile, table: pd.DataFrame) -> str:
     family = int(table["p_difference"].notna().sum())
     several = "seed_std" in table
     over = "means over seeds, " if several else ""
-    errors = "allowing for tracks and seeds" if several else "over tracks"
     seeds = (
         "Over seeds: standard deviation of the mean difference over training runs. "
         if several
@@ -640,8 +628,8 @@ def _tests_note(settings: Profile, table: pd.DataFrame) -> str:
     return (
         f"{seeds}p, difference: Wilcoxon's signed-rank test over tracks ({over}two-sided), "
         f"corrected by Holm's method for the family of all {family} comparisons in this table. "
-        f"p, equivalence: two one-sided t-tests {errors} of a mean within ±{margin:g} dB, a margin "
-        "that was set beforehand; not corrected, so it serves the claim that a model is "
+        f"p, equivalence: two one-sided t-tests over tracks of a mean within ±{margin:g} dB, a "
+        "margin that was set beforehand; not corrected, so it serves the claim that a model is "
         "equivalent in all its rows, not one row picked out. Verdict at level "
         f"{alpha:g}: equivalent, where the second test passes (with the sign of a difference that "
         "is shown but below the margin); better or worse, where only a difference is shown (the "
@@ -650,10 +638,9 @@ def _tests_note(settings: Profile, table: pd.DataFrame) -> str:
 
 
 def power_table(settings: Profile, scores: pd.DataFrame) -> Table:
-    """How many tracks, and seeds, the test for equivalence would need at the variance seen."""
+    """How many tracks the test for equivalence would need at the variance seen."""
     statistics = settings.statistics
     table = inference.power_table(scores, statistics)
-    several = "seeds_needed" in table
 
     def needed(values: pd.Series, known: pd.Series, most: int) -> list[str]:
         return [
@@ -675,22 +662,11 @@ def power_table(settings: Profile, scores: pd.DataFrame) -> Table:
             "Tracks needed": needed(table["tracks_needed"], table["power"], inference.MOST_TRACKS),
         }
     )
-    parts = ""
-    if several:
-        display.insert(3, "Over seeds, dB", table["seed_std_db"].map(number))
-        display["Seeds needed"] = needed(
-            table["seeds_needed"], table["power"], inference.MOST_SEEDS
-        )
-        parts = (
-            "Standard deviations of the differences' parts: of tracks, of seeds (training runs); "
-            "the remainder is in the CSV. Tracks needed: with the seeds at hand; seeds needed: "
-            "with the tracks at hand. "
-        )
     percent = f"{statistics.power:.0%}".replace("%", " %")
     caption = (
         f"Power of the test for equivalence within ±{statistics.margin_db:g} dB at level "
         f"{statistics.alpha:g}, C-U-Net against dedicated U-Nets, if the true difference is 0 (the "
-        f"best case) and the variance is the one seen here; needed for {percent} power. {parts}"
+        f"best case) and the variance is the one seen here; needed for {percent} power. "
         f"{_power_sentence(table, percent)} {score_note(settings, scores)}"
     )
     return Table("power", table, display, caption)

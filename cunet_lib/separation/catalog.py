@@ -19,8 +19,7 @@ from pydantic import ValidationError
 from cunet_lib.core.files import is_file
 from cunet_lib.core.settings import ROOT, ConfigError, Profile, Separate, Signal, load_profile
 from cunet_lib.core.systems import INSTRUMENTS, UNETS
-from cunet_lib.evaluation.metrics import PROTOCOL
-from cunet_lib.evaluation.scores import AGGREGATION
+from cunet_lib.evaluation.metrics import SDR_V4
 from cunet_lib.report import card as cards
 
 MEANINGLESS = "smoke"
@@ -170,9 +169,9 @@ def median_sdr(folder: Path, model: str, seed: int | None) -> dict[str, tuple[fl
     chosen = scores[
         (scores["model"] == system)
         & (scores["seed"] == seed)
-        & (scores["metric"] == "SDR")
-        & (scores["protocol"] == PROTOCOL)
-        & (scores["aggregation"] == AGGREGATION)
+        & (scores["metric"] == SDR_V4.metric)
+        & (scores["protocol"] == SDR_V4.protocol)
+        & (scores["aggregation"] == SDR_V4.aggregation)
     ].dropna(subset="value")
     targets = [model.removeprefix("unet_")] if model in UNETS else INSTRUMENTS
     by_target = {target: chosen.loc[chosen["target"] == target, "value"] for target in targets}
@@ -215,8 +214,8 @@ def table(models: Sequence[Found]) -> str:
         numbers = "".join(f"{cell[0]:9.1f}" if cell else f"{'-':>9}" for cell in cells)
         lines.append(f"{found.name:<{width}}{numbers}  {found.trained_on}")
     lines += [
-        f"Median over test tracks of SDR in dB ({PROTOCOL}, median over frames), each on test",
-        "songs of its own kind: compare models of one profile only.",
+        f"Median over test tracks of SDR in dB ({SDR_V4.protocol}, median over frames), each on",
+        "test songs of its own kind: compare models of one profile only.",
     ]
     return "\n".join(lines)
 

@@ -9,7 +9,7 @@ from scipy import stats
 
 from cunet_lib.core.settings import ConfigError
 from cunet_lib.evaluation import scores as analysis
-from cunet_lib.evaluation.metrics import SCORE_COLUMNS
+from cunet_lib.evaluation.metrics import SCORE_COLUMNS, SDR_V3, Measure
 
 INSTRUMENTS = ("bass", "drums", "other", "vocals")
 TRACKS = ("A - 1", "B - 2", "C - 3", "NA")
@@ -121,7 +121,7 @@ def test_seeds_are_averaged_within_tracks_before_anything_else():
     assert len(tracks) == len(TRACKS) * len(INSTRUMENTS)
     assert set(tracks["seeds"]) == {2}
     assert set(tracks["frames"]) == {20}
-    row = analysis.summary(scores, metrics=("SDR",)).iloc[0]
+    row = analysis.summary(scores).iloc[0]
     assert row["mean"] == pytest.approx(np.mean([0, 1, 2, 3]) + 1)
     assert row["std"] == pytest.approx(np.std([0, 1, 2, 3], ddof=1))
 
@@ -132,7 +132,7 @@ def test_summary_counts_what_has_no_score_and_leaves_it_out():
         lambda track, target: track + (10.0 if target == "vocals" else 0.0),
         undefined={("C - 3", "vocals")},
     )
-    by_target = analysis.summary(scores, by_target=True, metrics=("SDR",)).set_index("target")
+    by_target = analysis.summary(scores, by_target=True).set_index("target")
     assert by_target.loc["vocals", "tracks"] == 3
     assert by_target.loc["vocals", "undefined_tracks"] == 1
     assert by_target.loc["vocals", "undefined_frames"] == 13
@@ -140,20 +140,20 @@ def test_summary_counts_what_has_no_score_and_leaves_it_out():
     assert by_target.loc["vocals", "mean"] == pytest.approx((10 + 11 + 13) / 3)
     assert by_target.loc["bass", "undefined_tracks"] == 0
     # A track's mean goes over the instruments that have a score in it.
-    overall = analysis.summary(scores, metrics=("SDR",)).iloc[0]
+    overall = analysis.summary(scores).iloc[0]
     assert overall["target"] == "all"
     assert overall["mean"] == pytest.approx(np.mean([2.5, 3.5, 2.0, 5.5]))
     assert overall["undefined_frames"] == 16 + 9
 
 
 def test_summary_says_protocol_and_aggregation_and_keeps_them_apart():
-    medians = analysis.summary(study(), metrics=("SDR",))
-    means = analysis.summary(study(), metrics=("SDR",), aggregation="mean over frames")
+    medians = analysis.summary(study())
+    means = analysis.summary(study(), Measure(aggregation="mean over frames"))
     assert set(medians["protocol"]) == {"BSS Eval v4"}
     assert set(means["aggregation"]) == {"mean over frames"}
     assert (medians["mean"] - means["mean"]).tolist() == pytest.approx([1.0] * len(medians))
-    with pytest.raises(ConfigError, match=r"BSS Eval v3.*there are: mean over frames"):
-        analysis.summary(study(), protocol="BSS Eval v3")
+    with pytest.raises(ConfigError, match=r"no SDR of BSS Eval v3, whole track"):
+        analysis.summary(study(), SDR_V3)
 
 
 # ------------------------------------------------------------------------------ pairs
