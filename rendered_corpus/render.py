@@ -23,8 +23,10 @@ import soundfile
 
 from cunet_lib.core.files import code_hash, locked, write_atomically, write_json
 from cunet_lib.core.processes import pool
-from rendered_corpus.composer import STEMS, SUBSETS, Song, compose, song_name
-from rendered_corpus.synth import RATE, render
+from rendered_corpus.composer import compose, song_name
+from rendered_corpus.mix import render
+from rendered_corpus.signals import RATE
+from rendered_corpus.song import STEMS, SUBSETS, Song
 
 __all__ = ["RATE", "STEMS", "compose", "quantise", "read_index", "render", "render_corpus"]
 

@@ -17,7 +17,8 @@ from functools import lru_cache
 import numpy as np
 import scipy.fft
 
-from rendered_corpus.composer import Note, Syllable, Voice
+from rendered_corpus.song import Note, Syllable
+from rendered_corpus.sounds import Voice
 
 HOP = 256
 """Samples between filter frames (5.8 ms at 44.1 kHz)."""
