@@ -10,8 +10,7 @@ import numpy as np
 
 from rendered_corpus.form import Form
 from rendered_corpus.song import Layer, Note, Sound
-from rendered_corpus.sounds import PATCHES, PROGRAMS
-from rendered_corpus.styles import GROOVES
+from rendered_corpus.tables import GROOVES, PATCHES, PROGRAMS
 
 Event = tuple[int, int, int, float]
 """Step, steps, pitch and strength of a note."""

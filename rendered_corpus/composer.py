@@ -114,7 +114,7 @@ def compose(seed: int, *, subset: str, index: int, seconds: float) -> Song:
 
 
 def _trim(form: Form, layer: Layer) -> Layer:
-    """The layer with notes that end with the song, or with the stem's last section before a rest."""
+    """The layer, its notes ending with the song and where the stem rests."""
     kept: list[Note] = []
     sections = list(form.playing(layer.stem))
     for note in sorted(layer.notes, key=lambda n: (n.start, n.pitch)):

@@ -6,8 +6,7 @@ import numpy as np
 
 from rendered_corpus.form import Form
 from rendered_corpus.song import Layer, Note, Section, Sound
-from rendered_corpus.sounds import KITS, MACHINES
-from rendered_corpus.styles import GROOVES, KEEPERS, PERCUSSION
+from rendered_corpus.tables import GROOVES, KEEPERS, KITS, MACHINES, PERCUSSION
 
 TOMS = (50, 48, 47, 45, 43, 41)
 MARKS = {"x": 0.92, "o": 0.68, ".": 0.30}
@@ -45,7 +44,7 @@ class _Drummer:
         self.picks = rng.permutation(len(self.family))
         self.keepers = [style.keepers[int(k)] for k in rng.integers(len(style.keepers), size=2)]
         extra = PERCUSSION[int(rng.integers(len(PERCUSSION)))]
-        self.extra = extra if rng.random() < style.percussion else ()
+        self.extra = extra if rng.random() < style.percussion else {}
         self.everywhere = rng.random() < 0.3
         self.snare = int(rng.choice([38, 38, 38, 40]))
         often = form.style_name in ("bossa", "reggae", "ballad")
@@ -88,7 +87,7 @@ class _Drummer:
     def _patterns(self, busy: bool, only: str) -> list[tuple[int, str]]:
         """Keys and steps of a section's bars."""
         kick, back = self.family[int(self.picks[1 if busy and len(self.picks) > 1 else 0])]
-        patterns = [*KEEPERS[self.keepers[busy]]]
+        patterns = [*KEEPERS[self.keepers[busy]].items()]
         if only != "keeper":
             patterns.append((KICK, kick))
         if only == "all":
@@ -96,7 +95,7 @@ class _Drummer:
             if self.clap and busy:
                 patterns.append((CLAP, back.replace(".", "-")))
         if busy or self.everywhere:
-            patterns.extend(self.extra)
+            patterns.extend(self.extra.items())
         return patterns
 
     def _pattern(self, bar: int, key: int, pattern: str, fill: int, *, rolls: bool) -> None:
@@ -150,10 +149,8 @@ def _kit(form: Form, rng: np.random.Generator, hits: list[tuple[float, int, floa
     layers = []
     for group, (keys, level, spread) in GROUPS.items():
         other = mixed and rng.random() < 0.5
-        if synthetic != other:
-            sound = Sound("machine", machine)
-        else:
-            sound = Sound("kit", f"kit {kit}", kit)
+        played = Sound("kit", f"kit {kit}", kit)
+        sound = Sound("machine", machine) if synthetic != other else played
         notes = tuple(Note(t, 0.25, k, v) for t, k, v in sorted(hits) if k in keys)
         pan = 0.0 if group in ("kick", "snare") else float(rng.uniform(-0.5, 0.5))
         layers.append(

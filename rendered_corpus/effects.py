@@ -64,7 +64,7 @@ def follow(x: np.ndarray, hop: int, attack: float, release: float) -> np.ndarray
 
 
 def late_gain(gain: np.ndarray, hop: int, samples: int) -> np.ndarray:
-    # A block's gain is reached in the block's middle.
+    """Gain per sample from gains per block, each reached in its block's middle."""
     return upsample(np.concatenate([gain[:1], gain]), hop, samples + hop // 2)[hop // 2 :]
 
 

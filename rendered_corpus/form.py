@@ -9,8 +9,7 @@ import numpy as np
 
 from rendered_corpus.harmony import MODES, PITCH_NAMES, Chord, parse_chord
 from rendered_corpus.song import STEMS, Section, rotating, stream
-from rendered_corpus.sounds import PROGRESSIONS
-from rendered_corpus.styles import STYLES, Style
+from rendered_corpus.tables import PROGRESSIONS, STYLES, Style
 
 PLANS = (
     ("intro", "verse", "chorus", "break", "chorus"),

@@ -9,7 +9,7 @@ import scipy.fft
 
 from rendered_corpus.signals import RATE, place_strokes
 from rendered_corpus.song import Note
-from rendered_corpus.sounds import Machine
+from rendered_corpus.tables import Machine
 
 
 def play_machine(

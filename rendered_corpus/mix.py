@@ -1,4 +1,4 @@
-"""Production: plays a song's layers and mixes them into its four stems, a pure function of the song.
+"""Production: a song's layers are played and mixed into its four stems, always alike.
 
 Each layer gets its own equaliser, drive, compression and place; each stem a room. Linear production
 (equaliser, panning, room, echoes) is applied in one long spectrum per layer and one inverse
@@ -16,8 +16,7 @@ from rendered_corpus.machines import play_machine
 from rendered_corpus.patches import play_patch
 from rendered_corpus.signals import RATE, upsample
 from rendered_corpus.song import STEMS, Layer, Song, stream
-from rendered_corpus.sounds import MACHINES, PATCHES, VOICES
-from rendered_corpus.styles import STYLES
+from rendered_corpus.tables import MACHINES, PATCHES, STYLES, VOICES
 from rendered_corpus.voice import sing
 
 

@@ -10,8 +10,7 @@ import numpy as np
 from rendered_corpus.form import Form
 from rendered_corpus.harmony import Chord, nearest, voicing
 from rendered_corpus.song import Layer, Note, Section, Sound
-from rendered_corpus.sounds import PATCHES, PROGRAMS
-from rendered_corpus.styles import ROLES
+from rendered_corpus.tables import PATCHES, PROGRAMS, ROLES
 
 
 def other(form: Form) -> list[Layer]:
@@ -29,11 +28,11 @@ def other(form: Form) -> list[Layer]:
 
 
 def _role(form: Form, rng: np.random.Generator, role: str, first: bool) -> list[Layer]:
-    families, figure, (low, high) = ROLES[role]
-    family = str(rng.choice(families))
+    figure = ROLES[role].figure
+    family = str(rng.choice(ROLES[role].families))
     drive = 0.0
-    if family.startswith("patch:"):
-        names = tuple(PATCHES[form.subset][family.removeprefix("patch:")])
+    if family.startswith("patch "):
+        names = tuple(PATCHES[form.subset][family.removeprefix("patch ")])
         sound = Sound("patch", str(rng.choice(names)))
     else:
         program = int(rng.choice(PROGRAMS[form.subset][family]))
@@ -42,6 +41,7 @@ def _role(form: Form, rng: np.random.Generator, role: str, first: bool) -> list[
         drive = float(rng.uniform(0.5, 1.0))
     elif rng.random() < 0.2:
         drive = float(rng.uniform(0.05, 0.4))
+    low, high = ROLES[role].centre
     centre = int(rng.integers(low, high + 1))
     sections = []
     for section in form.playing("other"):

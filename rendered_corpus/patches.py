@@ -9,7 +9,7 @@ import numpy as np
 
 from rendered_corpus.signals import RATE, lookup
 from rendered_corpus.song import Note
-from rendered_corpus.sounds import Patch
+from rendered_corpus.tables import Patch
 
 _LEVELS = 10
 _TABLE = 2048

@@ -10,7 +10,7 @@ import numpy as np
 from rendered_corpus.form import Form
 from rendered_corpus.harmony import nearest, transpose, voicing
 from rendered_corpus.song import Layer, Note, Section, Sound, Syllable, rotating
-from rendered_corpus.sounds import PROGRAMS, VOICES, Voice
+from rendered_corpus.tables import PROGRAMS, VOICES, Voice
 
 ONSETS = {
     "p": 4, "t": 7, "k": 5, "b": 5, "d": 6, "g": 4, "s": 7, "f": 3, "h": 5, "v": 3, "z": 1,

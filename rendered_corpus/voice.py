@@ -18,7 +18,7 @@ import numpy as np
 import scipy.fft
 
 from rendered_corpus.song import Note, Syllable
-from rendered_corpus.sounds import Voice
+from rendered_corpus.tables import Voice
 
 HOP = 256
 """Samples between filter frames (5.8 ms at 44.1 kHz)."""
