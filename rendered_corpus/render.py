@@ -1,4 +1,4 @@
-"""The rendered corpus: composed songs on disk, laid out as MUSDB18-HQ.
+"""The rendered corpus on disk: composed songs, laid out as MUSDB18-HQ.
 
 :func:`render_corpus` writes ``<root>/{train,test}/<Artist - Title>/{mixture,drums,bass,other,
 vocals}.wav`` (44.1 kHz, stereo, 16 bits) so that ``musdb.DB(root=..., is_wav=True)`` reads it. The
@@ -8,30 +8,40 @@ seconds): how many songs there are, and how many processes render them, changes 
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import io
 import json
+import multiprocessing
+import os
 import shutil
+import threading
+import time
 from collections.abc import Iterator
-from concurrent.futures import as_completed
-from functools import partial
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
+import filelock
+import joblib
 import numpy as np
 import soundfile
+from threadpoolctl import threadpool_limits
+from tqdm import tqdm
 
-from cunet_lib.core.files import code_hash, locked, write_atomically, write_json
-from cunet_lib.core.processes import pool
 from rendered_corpus.composer import compose, song_name
 from rendered_corpus.mix import render
 from rendered_corpus.signals import RATE
 from rendered_corpus.song import STEMS, SUBSETS, Song
-
-__all__ = ["RATE", "STEMS", "compose", "quantise", "read_index", "render", "render_corpus"]
+from rendered_corpus.tables import TABLES
 
 INDEX = "corpus.json"
 SONG = "song.json"
+PARTS = (*STEMS, "mixture")
+
+
+class CorpusError(ValueError):
+    """The corpus cannot be rendered; the message is one sentence with the remedy."""
 
 
 def render_corpus(
@@ -43,7 +53,7 @@ def render_corpus(
     seed: int = 0,
     workers: int | None = None,
 ) -> list[dict[str, Any]]:
-    """Render the corpus, or what is missing of it.
+    """Render the corpus, or what is missing of it; shows progress.
 
     Songs that an earlier call finished with the same settings and code, and whose files are still
     what it wrote, are kept; others are rendered again; songs of other settings are removed. A song
@@ -72,87 +82,67 @@ def render_corpus(
 
     Raises
     ------
-    ValueError
-        If a number is out of range, ``root`` is not a folder, holds tracks that this function has
-        not written, or its disk is too small.
-    cunet_lib.core.files.Busy
-        If another process renders into ``root``.
-    cunet_lib.core.files.WriteError
-        If the disk is full or may not be written to; finished songs are kept.
+    CorpusError
+        If a number is out of range, another process renders into ``root``, it holds tracks that
+        this function has not written, or its disk is too small or may not be written to.
     """
     root = Path(root).expanduser().resolve()
-    for label, value, least in (("train_tracks", train_tracks, 0), ("test_tracks", test_tracks, 0)):
-        if not isinstance(value, int) or value < least:
-            raise ValueError(f"{label} must be a whole number of at least {least}, not {value!r}.")
+    counts = {"train_tracks": train_tracks, "test_tracks": test_tracks}
+    for name, value in {**counts, "seed": seed}.items():
+        if not isinstance(value, int) or value < 0:
+            raise CorpusError(f"{name} must be a whole number of at least 0, not {value!r}.")
     if train_tracks + test_tracks == 0:
-        raise ValueError("train_tracks and test_tracks are both 0; ask for at least one song.")
+        raise CorpusError("train_tracks and test_tracks are both 0; ask for at least one song.")
     if not 2.0 <= seconds <= 600.0:
-        raise ValueError(f"seconds must lie between 2 and 600, not {seconds!r}.")
-    if not isinstance(seed, int) or seed < 0:
-        raise ValueError(f"seed must be a whole number of at least 0, not {seed!r}.")
+        raise CorpusError(f"seconds must lie between 2 and 600, not {seconds!r}.")
     if workers is not None and workers < 1:
-        raise ValueError(
-            f"workers must be at least 1, not {workers!r}; leave it out for all cores."
+        raise CorpusError(
+            f"workers must be at least 1, not {workers!r}; None stands for all cores."
         )
     if root.exists() and not root.is_dir():
-        raise ValueError(f"{root} is a file; choose a folder for the corpus.")
-
-    settings = {
-        "seed": seed,
-        "seconds": float(seconds),
-        "rate": RATE,
-        "code": code_hash("rendered_corpus"),
-    }
-    plan = [
-        (subset, index, song_name(seed, subset, index))
-        for subset, count in zip(SUBSETS, (train_tracks, test_tracks), strict=True)
-        for index in range(count)
-    ]
-    busy = f"Another process renders the corpus {root}; wait for it, or stop it first."
-    # A notebook whose runner was killed ends a second or two later.
-    with locked(root / ".lock", busy, seconds=10.0):
-        return _render(root, settings, plan, workers=workers)
-
-
-def _render(
-    root: Path,
-    settings: dict[str, Any],
-    plan: list[tuple[str, int, str]],
-    *,
-    workers: int | None,
-) -> list[dict[str, Any]]:
-    _check_space(root, plan, settings["seconds"])
-    _clear(root, {(subset, name) for subset, _, name in plan})
-
-    done = _work(root, settings, [(s, k) for s, k, _ in plan], workers)
-    records = {(record["subset"], record["index"]): record for record in done}
-    ordered = [records[subset, index] for subset, index, _ in plan]
-    whole = hashlib.sha256("".join(r["digest"] for r in ordered).encode()).hexdigest()
-    counts = {f"{subset}_tracks": sum(s == subset for s, *_ in plan) for subset in SUBSETS}
-    index = {
-        "settings": {**settings, **counts},
-        "hash": whole,
-        "tracks": ordered,
-    }
-    write_json(root / INDEX, index)
-    return ordered
-
-
-def read_index(root: str | Path) -> dict[str, Any]:
-    """Read ``corpus.json``: ``settings``, ``hash`` and ``tracks``.
-
-    Raises
-    ------
-    ValueError
-        If it does not exist or is damaged.
-    """
-    path = Path(root) / INDEX
+        raise CorpusError(f"{root} is a file; choose a folder for the corpus.")
+    settings = {"seed": seed, "seconds": float(seconds), "rate": RATE, "code": code_hash()}
+    jobs = [("train", k) for k in range(train_tracks)] + [("test", k) for k in range(test_tracks)]
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        root.mkdir(parents=True, exist_ok=True)
+        # A notebook whose runner was killed ends a second or two later.
+        with filelock.FileLock(root / ".lock", timeout=10):
+            _clear(root, settings, jobs)
+            records = {
+                (record["subset"], record["index"]): record
+                for record in _work(root, settings, jobs, workers or joblib.cpu_count())
+            }
+            tracks = [records[job] for job in jobs]
+            whole = hashlib.sha256("".join(track["digest"] for track in tracks).encode())
+            index = {"settings": {**settings, **counts}, "hash": whole.hexdigest()}
+            _write(root / f".{INDEX}", _json({**index, "tracks": tracks}))
+            (root / f".{INDEX}").replace(root / INDEX)
+            return tracks
+    except filelock.Timeout as error:
+        raise CorpusError(
+            f"Another process renders the corpus {root}; wait for it, or stop it first."
+        ) from error
     except OSError as error:
-        raise ValueError(f"{path} cannot be read; render the corpus first.") from error
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is damaged; delete it and render the corpus again.") from error
+        raise CorpusError(
+            f"The corpus cannot be written to {root} ({error.strerror or error}); finished songs "
+            "are kept: make room or mend the permissions, and render again."
+        ) from error
+
+
+def code_hash() -> str:
+    """Hash of this package without comments and docstrings, and of its tables."""
+    digest = hashlib.sha256(repr(TABLES).encode())
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        tree = ast.parse(path.read_text("utf-8"))
+        for node in ast.walk(tree):
+            if isinstance(body := getattr(node, "body", None), list):
+                node.body = [part for part in body if not _is_text(part)]
+        digest.update(ast.dump(tree).encode())
+    return digest.hexdigest()[:16]
+
+
+def _is_text(node: ast.AST) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
 
 
 # ------------------------------------------------------------------------------------ one song
@@ -164,41 +154,50 @@ def quantise(stems: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     Raises
     ------
     ValueError
-        If the mixture does not fit into 16 bits.
+        If the mixture or a stem does not fit into 16 bits.
     """
     pcm = {stem: np.round(32767.0 * stems[stem]).astype(np.int32) for stem in STEMS}
-    mixture = sum(pcm.values())
-    if np.abs(mixture).max(initial=0) > 32767 or any(np.abs(x).max() > 32767 for x in pcm.values()):
+    pcm["mixture"] = sum(pcm.values())
+    if any(np.abs(audio).max(initial=0) > 32767 for audio in pcm.values()):
         raise ValueError("The mixture clips; a song must be scaled before it is quantised.")
-    pcm["mixture"] = mixture
-    # In the order of files, in which they are written, hashed and looked at.
-    return {stem: audio.astype(np.int16, order="C") for stem, audio in pcm.items()}
+    return {part: audio.astype(np.int16, order="C") for part, audio in pcm.items()}
 
 
 def _render_song(root: Path, settings: dict[str, Any], job: tuple[str, int]) -> dict[str, Any]:
     """Render one song unless it is there already; runs in a worker process."""
     subset, index = job
-    name = song_name(settings["seed"], subset, index)
-    folder = root / subset / name
-    kept = _finished(folder, settings, subset, index)
+    folder = root / subset / song_name(settings["seed"], subset, index)
+    kept = _finished(folder, settings, job)
     if kept is not None:
         return kept
     song = compose(settings["seed"], subset=subset, index=index, seconds=settings["seconds"])
     pcm = quantise(render(song))
+    record = _record(song, pcm)
     temporary = root / ".rendering" / f"{subset}-{index}"
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
-    for stem, audio in pcm.items():
+    for part, audio in pcm.items():
         # In memory first: where the disk is full, libsndfile does not say so.
         buffer = io.BytesIO()
         soundfile.write(buffer, audio, RATE, format="WAV", subtype="PCM_16")
-        write_atomically(temporary / f"{stem}.wav", buffer.getvalue())
-    record = _record(song, pcm)
-    write_json(temporary / SONG, {"settings": settings, "record": record})
+        _write(temporary / f"{part}.wav", buffer.getvalue())
+    _write(temporary / SONG, _json({"settings": settings, "record": record}))
     shutil.rmtree(folder, ignore_errors=True)
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary.replace(folder)
     return record
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Write a file that is on the disk before its folder is renamed."""
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _json(content: Any) -> bytes:
+    return (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode()
 
 
 def _record(song: Song, pcm: dict[str, np.ndarray]) -> dict[str, Any]:
@@ -209,21 +208,12 @@ def _record(song: Song, pcm: dict[str, np.ndarray]) -> dict[str, Any]:
         loud = np.abs(audio).reshape(-1, block * 2).max(axis=1)
         active[stem] = round(float((loud > 33).mean()), 3)  # -60 dBFS
     peak = float(np.abs(pcm["mixture"].astype(np.int32)).max()) / 32768
+    facts = ("name", "subset", "index", "style", "meter", "tempo", "swing", "key", "kit")
+    lists = ("progressions", "programs", "patches", "voices")
     return {
-        "name": song.name,
-        "subset": song.subset,
-        "index": song.index,
+        **{name: getattr(song, name) for name in facts},
+        **{name: list(getattr(song, name)) for name in lists},
         "seconds": round(len(pcm["mixture"]) / RATE, 3),
-        "style": song.style,
-        "meter": song.meter,
-        "tempo": song.tempo,
-        "swing": song.swing,
-        "key": song.key,
-        "progressions": list(song.progressions),
-        "programs": list(song.programs),
-        "patches": list(song.patches),
-        "kit": song.kit,
-        "voices": list(song.voices),
         "peak": round(20 * float(np.log10(max(peak, 1e-6))), 2),
         "active": active,
         "digest": _digest(pcm),
@@ -232,72 +222,89 @@ def _record(song: Song, pcm: dict[str, np.ndarray]) -> dict[str, Any]:
 
 def _digest(pcm: dict[str, np.ndarray]) -> str:
     digest = hashlib.sha256()
-    for stem in (*STEMS, "mixture"):
-        digest.update(np.ascontiguousarray(pcm[stem], dtype="<i2").tobytes())
+    for part in PARTS:
+        digest.update(np.ascontiguousarray(pcm[part], dtype="<i2").tobytes())
     return digest.hexdigest()
 
 
-def _finished(folder: Path, settings: dict[str, Any], subset: str, index: int):
+def _finished(folder: Path, settings: dict[str, Any], job: tuple[str, int]) -> dict | None:
     """The record of a song that an earlier call finished, or None."""
     try:
         note = json.loads((folder / SONG).read_text(encoding="utf-8"))
         record = note["record"]
-        if note["settings"] != settings or (record["subset"], record["index"]) != (subset, index):
+        if note["settings"] != settings or (record["subset"], record["index"]) != job:
             return None
-        pcm = {
-            s: soundfile.read(folder / f"{s}.wav", dtype="int16")[0] for s in (*STEMS, "mixture")
-        }
+        pcm = {part: soundfile.read(folder / f"{part}.wav", dtype="int16")[0] for part in PARTS}
+        return record if _digest(pcm) == record["digest"] else None
     except (OSError, ValueError, KeyError, TypeError, soundfile.LibsndfileError):
         return None
-    return record if _digest(pcm) == record.get("digest") else None
+
+
+# ------------------------------------------------------------------------------------ all songs
+
+
+def _clear(root: Path, settings: dict[str, Any], jobs: list[tuple[str, int]]) -> None:
+    """Remove songs of other settings and what a killed call left; check that the rest fits."""
+    wanted = {root / subset / song_name(settings["seed"], subset, k) for subset, k in jobs}
+    there = {path for subset in SUBSETS for path in (root / subset).glob("*") if path.is_dir()}
+    for folder in sorted(there - wanted):
+        if not (folder / SONG).is_file():
+            raise CorpusError(
+                f"{folder} is not a rendered song; move it away or choose another folder."
+            )
+    need = len(wanted - there) * 1.2 * settings["seconds"] * RATE * 4 * len(PARTS)
+    free = shutil.disk_usage(root).free
+    if need > free:
+        raise CorpusError(
+            f"The corpus needs {need / 1e9:.1f} GB in {root}, where {free / 1e9:.1f} GB are free; "
+            "free some space or choose a folder on a larger disk."
+        )
+    (root / INDEX).unlink(missing_ok=True)
+    for folder in (root / ".rendering", *(there - wanted)):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _work(
-    root: Path, settings: dict[str, Any], jobs: list[tuple[str, int]], workers: int | None
+    root: Path, settings: dict[str, Any], jobs: list[tuple[str, int]], workers: int
 ) -> Iterator[dict[str, Any]]:
     """Yield the songs' records as they are finished."""
-    task = partial(_render_song, root, settings)
+    label, said = "songs rendered", time.monotonic()
     try:
-        with pool(len(jobs), workers=workers) as executor:
-            futures = [executor.submit(task, job) for job in jobs]
-            try:
-                for future in as_completed(futures):
-                    yield future.result()
-            except BaseException:
-                executor.shutdown(wait=False, cancel_futures=True)
-                raise
+        # Where there is no terminal to draw on, lines tell the progress.
+        with tqdm(total=len(jobs), desc=label, leave=False, disable=None) as bar:
+            for done, record in enumerate(_each(root, settings, jobs, workers), start=1):
+                yield record
+                bar.update()
+                if bar.disable and (done == len(jobs) or time.monotonic() - said >= 5):
+                    said = time.monotonic()
+                    print(f"{label} {done}/{len(jobs)}", flush=True)
     finally:
         shutil.rmtree(root / ".rendering", ignore_errors=True)
 
 
-# -------------------------------------------------------------------------------------- the disk
+def _each(root: Path, settings, jobs, workers: int) -> Iterator[dict[str, Any]]:
+    workers = min(workers, len(jobs))
+    if workers == 1:
+        yield from (_render_song(root, settings, job) for job in jobs)
+        return
+    # Fresh interpreters: forking a notebook's kernel, which has threads, can deadlock.
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=spawn, initializer=_begin_worker) as pool:
+        futures = [pool.submit(_render_song, root, settings, job) for job in jobs]
+        try:
+            for future in as_completed(futures):
+                yield future.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
-def _clear(root: Path, wanted: set[tuple[str, str]]) -> None:
-    """Remove songs of other settings; refuse to share the folder with anything else."""
-    listed = set()
-    if (root / INDEX).is_file():
-        listed = {(track["subset"], track["name"]) for track in read_index(root)["tracks"]}
-    (root / INDEX).unlink(missing_ok=True)
-    for subset in SUBSETS:
-        for folder in sorted(p for p in (root / subset).glob("*") if p.is_dir()):
-            if (subset, folder.name) in wanted:
-                continue
-            # Songs of an interrupted run are not in the index but carry their own note.
-            if (subset, folder.name) in listed or (folder / SONG).is_file():
-                shutil.rmtree(folder)
-                continue
-            raise ValueError(
-                f"{folder} is not a rendered song; move it away or choose another folder."
-            )
+def _begin_worker() -> None:
+    threadpool_limits(1)  # more threads would only compete with the other processes
+    # A killed parent cannot tell its workers to end; they would wait for songs for ever.
+    threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
-def _check_space(root: Path, plan: list, seconds: float) -> None:
-    missing = [1 for subset, _, name in plan if not (root / subset / name / SONG).is_file()]
-    need = len(missing) * 1.2 * seconds * RATE * 4 * (len(STEMS) + 1)
-    free = shutil.disk_usage(root).free
-    if need > free:
-        raise ValueError(
-            f"The corpus needs {need / 1e9:.1f} GB in {root}, where {free / 1e9:.1f} GB are free; "
-            "free some space or set CUNET_DATA to a larger disk."
-        )
+def _end_with_parent() -> None:
+    multiprocessing.parent_process().join()
+    os._exit(1)
