@@ -165,7 +165,7 @@ LOGS := $(RESULTS)/logs
 # The library modules that each notebook uses, directly or through others: a change to one of them
 # makes the stage again. tests/test_imports.py compares these lists with the imports.
 LIBRARY := $(wildcard cunet_lib/*.py cunet_lib/*/*.py)
-MODULES_00_corpus := $(LIBRARY) $(wildcard rendered_corpus/*.py)
+MODULES_00_corpus := $(LIBRARY) $(wildcard rendered_corpus/*.py rendered_corpus/*.yaml)
 MODULES_01_preprocess := $(LIBRARY)
 MODULES_02_train_unet := $(LIBRARY)
 MODULES_03_train_cunet := $(LIBRARY)

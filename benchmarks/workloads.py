@@ -551,7 +551,7 @@ def precision(steps: int, seeds: int, tracks: int) -> dict:
     :mod:`cunet_lib.models.fast`).
     """
     from cunet_lib.train import training
-    from rendered_corpus.render import render_corpus
+    from rendered_corpus import render_corpus
 
     settings = load_profile(
         "demo",

@@ -69,18 +69,7 @@ def compose(seed: int, *, subset: str, index: int, seconds: float) -> Song:
         Number of the song in its subset, from 0.
     seconds
         Nominal length; the song's own is 0.8 to 1.2 times that.
-
-    Raises
-    ------
-    ValueError
-        If the subset is unknown, or a number is out of range.
     """
-    if subset not in SUBSETS:
-        raise ValueError(f"subset must be one of {', '.join(SUBSETS)}, not {subset!r}.")
-    if seed < 0 or index < 0:
-        raise ValueError(f"seed and index must not be negative (given: {seed}, {index}).")
-    if not 2.0 <= seconds <= 600.0:
-        raise ValueError(f"seconds must lie between 2 and 600, not {seconds}.")
     form = plan(seed, subset, index, seconds)
     layers = [_trim(form, layer) for part in (drums, bass, other, vocals) for layer in part(form)]
     layers = [layer for layer in layers if layer.notes]

@@ -38,6 +38,8 @@ from rendered_corpus.tables import TABLES
 INDEX = "corpus.json"
 SONG = "song.json"
 PARTS = (*STEMS, "mixture")
+WAIT = 10.0
+"""Seconds to wait for another process; one whose notebook was killed ends a little later."""
 
 
 class CorpusError(ValueError):
@@ -96,17 +98,14 @@ def render_corpus(
     if not 2.0 <= seconds <= 600.0:
         raise CorpusError(f"seconds must lie between 2 and 600, not {seconds!r}.")
     if workers is not None and workers < 1:
-        raise CorpusError(
-            f"workers must be at least 1, not {workers!r}; None stands for all cores."
-        )
+        raise CorpusError(f"workers must be at least 1, not {workers!r}; leave it out for all.")
     if root.exists() and not root.is_dir():
         raise CorpusError(f"{root} is a file; choose a folder for the corpus.")
     settings = {"seed": seed, "seconds": float(seconds), "rate": RATE, "code": code_hash()}
     jobs = [("train", k) for k in range(train_tracks)] + [("test", k) for k in range(test_tracks)]
     try:
         root.mkdir(parents=True, exist_ok=True)
-        # A notebook whose runner was killed ends a second or two later.
-        with filelock.FileLock(root / ".lock", timeout=10):
+        with filelock.FileLock(root / ".lock", timeout=WAIT):
             _clear(root, settings, jobs)
             records = {
                 (record["subset"], record["index"]): record

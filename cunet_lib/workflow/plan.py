@@ -11,6 +11,7 @@ import math
 import os
 import resource
 import shutil
+import subprocess
 import sys
 import tempfile
 import textwrap
@@ -24,7 +25,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from cunet_lib.core.processes import cores, duration
-from cunet_lib.core.settings import Profile
+from cunet_lib.core.settings import ROOT, Profile
 from cunet_lib.core.systems import INSTRUMENTS, UNETS, VARIANTS
 from cunet_lib.evaluation.ablation import ABLATIONS
 from cunet_lib.preprocess.check import CHANNELS, EXCERPT_PLACES, EXCERPT_SECONDS, RATE, read_layout
@@ -521,15 +522,20 @@ def _line(lengths: Sequence[float], costs: Sequence[float]) -> tuple[float, floa
     return max(0.0, costs[0] - slope * lengths[0]), slope
 
 
-def _rendering(settings: Profile) -> float:
-    from rendered_corpus.render import render_corpus
+_RENDER = (
+    "import sys, time; from rendered_corpus import render_corpus; start = time.perf_counter(); "
+    "render_corpus(sys.argv[1], train_tracks=1, test_tracks=0, seconds=float(sys.argv[2]), "
+    "workers=1); print(time.perf_counter() - start)"
+)
 
+
+def _rendering(settings: Profile) -> float:
+    """Seconds per second of song; a process of its own, as the library does not know the corpus."""
     length = min(8.0, settings.data.seconds)
     with tempfile.TemporaryDirectory() as folder:
-        seconds = _timed(
-            lambda: render_corpus(folder, train_tracks=1, test_tracks=0, seconds=length, workers=1)
-        )
-    return seconds / length
+        command = [sys.executable, "-c", _RENDER, folder, str(length)]
+        done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
+    return float(done.stdout.split()[-1]) / length
 
 
 def _decoding(settings: Profile, rng: np.random.Generator) -> float:
