@@ -15,13 +15,14 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cunet_lib.core.files import Busy, WriteError, locked
 from cunet_lib.core.settings import ConfigError, Profile, load_profile, printable, profile_names
 
 if TYPE_CHECKING:
-    from cunet_lib.workflow.run import Stage
+    from cunet_lib.workflow.stages import Stage
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -37,6 +38,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
         signal.signal(signal.SIGHUP, _interrupt)
     try:
+        # Notebooks run in a folder of their own.
+        for name in ("CUNET_DATA", "CUNET_RESULTS", "CUNET_MUSDB"):
+            if given := os.environ.get(name):
+                os.environ[name] = str(Path(given).expanduser().resolve())
+        if (music := os.environ.get("CUNET_MUSDB")) and not Path(music).is_dir():
+            raise ConfigError(f"MUSDB={music} is no folder; give the one with train and test.")
         return options.command(options)
     except ConfigError as error:
         return _complain(str(error))
@@ -163,64 +170,57 @@ def _add_separate(commands: argparse._SubParsersAction) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from cunet_lib.train.checkpoint import forget
-    from cunet_lib.workflow.run import NotebookFailed, parse_stage, run_notebook, stopped
+    from cunet_lib.workflow.stages import fingerprint, is_current, parse_stage
 
     given = dict(options.parameters)
-    settings = load_profile(
-        given.get("profile", options.profile), given.get("overrides", options.overrides)
-    )
     parameters = {"profile": options.profile, "overrides": options.overrides, **given}
+    settings = load_profile(parameters["profile"], parameters["overrides"])
     stage = parse_stage(options.stage, parameters)
-    tethered, address = os.environ.get("CUNET_TETHER"), os.environ.get("CUNET_CLUSTER")
-    if address and not tethered:
-        return _send(options, stage, settings, address)
-    with contextlib.ExitStack() as held:
-        if tethered:
-            from cunet_lib.workflow.cluster import hold_to_parent
+    decided = fingerprint(stage, settings)
+    if is_current(stage, settings, decided):
+        print(f"{stage.name} | up to date", flush=True)
+        return 0
+    from cunet_lib.workflow.run import NotebookFailed, run_notebook, stopped
 
-            hold_to_parent()
-            # The same run on a worker that was given up may need a moment to end.
-            busy = f"{stage.name} runs elsewhere; wait for it, or stop it first."
-            held.enter_context(locked(settings.paths.logs / f".{stage.name}.lock", busy))
-        try:
-            run_notebook(stage.notebook, stage.output(settings), stage.parameters)
-            # Only now: a training whose notebook is killed before shall not be trained again.
-            if folder := stage.run_folder(settings):
-                forget(folder)
-        except NotebookFailed as error:
-            print(f"\n{error}", file=sys.stderr, flush=True)
-            return 1
-        except KeyboardInterrupt:
-            raise KeyboardInterrupt(stopped(stage, settings)) from None
+    tethered, address = os.environ.get("CUNET_TETHER"), os.environ.get("CUNET_CLUSTER")
+    try:
+        if address and not tethered:
+            return _send(options, stage, settings, address)
+        with contextlib.ExitStack() as held:
+            if tethered:
+                from cunet_lib.workflow.cluster import hold_to_parent
+
+                hold_to_parent()
+                # The same run on a worker that was given up may need a moment to end.
+                busy = f"{stage.name} runs elsewhere; wait for it, or stop it first."
+                held.enter_context(locked(settings.paths.logs / f".{stage.name}.lock", busy))
+            output = stage.output(settings)
+            run_notebook(stage.notebook, output, stage.parameters, fingerprint=decided)
+    except NotebookFailed as error:
+        print(f"\n{error}", file=sys.stderr, flush=True)
+        return 1
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(stopped(stage, settings)) from None
     return 0
 
 
 def _send(options: argparse.Namespace, stage: Stage, settings: Profile, address: str) -> int:
     from cunet_lib.workflow import cluster
-    from cunet_lib.workflow.run import TRAININGS, say, stopped
+    from cunet_lib.workflow.run import say
+    from cunet_lib.workflow.stages import TRAININGS
 
-    words = [
-        "run",
-        f"--profile={options.profile}",
-        f"--overrides={options.overrides}",
-        options.stage,
-    ]
-    for name, value in options.parameters:
-        words += ["-p", name, value]
-    try:
-        return cluster.run(
-            address,
-            words,
-            settings,
-            name=stage.name,
-            training=stage.notebook in TRAININGS,
-            output=stage.output(settings),
-            echo=say,
-            complain=lambda text: print(text, file=sys.stderr, flush=True),
-        )
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(stopped(stage, settings)) from None
+    words = ["run", f"--profile={options.profile}", f"--overrides={options.overrides}"]
+    words += [options.stage, *(word for each in options.parameters for word in ("-p", *each))]
+    return cluster.run(
+        address,
+        words,
+        settings,
+        name=stage.name,
+        training=stage.notebook in TRAININGS,
+        output=stage.output(settings),
+        echo=say,
+        complain=lambda text: print(text, file=sys.stderr, flush=True),
+    )
 
 
 def _cluster(options: argparse.Namespace) -> int:
@@ -289,8 +289,6 @@ def _plan(options: argparse.Namespace) -> int:
 
 
 def _separate(options: argparse.Namespace) -> int:
-    from pathlib import Path
-
     from cunet_lib.separation import catalog, songs
     from cunet_lib.signal import audio
 

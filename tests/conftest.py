@@ -9,8 +9,10 @@ import signal
 import subprocess
 import sys
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
+import filelock
 import hypothesis
 import nbformat
 import numpy as np
@@ -37,15 +39,8 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
-LONGEST = (
-    "test_smoke",
-    "test_imports",
-    "test_resume",
-    "test_torture",
-    "test_bad_input",
-    "test_sweep",
-)
-"""Test files of more than a minute."""
+SLOW = ("test_torture", "test_resume", "test_bad_input", "test_sweep", "test_lab_browser")
+"""Test files that train or run notebooks throughout; so do all tests that use the smoke study."""
 
 # What an outer make, or the user's shell, would pass on to the make under test.
 OUTER = ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "PROFILE", "JOBS", "SEEDS", "MUSDB")
@@ -59,17 +54,6 @@ def clean_environment(**changes):
     """Environment of a user's shell, with ``changes``."""
     kept = {k: v for k, v in os.environ.items() if k not in (*OUTER, *OURS, *CONDA, "PYTHONPATH")}
     return {**kept, **{name: str(value) for name, value in changes.items()}}
-
-
-def stage_modules():
-    """Modules of the library that each notebook depends on, as the Makefile lists them."""
-    lists = re.findall(r"^MODULES_(\w+) := (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
-    return {notebook: names.split() for notebook, names in lists}
-
-
-def page_modules():
-    """Modules of the library that the report depends on, as the Makefile lists them."""
-    return re.search(r"^PAGE_MODULES := (.*)$", (ROOT / "Makefile").read_text(), re.M)[1].split()
 
 
 class Tree:
@@ -91,11 +75,10 @@ class Tree:
         )
 
     def planned(self, *arguments, target="reproduce"):
-        """Stages that ``make reproduce``, or another target, would run, in order."""
+        """Stages that ``make reproduce``, or another target, goes through, in order."""
         done = self.make("--dry-run", target, "PROFILE=tiny", "JOBS=1", *arguments)
         assert done.returncode == 0, done.stderr
-        words = [line.split() for line in done.stdout.splitlines() if "cunet_lib.cli run" in line]
-        return [line[line.index("run") + 1] for line in words]
+        return re.findall(r"cunet_lib\.cli run (\S+)", done.stdout)
 
     def notebook(self, name, parameters, *cells):
         """Write a notebook whose cells are ``cells``, code as strings."""
@@ -135,23 +118,7 @@ def bare_tree(tmp_path):
     root.mkdir()
     for name in ("Makefile", "environment.yml", "pyproject.toml", "requirements.lock"):
         shutil.copy(ROOT / name, root)
-    (root / "cunet_lib").mkdir()
-    modules = (
-        "__init__",
-        "quiet",
-        "config",
-        "parameters",
-        "files",
-        "checkpoint",
-        "parallel",
-        "runner",
-        "cluster",
-    )
-    for name in (*modules, "cli"):
-        shutil.copy(ROOT / "cunet_lib" / f"{name}.py", root / "cunet_lib")
-    for names in (*stage_modules().values(), page_modules()):
-        for name in names:
-            (root / "cunet_lib" / f"{name}.py").touch()
+    shutil.copytree(ROOT / "cunet_lib", root / "cunet_lib")
     (root / "notebooks" / "profiles").mkdir(parents=True)
     (root / "notebooks" / "profiles" / "tiny.yaml").write_text(
         "title: nothing\ndata:\n  source: rendered\n  validation: 1\n"
@@ -215,9 +182,84 @@ def write_tones(root, *, train=4, test=2, seconds=4.0, rate=44100):
 
 
 def pytest_collection_modifyitems(items):
-    """The longest files first, so that no core has nothing to do while the last of them runs."""
-    order = {name: place for place, name in enumerate(LONGEST)}
-    items.sort(key=lambda item: order.get(item.path.stem, len(order)))
+    """Mark what is slow, and put it first: no core has nothing to do while the last of it runs."""
+    for item in items:
+        if item.path.stem in SLOW or "smoke_study" in item.fixturenames:
+            item.add_marker("slow")
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
+@dataclass(frozen=True)
+class SmokeStudy:
+    """A finished ``make reproduce PROFILE=smoke``; tests read it, or work in a copy."""
+
+    data: Path
+    results: Path
+
+    @property
+    def folder(self):
+        """Results of the profile."""
+        return self.results / "smoke"
+
+    @property
+    def printed(self):
+        """Standard output and standard error of the run that made it."""
+        return [(self.results / name).read_text() for name in ("stdout", "stderr")]
+
+    @property
+    def environment(self):
+        """A user's environment with these roots."""
+        roots = {"CUNET_DATA": self.data, "CUNET_RESULTS": self.results}
+        return clean_environment(CUNET_PYTHON=sys.executable, PYTHONPATH=ROOT, **roots)
+
+    def settings(self, monkeypatch, *overrides):
+        """Settings of the profile, with its roots in this process' environment."""
+        monkeypatch.setenv("CUNET_DATA", str(self.data))
+        monkeypatch.setenv("CUNET_RESULTS", str(self.results))
+        return load_profile("smoke", overrides)
+
+    def make(self, *arguments, **environment):
+        """Run make for this study; returns the finished process."""
+        return subprocess.run(
+            ["make", *arguments, "PROFILE=smoke"],
+            cwd=ROOT,
+            env={**self.environment, **environment},
+            capture_output=True,
+            text=True,
+            timeout=1200,
+        )
+
+    def copy(self, folder, *, without=()):
+        """A copy to write to; folders of results named in ``without`` stay behind.
+
+        Files of data are replaced, never changed, so that a link is as good as a copy.
+        """
+        shutil.copytree(self.data, folder / "data", copy_function=os.link)
+        ignored = shutil.ignore_patterns(*without)
+        shutil.copytree(self.results, folder / "results", ignore=ignored)
+        return SmokeStudy(folder / "data", folder / "results")
+
+
+@pytest.fixture(scope="session")
+def smoke_study(tmp_path_factory):
+    """The smoke study, made once for all test processes.
+
+    In the folder ``CUNET_SMOKE``, where that is set, it is kept, and only what is stale is made.
+    """
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    root = Path(os.environ.get("CUNET_SMOKE") or shared / "smoke").resolve()
+    root.mkdir(parents=True, exist_ok=True)
+    study = SmokeStudy(root / "data", root / "results")
+    with filelock.FileLock(root.with_name(f"{root.name}.lock")):
+        if "CUNET_SMOKE" in os.environ or not (study.results / "stdout").exists():
+            done = study.make("reproduce")
+            assert done.returncode == 0, done.stdout[-3000:] + done.stderr
+            for name in ("stdout", "stderr"):
+                (study.results / name).write_text(getattr(done, name))
+    return study
 
 
 @pytest.fixture(scope="session")

@@ -48,7 +48,7 @@ import determinism  # noqa: E402
 from cunet_lib.core.files import write_atomically, write_json  # noqa: E402
 from cunet_lib.core.processes import cores  # noqa: E402
 from cunet_lib.train.checkpoint import REUSED  # noqa: E402
-from cunet_lib.workflow.run import run_name  # noqa: E402
+from cunet_lib.workflow.stages import run_name  # noqa: E402
 
 SIGNALS = (signal.SIGKILL, signal.SIGINT, signal.SIGKILL, signal.SIGTERM)
 """Dealt in turn, so that half of the kills cannot be caught, to moments in any order."""

@@ -333,13 +333,12 @@ def code_hash(*places: str) -> str:
     for place in places:
         paths = sorted((root / place).rglob("*.py")) or [root / place]
         for path in paths:
-            digest.update(f"{path.relative_to(root)}\n{_bare(path.read_text('utf-8'))}\n".encode())
+            digest.update(f"{path.relative_to(root)}\n{bare(ast.parse(path.read_text('utf-8')))}\n".encode())
     return digest.hexdigest()[:16]
 
 
-def _bare(source: str) -> str:
-    """Source without comments, docstrings and layout, as text of its syntax tree."""
-    tree = ast.parse(source)
+def bare(tree: ast.Module) -> str:
+    """Code without comments, docstrings and layout, as text of its syntax tree, which is changed."""
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
         if isinstance(body, list):

@@ -27,7 +27,8 @@ from cunet_lib.preprocess.store import open_store
 from cunet_lib.report.figures import SYSTEM_COLOURS, Figure, drawn, subplots, system_of
 from cunet_lib.report.records import LABELS, count, data_note, rate_note
 from cunet_lib.report.tables import Table
-from cunet_lib.workflow.run import Stage, parse_stage, say, shown
+from cunet_lib.workflow.run import say, shown
+from cunet_lib.workflow.stages import Stage, parse_stage
 
 NOTEBOOKS = ("02_train_unet", "03_train_cunet")
 """Notebooks that train, so that there is a validation loss to gather."""

@@ -1,0 +1,258 @@
+"""What is up to date follows from what decides the numbers, not from the times of files."""
+
+import json
+import os
+import shutil
+
+import nbformat
+import pytest
+from conftest import ROOT
+
+from cunet_lib.core.settings import ConfigError, load_profile
+from cunet_lib.workflow import parameters, stages
+from cunet_lib.workflow.stages import fingerprint, is_current, parse_stage
+
+CUNETS = ["dense_simple-seed0", "dense_complex-seed0", "cnn_simple-seed0", "cnn_complex-seed0"]
+UNETS = ["bass-seed0", "drums-seed0", "other-seed0", "vocals-seed0"]
+PLAN = [
+    "00_corpus",
+    "01_preprocess",
+    *(f"03_train_cunet.{run}" for run in CUNETS),
+    *(f"02_train_unet.{run}" for run in UNETS),
+    *(f"04_evaluate.{run}" for run in CUNETS),
+    "04_evaluate.unet-seed0",
+    "04_evaluate.oracles-seed0",
+    "05_plot",
+]
+TRAINED, SCORED = PLAN[2:10], PLAN[10:16]
+
+
+class Study:
+    """A copy of the sources whose stages write a file instead of running their notebook."""
+
+    def __init__(self, root):
+        self.root = root
+        self.overrides = ""
+
+    def stale(self, content="result"):
+        """Stages that are not up to date, in order; each is then said to have run."""
+        settings, ran = load_profile("smoke", self.overrides), []
+        for name in PLAN:
+            stage = parse_stage(name)
+            decided = fingerprint(stage, settings)
+            if is_current(stage, settings, decided):
+                continue
+            ran.append(name)
+            notebook = {"cells": [], "metadata": {"cunet": {"fingerprint": decided}}}
+            for path, text in (
+                (stage.result(settings), content),
+                (stage.output(settings), json.dumps(notebook, indent=1)),
+            ):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(text)
+        return ran
+
+    def add(self, file, text):
+        path = self.root / file
+        path.write_text(path.read_text(encoding="utf-8") + text, encoding="utf-8")
+
+    def edit(self, notebook, change):
+        path = self.root / "notebooks" / f"{notebook}.ipynb"
+        content = nbformat.read(path, as_version=4)
+        change(content)
+        nbformat.write(content, path)
+
+
+@pytest.fixture
+def study(tmp_path, monkeypatch):
+    for name in ("cunet_lib", "rendered_corpus", "notebooks"):
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=ignored)
+    monkeypatch.setenv("CUNET_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("CUNET_RESULTS", str(tmp_path / "results"))
+    monkeypatch.setattr(stages, "ROOT", tmp_path)
+    for module in (stages, parameters):
+        monkeypatch.setattr(module, "NOTEBOOKS", tmp_path / "notebooks")
+    study = Study(tmp_path)
+    assert study.stale() == PLAN
+    return study
+
+
+def last_code(content):
+    return [cell for cell in content.cells if cell.cell_type == "code"][-1]
+
+
+def as_jupyter_saves_it(content):
+    content.metadata["language_info"] = {"name": "python", "version": "3.14"}
+    last_code(content).update(
+        execution_count=7, outputs=[nbformat.v4.new_output("stream", text="seen")]
+    )
+    last_code(content).metadata["collapsed"] = True
+
+
+def test_nothing_runs_for_comments_outputs_metadata_and_times(study):
+    assert study.stale() == []
+    for path in study.root.rglob("*"):
+        os.utime(path)
+    study.add("cunet_lib/core/settings.py", "\n# a comment\n")
+    study.add("rendered_corpus/render.py", '\n"""Words."""\n')
+    study.add("cunet_lib/cli.py", "\nADDED = 1\n")  # no notebook uses it
+    study.add("notebooks/profiles/smoke.yaml", "\n# a comment\n")
+    for notebook in ("00_corpus", "05_plot"):
+        study.edit(notebook, as_jupyter_saves_it)
+        study.edit(notebook, lambda content: content.cells.append(nbformat.v4.new_markdown_cell()))
+        study.edit(
+            notebook,
+            lambda content: last_code(content).update(source=last_code(content).source + "  # why"),
+        )
+    assert study.stale() == []
+
+
+@pytest.mark.parametrize(
+    ("file", "expected"),
+    [
+        ("rendered_corpus/render.py", PLAN),
+        ("cunet_lib/preprocess/store.py", PLAN[1:]),
+        ("cunet_lib/models/unet.py", PLAN[2:]),
+        ("cunet_lib/train/training.py", None),
+        ("cunet_lib/evaluation/evaluate.py", [*SCORED, "05_plot"]),
+        ("cunet_lib/evaluation/published_scores.csv", ["05_plot"]),
+        ("cunet_lib/report/tables.py", ["05_plot"]),
+        ("cunet_lib/core/settings.py", PLAN),
+    ],
+)
+def test_a_line_of_code_runs_what_uses_it_and_what_comes_after(study, file, expected):
+    study.add(file, "\nADDED = 1\n")
+    ran = study.stale()
+    assert ran == (expected or [*TRAINED, *SCORED[:5], "05_plot"])
+    assert study.stale() == []
+
+
+def test_a_changed_cell_runs_its_notebook_and_what_comes_after(study):
+    study.edit("02_train_unet", lambda content: last_code(content).update(source="changed = 1"))
+    assert study.stale() == [*PLAN[6:10], "04_evaluate.unet-seed0", "05_plot"]
+    study.edit("05_plot", lambda content: last_code(content).update(source="changed = 1"))
+    assert study.stale() == ["05_plot"]
+
+
+def test_a_changed_setting_runs_everything_and_one_given_as_it_was_nothing(study):
+    study.overrides = f"train.patience={load_profile('smoke').train.patience}"
+    assert study.stale() == []
+    study.overrides = "train.patience=17"
+    assert study.stale() == PLAN
+
+
+@pytest.mark.parametrize(
+    ("stage", "after"),
+    [
+        ("03_train_cunet.cnn_simple-seed0", ["04_evaluate.cnn_simple-seed0", "05_plot"]),
+        ("04_evaluate.unet-seed0", ["05_plot"]),
+        ("05_plot", []),
+        ("01_preprocess", [*TRAINED, *SCORED, "05_plot"]),
+    ],
+)
+def test_a_deleted_result_is_made_again_and_what_follows_only_if_it_differs(study, stage, after):
+    result = parse_stage(stage).result(load_profile("smoke"))
+    result.unlink()
+    assert study.stale() == [stage]
+    result.unlink()
+    assert study.stale("another") == [stage, *after]
+
+
+def test_a_missing_copy_is_made_again(study):
+    shutil.rmtree(study.root / "results" / "smoke" / "notebooks")
+    assert study.stale() == PLAN
+
+
+def test_parameters_decide_too(study):
+    settings = load_profile("smoke")
+    plot = [
+        fingerprint(parse_stage("05_plot", given), settings) for given in ({}, {"seeds": "0 1"})
+    ]
+    assert plot[0] != plot[1]
+    assert "03_train_cunet.cnn_simple-seed1" in parse_stage("05_plot", {"seeds": "0 1"}).inputs()
+
+
+def test_music_on_disk_decides_too(study, tmp_path, monkeypatch):
+    song = tmp_path / "musdb" / "train" / "A Song" / "mixture.wav"
+    song.parent.mkdir(parents=True)
+    song.write_bytes(b"1")
+    monkeypatch.setenv("CUNET_MUSDB", str(tmp_path / "musdb"))
+    settings = load_profile("smoke", "data.source=musdb18 data.validation=1")
+    before = fingerprint(parse_stage("00_corpus"), settings)
+    song.write_bytes(b"12")
+    assert fingerprint(parse_stage("00_corpus"), settings) != before
+
+
+def test_notebooks_beside_the_study_always_run(study):
+    settings = load_profile("smoke")
+    stage = parse_stage("06_explore")
+    assert not is_current(stage, settings, fingerprint(stage, settings))
+
+
+def test_conditions_need_both_runs():
+    assert parse_stage("07_conditions.dense_complex-seed0").inputs() == [
+        "03_train_cunet.dense_complex-seed0",
+        "03_train_cunet.dense_complex-seed0-steady",
+    ]
+
+
+# ------------------------------------------------------------------------------ names of stages
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "stage", "values"),
+    [
+        ("00_corpus", {}, "00_corpus", {}),
+        ("02_train_unet.bass-seed3", {}, None, {"instrument": "bass", "seed": 3}),
+        (
+            "03_train_cunet",
+            {"variant": "cnn_simple", "seed": "2"},
+            "03_train_cunet.cnn_simple-seed2",
+            {"variant": "cnn_simple", "seed": 2},
+        ),
+        (
+            "03_train_cunet.cnn_simple-seed2-steady",
+            {},
+            None,
+            {"variant": "cnn_simple", "seed": 2, "suffix": "steady"},
+        ),
+        (
+            "03_train_cunet",
+            {"variant": "cnn_simple", "suffix": "steady"},
+            "03_train_cunet.cnn_simple-seed0-steady",
+            {"variant": "cnn_simple", "suffix": "steady"},
+        ),
+        (
+            "04_evaluate.oracles-seed0",
+            {"profile": "demo"},
+            None,
+            {"profile": "demo", "model": "oracles", "seed": 0},
+        ),
+    ],
+)
+def test_stage_name_and_parameters_agree(name, given, stage, values):
+    parsed = parse_stage(name, given)
+    assert parsed.name == (stage or name)
+    assert parsed.parameters == values
+    settings = load_profile("smoke")
+    assert parsed.output(settings) == settings.paths.notebooks / f"{parsed.name}.ipynb"
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "words"),
+    [
+        ("99_nothing", {}, ("'99_nothing'", "00_corpus")),
+        ("02_train_unet.bass", {}, ("02_train_unet.<instrument>-seed<number>",)),
+        ("00_corpus.bass-seed0", {}, ("00_corpus",)),
+        ("02_train_unet.bass-seed0", {"instrument": "drums"}, ("instrument", "drums", "disagree")),
+        ("02_train_unet.bass-seed0-steady", {}, ("02_train_unet", "'suffix'")),
+        ("03_train_cunet.a-seed0-steady", {"suffix": "other"}, ("suffix", "other", "disagree")),
+        ("03_train_cunet", {"suffix": "../up"}, ("suffix", "'../up'")),
+        ("04_evaluate", {"model": "../up"}, ("model", "'../up'")),
+    ],
+)
+def test_bad_stage_is_one_sentence(name, given, words):
+    with pytest.raises(ConfigError) as caught:
+        parse_stage(name, given)
+    assert all(word in str(caught.value) for word in words)
