@@ -17,7 +17,7 @@ def separate(song, rate=None, **options):
     >>> stems = cunet_lib.separate(samples, 44100, instruments=["vocals", "drums+bass"])
     >>> files = cunet_lib.separate("song.mp3", instruments=["vocals"], out="stems")
 
-    Parameters, what is returned, and errors are those of :func:`cunet_lib.separation.songs.separate`.
+    Parameters, results and errors are those of :func:`cunet_lib.separation.songs.separate`.
     """
     from cunet_lib.separation.songs import separate as run
 

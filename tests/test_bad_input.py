@@ -51,7 +51,7 @@ from cunet_lib.separation import catalog, songs
 from cunet_lib.separation import separator as separation
 from cunet_lib.signal import audio
 from cunet_lib.train import checkpoint
-from cunet_lib.workflow import run as runner
+from cunet_lib.workflow.stages import parse_stage
 from cunet_lib.workflow import sweep
 
 SMOKE = load_profile("smoke")
@@ -658,7 +658,7 @@ def test_any_bytes_as_a_profile_are_refused_in_one_sentence(tmp_path, content):
 @pytest.mark.parametrize("name", gallery.STAGES)
 def test_wrong_stage(name, sandbox):
     before = contents(sandbox)
-    refused(lambda: runner.parse_stage(name, {}), kind="stages")
+    refused(lambda: parse_stage(name, {}), kind="stages")
     assert contents(sandbox) == before
 
 
@@ -683,7 +683,7 @@ def test_wrong_grid(grid, sandbox, monkeypatch):
 @given(st.text(max_size=40))
 def test_any_text_as_stage_grid_or_request_is_refused_in_one_sentence(text):
     for call in (
-        lambda: runner.parse_stage(text, {}),
+        lambda: parse_stage(text, {}),
         lambda: sweep.plan("smoke", "03_train_cunet", text),
         lambda: songs.requests([text]),
         lambda: conditions.parse(text),

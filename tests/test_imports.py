@@ -1,4 +1,4 @@
-"""Rooms of ``cunet_lib``: what each may import, what stays out of it, and a package that loads fast."""
+"""Rooms of ``cunet_lib``: what each may import, what stays out of it, what importing it costs."""
 
 import ast
 import subprocess

@@ -8,7 +8,7 @@ import papermill
 import pytest
 from conftest import ROOT
 
-from cunet_lib.workflow.run import notebook_parameters
+from cunet_lib.workflow.parameters import notebook_parameters
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 STAGES = (

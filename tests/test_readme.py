@@ -10,7 +10,8 @@ from conftest import ROOT
 from cunet_lib.core.settings import load_profile
 from cunet_lib.core.systems import VARIANTS
 from cunet_lib.workflow import sweep
-from cunet_lib.workflow.run import check_parameters, notebook_names
+from cunet_lib.workflow.parameters import check_parameters
+from cunet_lib.workflow.stages import notebook_names
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 

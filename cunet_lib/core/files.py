@@ -320,7 +320,7 @@ def sha256(path: Path) -> str:
 
 
 def code_hash(*places: str) -> str:
-    """Hash of code, to tell results of older code from today's; comments and docstrings are no code.
+    """Hash of code without comments and docstrings, to tell older code from today's.
 
     Parameters
     ----------
@@ -333,12 +333,14 @@ def code_hash(*places: str) -> str:
     for place in places:
         paths = sorted((root / place).rglob("*.py")) or [root / place]
         for path in paths:
-            digest.update(f"{path.relative_to(root)}\n{bare(ast.parse(path.read_text('utf-8')))}\n".encode())
+            digest.update(
+                f"{path.relative_to(root)}\n{bare(ast.parse(path.read_text('utf-8')))}\n".encode()
+            )
     return digest.hexdigest()[:16]
 
 
 def bare(tree: ast.Module) -> str:
-    """Code without comments, docstrings and layout, as text of its syntax tree, which is changed."""
+    """Code without comments, docstrings and layout, as text; changes the syntax tree."""
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
         if isinstance(body, list):

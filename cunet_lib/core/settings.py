@@ -25,7 +25,7 @@ from cunet_lib.core.systems import VARIANTS
 ROOT = Path(__file__).resolve().parents[2]
 
 CONDITION_KINDS = ("one_hot", "zero", "all", "pairs", "continuous")
-"""What training may ask for (:func:`cunet_lib.models.conditions.draw`); the paper's study: one_hot."""
+"""What training may ask for (:mod:`cunet_lib.models.conditions`); the paper's study: one_hot."""
 
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 

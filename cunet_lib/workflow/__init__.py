@@ -1,1 +1,6 @@
-"""Room workflow."""
+"""Running the study: one notebook, one stage, a sweep, a plan of hours, a cluster.
+
+Enters: a notebook's name and parameters, a profile.
+Leaves: executed notebooks with a fingerprint of what they were made from, logs, exit statuses.
+May import: every room; no room imports it but for ``parameters``, which notebooks call.
+"""
