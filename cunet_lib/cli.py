@@ -219,7 +219,6 @@ def _send(options: argparse.Namespace, stage: Stage, settings: Profile, address:
         training=stage.notebook in TRAININGS,
         output=stage.output(settings),
         echo=say,
-        complain=lambda text: print(text, file=sys.stderr, flush=True),
     )
 
 

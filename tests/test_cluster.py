@@ -1,4 +1,4 @@
-"""Runs and tracks on a Dask cluster: a scheduler and two workers, on this machine's loopback."""
+"""Runs on a Dask cluster: a scheduler and two workers, on this machine's loopback."""
 
 import json
 import os
@@ -7,17 +7,14 @@ import signal
 import subprocess
 import sys
 import time
-from concurrent.futures import as_completed
 from pathlib import Path
 
 import nbformat
-import numpy as np
 import psutil
 import pytest
 from conftest import COMMON, LOAD, clean_environment
 
-from cunet_lib.core import processes as parallel
-from cunet_lib.core.settings import ConfigError, load_profile
+from cunet_lib.core.settings import load_profile
 from cunet_lib.workflow import cluster
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="process groups")
@@ -91,7 +88,7 @@ class DaskCluster:
         for name, process in list(self.workers.items()):
             if process.poll() is not None:
                 self.add(name)
-        with parallel.connect(self.address) as client:
+        with cluster.connect(self.address) as client:
             client.wait_for_workers(number, timeout=60)
         return self
 
@@ -206,7 +203,7 @@ def test_make_on_a_cluster_survives_the_loss_of_a_worker(stepping, dask_cluster)
         assert (results / name).read_bytes() == (alone / "tiny" / name).read_bytes()
     name = f"notebooks/{BASS}.ipynb"
     assert outputs(results / name) == outputs(alone / "tiny" / name)
-    assert not list(results.rglob(".shared-*")) and not list(results.rglob("calls-*"))
+    assert not list(results.rglob(".shared-*"))
 
 
 def test_worker_that_retires_hands_its_run_on(stepping, dask_cluster):
@@ -322,97 +319,37 @@ def test_name_of_a_cluster_is_no_address(bare_tree):
 
 
 @pytest.fixture
-def facts(monkeypatch, tmp_path):
-    monkeypatch.setenv("CUNET_DATA", str(tmp_path / "data"))
-    monkeypatch.setenv("CUNET_RESULTS", str(tmp_path / "results"))
-    with cluster._tokens(load_profile("smoke")) as tokens:
-        yield cluster._facts(tokens)
+def expected(monkeypatch, tmp_path):
+    for name in ("data", "results", "musdb"):
+        monkeypatch.setenv(f"CUNET_{name.upper()}", str(tmp_path / name))
+    (tmp_path / "musdb").mkdir()
+    with cluster._expected(load_profile("smoke")) as found:
+        yield found
     assert not list(tmp_path.rglob(".shared-*"))
 
 
-def test_worker_that_sees_everything_is_fit(facts):
-    assert cluster._look(facts) is None
+def test_worker_that_sees_everything_is_fit(expected):
+    assert cluster._problem(expected) == ""
 
 
-@pytest.mark.parametrize("subset", ["data", "results"])
-def test_worker_with_a_folder_of_its_own_is_named(facts, tmp_path, subset):
+@pytest.mark.parametrize("folder", ["data/smoke", "results/smoke", "musdb"])
+def test_worker_with_a_folder_of_its_own_is_told_which(expected, tmp_path, folder):
     """Another folder under the same path, as on a machine that does not mount the shared one."""
-    for file in (tmp_path / subset / "smoke").iterdir():
-        file.rename(file.with_name("elsewhere"))
-    problem = cluster._look(facts)
-    assert str(tmp_path / subset / "smoke") in problem and "all machines share" in problem
-    for file in (tmp_path / subset / "smoke").iterdir():
-        file.rename(next(Path(path) for path in facts["tokens"] if f"/{subset}/" in path))
+    (path,) = [path for path, shown in expected["files"].items() if shown.endswith(folder)]
+    moved = Path(path).rename(f"{path}-elsewhere")
+    problem = cluster._problem(expected)
+    moved.rename(path)
+    assert f"does not see {tmp_path / folder} as" in problem and "all machines share" in problem
 
 
-def test_worker_with_another_checkout_folder_or_version_is_named(facts, tmp_path):
-    elsewhere = cluster._look({**facts, "root": str(tmp_path)})
-    assert f"{tmp_path}/cunet_lib" in elsewhere
-    music = cluster._look({**facts, "folders": [str(tmp_path / "musdb18")]})
-    assert "musdb18" in music
-    versions = {**facts["versions"], "keras": "3.0.0"}
-    other = cluster._look({**facts, "versions": versions})
+def test_worker_with_another_library_or_version_is_told_so(expected, tmp_path):
+    """The library is read from the disk each time: a worker lives for days."""
+    path = tmp_path / "module.py"
+    path.write_text("VALUE = 1\n")
+    library = {str(tmp_path): cluster._hash(str(tmp_path))}
+    assert cluster._problem({**expected, "library": library}) == ""
+    path.write_text("VALUE = 2\n")
+    assert f"does not see {tmp_path} as" in cluster._problem({**expected, "library": library})
+    versions = {**expected["versions"], "keras": "3.0.0"}
+    other = cluster._problem({**expected, "versions": versions})
     assert "the machine that sends the runs has 3.0.0" in other and "requirements.lock" in other
-
-
-# -------------------------------------------------------------------------------------- tracks
-
-
-def test_tracks_of_a_lost_worker_run_on_another(dask_cluster, tmp_path, monkeypatch):
-    """Calls on a cluster, one worker killed in the middle, give what a pool here gives."""
-
-    def track(number, signals):
-        import os
-        import time
-
-        mine = tmp_path / f"{number}.{os.getpid()}"
-        mine.touch()
-        while number == 0 and not (tmp_path / "go").exists():
-            time.sleep(0.02)
-        return number, float(signals.sum())
-
-    spool = tmp_path / "spool"
-    spool.mkdir()
-    monkeypatch.setenv("CUNET_SPOOL", str(spool))
-    # The second is too large for the scheduler and goes by a file.
-    signals = [np.arange(size, dtype=np.float64) for size in (10, 200_000, 30, 40)]
-    monkeypatch.setenv("CUNET_CLUSTER", dask_cluster.address)
-    with parallel.pool(len(signals)) as calls:
-        futures = [calls.submit(track, *each) for each in enumerate(signals)]
-        pid = int(until(lambda: list(tmp_path.glob("0.*")))[0].suffix[1:])
-        dask_cluster.kill(dask_cluster.worker_of(pid))
-        (tmp_path / "go").touch()
-        found = sorted(future.result(60) for future in as_completed(futures, 60))
-    monkeypatch.delenv("CUNET_CLUSTER")
-    with parallel.pool(len(signals), workers=1) as calls:
-        assert found == list(calls.map(track, range(len(signals)), signals))
-    assert len(list(tmp_path.glob("0.*"))) >= 2
-    assert list(spool.iterdir()) == []
-
-
-def test_errors_of_tracks_arrive_as_they_are(dask_cluster, monkeypatch):
-    monkeypatch.setenv("CUNET_CLUSTER", dask_cluster.address)
-    with parallel.pool(2) as calls, pytest.raises(ConfigError, match="No profile 'none'"):
-        calls.submit(load_profile, "none").result(60)
-
-
-def test_worker_uses_the_library_as_it_is_on_disk(dask_cluster, tmp_path, monkeypatch):
-    """A worker lives for days; the library is edited meanwhile."""
-
-    def value():
-        import cunet_lib.toy
-
-        return cunet_lib.toy.VALUE
-
-    monkeypatch.setenv("CUNET_CLUSTER", dask_cluster.address)
-    monkeypatch.setattr(parallel, "ROOT", tmp_path)
-    (tmp_path / "cunet_lib").mkdir()
-    (tmp_path / "cunet_lib" / "__init__.py").touch()
-    for expected in (1, 22):
-        (tmp_path / "cunet_lib" / "toy.py").write_text(f"VALUE = {expected}\n")
-        with parallel.pool(4) as calls:
-            assert {calls.submit(value).result(60) for _ in range(4)} == {expected}
-    with parallel.pool(4) as calls:
-        (tmp_path / "cunet_lib" / "toy.py").write_text("VALUE = 333\n")
-        with pytest.raises(RuntimeError, match="finds another library"):
-            calls.submit(value).result(60)

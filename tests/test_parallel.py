@@ -1,95 +1,142 @@
-"""Worker processes: each keeps to one thread, and is given no more than it can take."""
+"""Tracks side by side: one thread a worker, bounded memory, and no worker outlives its parent."""
 
 import ctypes
+import os
+import signal
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
+import time
 
+import psutil
 import pytest
+import threadpoolctl
+from conftest import clean_environment
 
-from benchmarks import workloads
-from cunet_lib.core import processes as parallel
-from cunet_lib.core.settings import ROOT
+from cunet_lib.core import processes
+from cunet_lib.core.settings import ROOT, ConfigError
 
 
-def test_libraries_that_come_with_a_task_use_one_thread(monkeypatch):
-    """A fresh worker has not loaded NumPy yet when its threads are limited."""
-    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "2")
-    monkeypatch.setenv("OMP_NUM_THREADS", "2")
-    with parallel.pool(2, workers=2) as processes:
-        assert list(processes.map(workloads._threads, range(4))) == [1, 1, 1, 1]
+def run(function, arguments, total, workers=2):
+    return processes.map_tracks(function, arguments, total=total, label="tracks", workers=workers)
+
+
+def threads(number):
+    import scipy.linalg  # noqa: F401  # comes with the first track, after the worker's start
+
+    return number, os.getpid(), max(each["num_threads"] for each in threadpoolctl.threadpool_info())
+
+
+def test_workers_keep_to_one_thread_and_results_to_their_order(monkeypatch, capsys):
+    monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    found = run(threads, ((number,) for number in range(6)), 6)
+    assert [number for number, _, _ in found] == list(range(6))
+    assert {count for _, _, count in found} == {1}
+    assert os.getpid() not in {pid for _, pid, _ in found}
+    assert capsys.readouterr().out.endswith("tracks 6/6\n")
+
+
+def test_one_worker_is_this_process():
+    assert [pid for _, pid, _ in run(threads, [(1,), (2,)], 2, workers=1)] == [os.getpid()] * 2
+    assert run(threads, [], 0) == []
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_arguments_are_made_as_workers_take_them(tmp_path, workers):
+    """However many tracks there are, the signals of a few are in memory."""
+    most = []
+
+    def arguments():
+        for number in range(40):
+            most.append(number + 1 - len(list(tmp_path.iterdir())))
+            yield (tmp_path / str(number),)
+
+    run(os.mkdir, arguments(), 40, workers)
+    assert len(list(tmp_path.iterdir())) == 40 and max(most) <= 3 * workers
+
+
+def refuse(path):
+    path.touch()
+    raise ConfigError(f"track {path.name}")
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_the_first_failure_ends_the_rest_and_is_raised_as_it_is(tmp_path, workers):
+    with pytest.raises(ConfigError, match="track 0"):
+        run(refuse, ((tmp_path / str(number),) for number in range(50)), 50, workers)
+    assert len(list(tmp_path.iterdir())) < 10
+
+    def broken():
+        yield from ((tmp_path / f"made{number}",) for number in range(8))
+        raise ValueError("no ninth track")
+
+    with pytest.raises(ValueError, match="no ninth track"):
+        run(os.mkdir, broken(), 20, workers)
 
 
 FREED = """
-import numpy as np
-from cunet_lib.core import processes as parallel
-from benchmarks import timing
+import numpy as np, psutil
+from cunet_lib.core import processes
 
 def work(found):
     for _ in range(2):
         np.ones(1 << 23)
-    found.append(timing.resident()[0])
+    found.append(psutil.Process().memory_info().rss)
 
 found = []
 work(found)
-before = timing.resident()[0]
+before = psutil.Process().memory_info().rss
 work(found)
-with parallel.pool(1) as executor:
-    parallel.for_each(executor, work, [(found,)])
-found.append(timing.resident()[0])
+processes.map_tracks(work, [(found,)], total=1, label="tracks")
+found.append(psutil.Process().memory_info().rss)
 print(*((each - before) / (8 << 23) for each in found[1:]))
 """
 
 
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="needs glibc")
-def test_a_pool_keeps_freed_memory_until_its_work_is_done():
+def test_freed_memory_is_kept_until_the_work_is_done():
     """In units of an array that is made twice: what is used twice is kept once."""
     done = subprocess.run(
         [sys.executable, "-c", FREED], capture_output=True, text=True, check=True, cwd=ROOT
     )
-    freed, kept, after = map(float, done.stdout.split())
+    freed, kept, after = map(float, done.stdout.splitlines()[-1].split())
     assert freed < 0.2 and 0.9 < kept < 1.5 and after < 0.2
 
 
 def test_other_c_libraries_are_left_alone(monkeypatch):
-    def no_library(name):
-        raise OSError("no such library")
-
-    calls = []
-    for library in (no_library, lambda name: object()):
-        monkeypatch.setattr(parallel.ctypes, "CDLL", library)
-        with parallel.pool(1) as executor:
-            parallel.for_each(executor, calls.append, [(1,), (2,)])
-    assert calls == [1, 2, 1, 2]
+    monkeypatch.setattr(processes.ctypes, "CDLL", lambda name: object())
+    assert run(len, [("a",), ("bc",)], 2, workers=1) == [1, 2]
 
 
-def test_arguments_are_made_as_workers_take_them():
-    """However many tracks there are, the signals of a few are in memory."""
-    alive, most, done = set(), [], []
+ORPHAN = """
+import os, signal, time
+from cunet_lib.core.processes import map_tracks
 
-    def arguments():
-        for number in range(50):
-            alive.add(number)
-            most.append(len(alive))
-            yield (number,)
+def work(number):
+    if number == 3:
+        os.kill({parent}, signal.SIGKILL)
+        time.sleep(60)
+    print(os.getpid(), flush=True)
 
-    def work(number):
-        done.append(number)
-        alive.discard(number)
-
-    with ThreadPoolExecutor(2) as executor:
-        parallel.for_each(executor, work, arguments())
-    assert sorted(done) == list(range(50))
-    assert max(most) <= 5
+map_tracks(work, ((number,) for number in range(9)), total=9, label="tracks", workers=2)
+"""
 
 
-def test_the_first_failure_ends_the_rest():
-    begun = []
-
-    def work(number):
-        begun.append(number)
-        raise ValueError(f"track {number}")
-
-    with ThreadPoolExecutor(1) as executor, pytest.raises(ValueError, match="track"):
-        parallel.for_each(executor, work, ((number,) for number in range(50)))
-    assert len(begun) < 10
+@pytest.mark.skipif(sys.platform == "win32", reason="sends signals")
+def test_workers_end_with_a_killed_parent(tmp_path):
+    """Idle or at work."""
+    script = ORPHAN.replace("{parent}", "os.getppid()")
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env=clean_environment(PYTHONPATH=ROOT),
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=60,  # also for the workers, which hold the pipe
+    )
+    assert done.returncode == -signal.SIGKILL
+    end = time.monotonic() + 10
+    pids = {int(line) for line in done.stdout.split() if line.isdecimal()}
+    assert pids
+    while any(map(psutil.pid_exists, pids)):
+        assert time.monotonic() < end
+        time.sleep(0.05)
