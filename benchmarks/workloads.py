@@ -28,7 +28,7 @@ import numpy as np
 
 from benchmarks.timing import interleaved, peak_memory, resident, watched_memory
 from cunet_lib.core.files import write_json
-from cunet_lib.core.processes import cores, pool
+from cunet_lib.core.processes import cores, map_tracks
 from cunet_lib.core.settings import ROOT, Profile, load_profile
 from cunet_lib.core.systems import INSTRUMENTS
 from cunet_lib.models.conditions import all_one_hot, draw
@@ -646,8 +646,7 @@ def evaluation(tracks: int, seconds: float, turns: int) -> dict:
     # Rarely: all cores are busy, and a look costs one of them a millisecond.
     with watched_memory(every=0.5) as memory:
         taken = interleaved(calls, seconds=0, least=turns, warm=False)
-    with pool(2, workers=2) as processes:
-        threads = max(processes.map(_threads, range(2)))
+    threads = max(map_tracks(_threads, [(0,), (1,)], total=2, label="threads", workers=2))
     return {
         "taken": taken,
         "music": tracks * seconds,

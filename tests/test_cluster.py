@@ -40,7 +40,7 @@ written = result.write_text(steps.read_text())
 """
 
 
-def until(condition, seconds=60.0):
+def until(condition, seconds=180.0):
     """Wait for a condition that must come true, and return its value."""
     end = time.monotonic() + seconds
     while not (value := condition()):
@@ -89,7 +89,7 @@ class DaskCluster:
             if process.poll() is not None:
                 self.add(name)
         with cluster.connect(self.address) as client:
-            client.wait_for_workers(number, timeout=60)
+            client.wait_for_workers(number, timeout=180)
         return self
 
     def worker_of(self, pid):
@@ -187,7 +187,7 @@ def test_make_on_a_cluster_survives_the_loss_of_a_worker(stepping, dask_cluster)
     # Nothing of the lost worker may go on beside its successor.
     until(lambda: gone(kernel))
     (results / "go").touch()
-    printed, _ = made.communicate(timeout=120)
+    printed, _ = made.communicate(timeout=240)
     assert made.returncode == 0, printed
     (other,) = {"w1", "w2"} - {lost}
     assert f"{BASS} | runs on {lost}" in printed
@@ -198,7 +198,7 @@ def test_make_on_a_cluster_survives_the_loss_of_a_worker(stepping, dask_cluster)
     (alone / "tiny").mkdir(parents=True)
     (alone / "tiny" / "go").touch()
     local = start(stepping, "run", BASS, "--profile=tiny", CUNET_RESULTS=alone)
-    assert local.wait(60) == 0
+    assert local.wait(180) == 0
     for name in ("runs/unet_bass-seed0/model.keras", "runs/unet_bass-seed0/steps.txt"):
         assert (results / name).read_bytes() == (alone / "tiny" / name).read_bytes()
     name = f"notebooks/{BASS}.ipynb"
@@ -215,7 +215,7 @@ def test_worker_that_retires_hands_its_run_on(stepping, dask_cluster):
     dask_cluster.workers[lost].terminate()
     until(lambda: gone(kernel))
     (results / "go").touch()
-    printed, _ = sent.communicate(timeout=60)
+    printed, _ = sent.communicate(timeout=180)
     assert sent.returncode == 0, printed
     assert f"{BASS} | its worker was lost; runs again on" in printed
     assert len((results / "runs/unet_bass-seed0/steps.txt").read_text().split()) == 3
@@ -227,7 +227,7 @@ def test_run_ends_on_its_worker_when_its_sender_does(stepping, dask_cluster, num
     sender = start(stepping, "run", BASS, "--profile=tiny", CUNET_CLUSTER=dask_cluster.address)
     kernel = int(until((results / "waits").exists) and (results / "waits").read_text())
     os.killpg(sender.pid, number)
-    printed, _ = sender.communicate(timeout=60)
+    printed, _ = sender.communicate(timeout=180)
     until(lambda: gone(kernel))
     # The worker is free again and runs the next.
     dask_cluster.ready()
@@ -246,7 +246,7 @@ def test_lost_scheduler_is_one_sentence_and_ends_the_run(stepping, tmp_path):
         sent = start(stepping, "run", BASS, "--profile=tiny", CUNET_CLUSTER=own.ready(1).address)
         kernel = int(until((results / "waits").exists) and (results / "waits").read_text())
         own.scheduler.kill()
-        printed, _ = sent.communicate(timeout=60)
+        printed, _ = sent.communicate(timeout=180)
         assert sent.returncode == 2
         assert printed.splitlines()[-1].startswith(
             f"The Dask scheduler at CLUSTER={own.address} went away; what was finished is kept."
@@ -264,7 +264,7 @@ def test_failure_on_a_worker_is_told_here_and_trainings_go_where_a_gpu_is(
     )
     words = ("run", BASS, "--profile=tiny")
     done = start(tree, *words, CUNET_CLUSTER=dask_cluster.address)
-    printed, _ = done.communicate(timeout=60)
+    printed, _ = done.communicate(timeout=180)
     assert done.returncode == 1
     assert f"{BASS} | runs on {with_gpu}" in printed
     assert f"{BASS} | so far" in printed
@@ -275,7 +275,7 @@ def test_failure_on_a_worker_is_told_here_and_trainings_go_where_a_gpu_is(
 
 def test_cluster_is_counted_and_decides_the_number_of_jobs(tree, dask_cluster, with_gpu):
     done = start(tree, "cluster", "tiny", CUNET_CLUSTER=dask_cluster.address)
-    printed, _ = done.communicate(timeout=60)
+    printed, _ = done.communicate(timeout=180)
     assert done.returncode == 0, printed
     said, number = printed.splitlines()
     assert said.startswith("cluster | 3 workers, 3 runs at a time, 1 with a GPU for the trainings")

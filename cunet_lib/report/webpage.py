@@ -24,7 +24,7 @@ import jinja2
 from markupsafe import Markup
 
 from cunet_lib.core.files import replacing, write_atomically
-from cunet_lib.core.processes import pool
+from cunet_lib.core.processes import map_tracks
 from cunet_lib.core.settings import ConfigError, Profile
 from cunet_lib.core.systems import INSTRUMENTS, VARIANTS
 from cunet_lib.report.records import LABELS, data_note, missing, read_json
@@ -349,8 +349,8 @@ def _notebooks(settings: Profile, folder: _Folder) -> list[dict]:
     ]
     if stale:
         # Starting a process costs as much as two conversions.
-        with pool(len(stale), workers=None if len(stale) > 4 else 1) as executor:
-            list(executor.map(_convert, *zip(*stale, strict=True)))
+        workers = None if len(stale) > 4 else 1
+        map_tracks(_convert, stale, total=len(stale), label="notebooks shown", workers=workers)
     return [
         {"address": _address(f"notebooks/{source.stem}.html"), **_about_notebook(source)}
         for source in sources
