@@ -2,9 +2,8 @@
 
 A grid is text: ``"variant=dense_simple,dense_complex train.learning_rate=1e-3,3e-4"``. A plain name
 is a parameter of the notebook, a dotted one a setting of the profile. Every run has a results
-folder of its own below ``results/<profile>/sweeps/<name>``, away from the study's; a sweep that was
-stopped, or whose grid has grown, runs what is missing. At the end a table and a figure gather the
-lowest validation losses.
+folder of its own below ``results/<profile>/sweeps/<name>``; a sweep that was stopped, or whose grid
+has grown, runs what is missing. A table and a figure gather the lowest validation losses.
 """
 
 from __future__ import annotations
@@ -16,41 +15,26 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import pandas as pd
-
+from cunet_lib.core.files import read_run
 from cunet_lib.core.settings import ROOT, ConfigError, Profile, load_profile
-from cunet_lib.preprocess.store import open_store
-from cunet_lib.report.figures import SYSTEM_COLOURS, Figure, drawn, subplots, system_of
-from cunet_lib.report.records import LABELS, count, data_note, rate_note
-from cunet_lib.report.tables import Table
-from cunet_lib.workflow.run import say, shown
-from cunet_lib.workflow.stages import Stage, parse_stage
+from cunet_lib.workflow.run import say
+from cunet_lib.workflow.stages import TRAININGS, Stage, parse_stage, run_name
 
-NOTEBOOKS = ("02_train_unet", "03_train_cunet")
-"""Notebooks that train, so that there is a validation loss to gather."""
+if TYPE_CHECKING:
+    from cunet_lib.report.figures import Figure
+    from cunet_lib.report.tables import Table
 
 EXAMPLE = "variant=dense_simple,dense_complex train.learning_rate=1e-3,3e-4"
 
 
 @dataclass(frozen=True)
 class Run:
-    """One point of the grid.
-
-    Attributes
-    ----------
-    point
-        Axis to value, as text, in the grid's order.
-    stage
-        Notebook and parameters.
-    settings
-        Profile with the run's overrides.
-    folder
-        Its results: what ``CUNET_RESULTS`` is for other runs.
-    """
+    """One point of the grid: axis to value, the stage, its settings, and its ``CUNET_RESULTS``."""
 
     point: dict[str, str]
     stage: Stage
@@ -64,19 +48,10 @@ class Run:
 
     @property
     def record(self) -> dict | None:
-        """Content of ``run.json``; None unless the notebook ran to its end with these settings."""
-        inside = self.folder / self.settings.name
-        (*paths,) = inside.glob("runs/*/run.json")
-        if len(paths) != 1 or not (inside / "notebooks" / f"{self.stage.name}.ipynb").is_file():
-            return None
-        try:
-            record = json.loads(paths[0].read_text(encoding="utf-8"))
-        except (ValueError, RecursionError):
-            return None
-        if not isinstance(record, dict):
-            return None
-        same = record.get("settings") == self.settings.model_dump(mode="json")
-        return record if same else None
+        """Content of ``run.json``; None unless training has ended with these settings."""
+        folder = self.folder / self.settings.name / "runs" / run_name(self.stage.name)
+        record = read_run(folder) if (folder / "run.json").is_file() else {}
+        return record if record.get("settings") == self.settings.model_dump(mode="json") else None
 
 
 @dataclass(frozen=True)
@@ -90,8 +65,8 @@ class Sweep:
 
     def text(self) -> str:
         """One line per run, for the terminal."""
-        lines = [f"  {run.label}" for run in self.runs]
-        return "\n".join([f"Sweep {self.name}, {count(len(self.runs), 'run')}:", *lines])
+        runs = [f"  {run.label}" for run in self.runs]
+        return "\n".join([f"Sweep {self.name}, {len(runs)} run{'s' * (len(runs) > 1)}:", *runs])
 
 
 def parse_grid(grid: str) -> dict[str, list[str]]:
@@ -112,13 +87,15 @@ def parse_grid(grid: str) -> dict[str, list[str]]:
         axis, separator, text = word.partition("=")
         if not separator or not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", axis):
             raise ConfigError(f"Axis {word!r} of the grid must look like name=value,value.")
-        if axis in axes:
-            raise ConfigError(f"Axis {axis!r} stands twice in the grid.")
+        if axis in ("profile", "overrides"):
+            raise ConfigError(
+                f"{axis!r} is no axis of a grid; settings have dotted names, as in {EXAMPLE!r}."
+            )
         values = re.split(r",(?![^\[]*\])", text)
         if "" in values:
             raise ConfigError(f"Axis {axis!r} of the grid has an empty value.")
-        if len(set(values)) < len(values):
-            raise ConfigError(f"Axis {axis!r} of the grid has a value twice: {text}.")
+        if axis in axes or len(set(values)) < len(values):
+            raise ConfigError(f"Axis {axis!r} of the grid, or a value of it, stands twice.")
         axes[axis] = values
     if not axes:
         raise ConfigError(f"The grid is empty; give axes, such as GRID={EXAMPLE!r}.")
@@ -133,7 +110,7 @@ def plan(profile: str, notebook: str, grid: str, *, name: str = "") -> Sweep:
     profile
         Settings that the grid departs from.
     notebook
-        One of :data:`NOTEBOOKS`.
+        One that trains.
     grid
         See :func:`parse_grid`.
     name
@@ -146,58 +123,44 @@ def plan(profile: str, notebook: str, grid: str, *, name: str = "") -> Sweep:
         If the notebook trains nothing, an axis or a value is unknown or impossible, or a run would
         need another corpus.
     """
-    if notebook not in NOTEBOOKS:
+    if notebook not in TRAININGS:
         raise ConfigError(
-            f"STAGE {notebook!r} is no notebook that trains; there are: {', '.join(NOTEBOOKS)}."
+            f"STAGE {notebook!r} is no notebook that trains; there are: {', '.join(TRAININGS)}."
         )
     axes = parse_grid(grid)
-    for axis in ("profile", "overrides"):
-        if axis in axes:
-            raise ConfigError(
-                f"{axis!r} is no axis of a grid; settings have dotted names, as in {EXAMPLE!r}."
-            )
     base = load_profile(profile)
     name = name or f"{notebook}-by-{'-'.join(axes)}"
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,150}", name):
         raise ConfigError(f"Name {name!r} of a sweep may hold letters, digits, '-', '_', '.' only.")
     folder = base.paths.results / "sweeps" / name
-    runs = [
-        _lay_out(base, profile, notebook, dict(zip(axes, point, strict=True)), folder)
+    runs = tuple(
+        _run(base, profile, notebook, dict(zip(axes, point, strict=True)), folder)
         for point in itertools.product(*axes.values())
-    ]
-    return Sweep(name, base, folder, tuple(runs))
+    )
+    return Sweep(name, base, folder, runs)
 
 
-def _lay_out(
-    base: Profile, profile: str, notebook: str, values: dict[str, str], folder: Path
-) -> Run:
-    overrides = " ".join(f"{axis}={value}" for axis, value in values.items() if "." in axis)
+def _run(base: Profile, profile: str, notebook: str, point: dict[str, str], folder: Path) -> Run:
+    overrides = " ".join(f"{axis}={value}" for axis, value in point.items() if "." in axis)
     settings = load_profile(profile, overrides)
     if settings.section_hash("data", "signal") != base.section_hash("data", "signal"):
         raise ConfigError(
             f"The grid changes data or signal settings ({overrides}), which the prepared store "
             "fixes; prepare another profile and sweep that."
         )
-    parameters = {axis: value for axis, value in values.items() if "." not in axis}
+    parameters = {axis: value for axis, value in point.items() if "." not in axis}
     stage = parse_stage(notebook, {"profile": profile, "overrides": overrides, **parameters})
-    words = "-".join(
-        re.sub(r"[^A-Za-z0-9.]+", "_", f"{axis.split('.')[-1]}_{value}").strip("_.")
-        for axis, value in values.items()
-    )
+    words = "-".join(f"{axis.rpartition('.')[2]}_{value}" for axis, value in point.items())
     # Words for people; the digest keeps apart what the words do not.
-    digest = hashlib.sha256(json.dumps(sorted(values.items())).encode()).hexdigest()[:8]
-    return Run(values, stage, settings, folder / f"{words[:100]}-{digest}")
+    digest = hashlib.sha256(json.dumps(sorted(point.items())).encode()).hexdigest()[:8]
+    place = f"{re.sub(r'[^A-Za-z0-9.-]+', '_', words)[:100].strip('_.')}-{digest}"
+    return Run(point, stage, settings, folder / place)
 
 
 def run(sweep: Sweep, echo: Callable[[str], None] = say) -> list[Run]:
     """Run what is not finished, one after the other, then gather all that is.
 
     A run that fails is told, and the others go on.
-
-    Parameters
-    ----------
-    echo
-        Called with each line for the terminal.
 
     Returns
     -------
@@ -207,23 +170,16 @@ def run(sweep: Sweep, echo: Callable[[str], None] = say) -> list[Run]:
     Raises
     ------
     ConfigError
-        If the corpus has not been prepared, or no run finished.
+        If no run has finished.
     """
-    store = open_store(sweep.settings)
     failed = []
     for number, each in enumerate(sweep.runs, start=1):
-        where = f"sweep | {number} of {len(sweep.runs)}: {each.label}"
-        record = each.record
-        if record and record.get("store") == store.hash:
-            echo(f"{where} | finished before")
-            continue
-        echo(where)
+        echo(f"sweep | {number} of {len(sweep.runs)}: {each.label}")
         if _execute(each):
             failed.append(each)
-    table, figure = gather(sweep)
-    table.save(sweep.folder)
-    figure.save(sweep.folder)
-    echo(f"sweep | {shown(sweep.folder / 'sweep.md')}, {shown(sweep.folder / 'sweep.png')}")
+    for part in gather(sweep):
+        part.save(sweep.folder)
+    echo(f"sweep | {sweep.folder / 'sweep.md'}, {sweep.folder / 'sweep.png'}")
     for each in failed:
         echo(f"sweep | failed: {each.label}")
     return failed
@@ -251,46 +207,43 @@ def _execute(each: Run) -> int:
 
 
 def gather(sweep: Sweep) -> tuple[Table, Figure]:
-    """Table and figure of the finished runs.
+    """Table and figure of the finished runs; :class:`ConfigError` if there is none."""
+    import pandas as pd
 
-    Raises
-    ------
-    ConfigError
-        If no run has finished.
-    """
-    rows = []
-    for each in sweep.runs:
-        if record := each.record:
-            keys = ("model", "seed", "best_val_loss", "best_epoch", "epochs", "steps", "seconds")
-            rows.append({**each.point, **{key: record[key] for key in keys}})
-    if not rows:
+    from cunet_lib.report.records import data_note, rate_note
+    from cunet_lib.report.tables import Table
+
+    keys = ("model", "seed", "best_val_loss", "best_epoch", "epochs", "steps", "seconds")
+    finished = [(each, record) for each in sweep.runs if (record := each.record)]
+    if not finished:
         raise ConfigError(f"No run of the sweep {sweep.name} has finished.")
-    frame = pd.DataFrame(rows)
-    display = frame.astype(str)
-    display["best_val_loss"] = frame["best_val_loss"].map("{:.3e}".format)
-    display["seconds"] = frame["seconds"].map("{:.0f}".format)
+    frame = pd.DataFrame([{**e.point, **{key: r[key] for key in keys}} for e, r in finished])
+    losses = frame["best_val_loss"].map("{:.3e}".format)
+    display = frame.assign(best_val_loss=losses, seconds=frame["seconds"].round()).astype(str)
     caption = (
-        f"Sweep {sweep.name}, {len(rows)} of {count(len(sweep.runs), 'run')} finished. "
-        "Validation loss: mean absolute error of magnitudes on validation tracks, in the epoch "
-        "that was kept; one training run for each point of the grid, so the spread between runs "
-        "is seen only where the seed is an axis. Models of different instruments or targets do "
-        f"not compare by it. {data_note(sweep.settings)} {rate_note(sweep.settings)}."
+        f"Sweep {sweep.name}: lowest validation loss (mean absolute error of magnitudes) of "
+        f"{len(finished)} of {len(sweep.runs)} runs, one for each point of the grid. Models of "
+        f"different targets do not compare by it. {data_note(sweep.settings)} "
+        f"{rate_note(sweep.settings)}."
     )
-    labels = [each.label for each in sweep.runs if each.record]
-    return Table("sweep", frame, display, caption), _figure(frame, labels, caption)
+    figure = _figure(frame, [each.label for each, _ in finished], caption)
+    return Table("sweep", frame, display, caption), figure
 
 
-@drawn
-def _figure(frame: pd.DataFrame, labels: Sequence[str], caption: str) -> Figure:
-    """Lowest validation loss of each run, in the grid's order."""
-    fig, axes = subplots(1, 1, size=(8.5, 0.32 * len(frame) + 1.5))
-    ax = axes[0, 0]
-    for row, (model, loss) in enumerate(zip(frame["model"], frame["best_val_loss"], strict=True)):
-        ax.plot(loss, row, "o", color=SYSTEM_COLOURS[system_of(model)], ms=7, mec="white")
-    best = int(frame["best_val_loss"].argmin())
-    ax.axvline(frame["best_val_loss"][best], color="#AAAAAA", lw=0.8, zorder=0)
-    ax.set_yticks(range(len(frame)), labels)
-    ax.set_ylim(len(frame) - 0.4, -0.6)
-    ax.set_xlabel("Lowest validation loss (mean absolute error of magnitudes)")
-    ax.set_title(f"Lowest: {labels[best]} ({LABELS[frame['model'][best]]})", loc="right")
-    return Figure("sweep", fig, caption)
+def _figure(frame, labels: list[str], caption: str) -> Figure:
+    from cunet_lib.report.figures import SYSTEM_COLOURS, Figure, drawn, subplots, system_of
+
+    @drawn
+    def draw() -> Figure:
+        fig, axes = subplots(1, 1, size=(8.5, 0.32 * len(frame) + 1.5))
+        ax, losses = axes[0, 0], frame["best_val_loss"]
+        colours = [SYSTEM_COLOURS[system_of(model)] for model in frame["model"]]
+        ax.scatter(losses, range(len(frame)), c=colours, s=50, edgecolors="white", zorder=3)
+        ax.axvline(losses.min(), color="#AAAAAA", lw=0.8, zorder=0)
+        ax.set_yticks(range(len(frame)), labels)
+        ax.set_ylim(len(frame) - 0.4, -0.6)
+        ax.set_xlabel("Lowest validation loss (mean absolute error of magnitudes)")
+        ax.set_title(f"Lowest: {labels[int(losses.argmin())]}", loc="right")
+        return Figure("sweep", fig, caption)
+
+    return draw()
