@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import concurrent.futures
 import ctypes
-import multiprocessing
 import os
 import sys
 import threading
@@ -83,19 +81,6 @@ def map_tracks(
         )
         results = parallel(joblib.delayed(function)(*track) for track in arguments)
         return list(progress(results, label, total))
-
-
-def pool(tasks: int, *, workers: int | None = None) -> concurrent.futures.Executor:
-    """Executor for the corpus renderer, until it brings its own."""
-    count = max(1, min(workers or cores(), tasks))
-    if count == 1:
-        return concurrent.futures.ThreadPoolExecutor(1)
-    return concurrent.futures.ProcessPoolExecutor(
-        count,
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=_begin_worker,
-        initargs=(os.getpid(),),
-    )
 
 
 def progress(items: Iterable, label: str, total: int, *, seconds: float = 5.0) -> Iterator:
