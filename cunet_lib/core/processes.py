@@ -1,4 +1,4 @@
-"""Independent tracks side by side in processes of this machine, progress, and durations in words."""
+"""Independent tracks side by side in processes of this machine; progress; durations in words."""
 
 from __future__ import annotations
 
