@@ -80,93 +80,64 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"cunet {version}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
-    run = commands.add_parser("run", help="run one notebook and keep its executed copy")
-    run.add_argument("stage", help="such as 00_corpus or 02_train_unet.bass-seed0")
-    run.add_argument("--profile", default="demo", help="settings (default: %(default)s)")
-    run.add_argument("--overrides", default="", help="such as 'name=try train.learning_rate=3e-4'")
-    run.add_argument(
-        "-p",
-        dest="parameters",
-        nargs=2,
-        action="append",
-        default=[],
-        metavar=("NAME", "VALUE"),
-        help="a further notebook parameter; may be repeated",
-    )
-    run.set_defaults(command=_run)
+    def add(name, command, text, **options):
+        sub = commands.add_parser(name, help=text, **options)
+        sub.set_defaults(command=command)
+        return sub.add_argument
 
-    params = commands.add_parser("params", help="print the models' parameter counts")
-    params.add_argument(
-        "--profile",
-        default="paper",
-        help="paper (default) or one of: " + ", ".join(profile_names()),
-    )
-    params.set_defaults(command=_params)
+    given = {"default": "demo", "help": "settings (default: %(default)s)"}
+
+    argument = add("run", _run, "run one notebook, unless its executed copy is up to date")
+    argument("stage", help="such as 00_corpus or 02_train_unet.bass-seed0")
+    argument("--profile", **given)
+    argument("--overrides", default="", help="such as 'name=try train.learning_rate=3e-4'")
+    further = {"nargs": 2, "action": "append", "default": [], "metavar": ("NAME", "VALUE")}
+    argument("-p", dest="parameters", **further, help="a notebook parameter; may be repeated")
+
+    argument = add("params", _params, "print the models' parameter counts")
+    names = ", ".join(profile_names())
+    argument("--profile", default="paper", help=f"paper (default) or one of: {names}")
 
     for name, command, text in (
         ("verify", _verify, "compare the results with the committed ones"),
-        ("report", _report, "write the study's story as web pages"),
+        ("report", _report, "write the report, one page"),
         ("check", _check, "check the corpus of a profile; every problem by file"),
         ("cluster", _cluster, "check a cluster's workers and count their slots"),
     ):
-        sub = commands.add_parser(name, help=text)
-        sub.add_argument("profile", nargs="?", default="demo", help="(default: %(default)s)")
-        sub.set_defaults(command=command)
-    plan = commands.add_parser("plan", help="estimate hours, disk and memory of the whole study")
-    plan.add_argument("profile", nargs="?", default="demo", help="(default: %(default)s)")
-    plan.add_argument("--seeds", default="0", help="as in SEEDS of make (default: %(default)s)")
-    plan.set_defaults(command=_plan)
-    _add_separate(commands)
-    models = commands.add_parser("models", help="list trained models and their scores")
-    models.set_defaults(command=_models)
-    sweep = commands.add_parser("sweep", help="run a training notebook over a grid of settings")
-    sweep.add_argument("stage", help="02_train_unet or 03_train_cunet")
-    sweep.add_argument("--grid", required=True, help="'variant=a,b train.learning_rate=1e-3,3e-4'")
-    sweep.add_argument("--profile", default="demo", help="settings (default: %(default)s)")
-    sweep.add_argument("--name", default="", help="folder of the results (default: by the axes)")
-    sweep.add_argument("--dry-run", action="store_true", help="check the grid and list its runs")
-    sweep.set_defaults(command=_sweep)
-    kernel = commands.add_parser("kernel", help="register the Jupyter kernel of the notebooks")
-    kernel.set_defaults(command=_kernel)
+        add(name, command, text)("profile", nargs="?", **given)
+    argument = add("plan", _plan, "estimate hours, disk and memory of the whole study")
+    argument("profile", nargs="?", **given)
+    argument("--seeds", default="0", help="as in SEEDS of make (default: %(default)s)")
+
+    argument = add("sweep", _sweep, "run a training notebook over a grid of settings")
+    argument("stage", help="02_train_unet or 03_train_cunet")
+    argument("--grid", required=True, help="'variant=a,b train.learning_rate=1e-3,3e-4'")
+    argument("--profile", **given)
+    argument("--name", default="", help="folder of the results (default: by the axes)")
+    argument("--dry-run", action="store_true", help="check the grid and list its runs")
+
+    about = "Separate songs: any format, rate, channels and length. A name that begins with a dash "
+    about += "is given as ./-name."
+    argument = add("separate", _separate, "separate songs with a model", description=about)
+    argument("songs", nargs="*", metavar="SONG", help="audio files")
+    asked = "such as: vocals, vocals=0.5 (at half level), vocals+drums (their sum in one file); "
+    asked += "by default each instrument"
+    argument("--instruments", nargs="+", metavar="WHAT", help=asked)
+    argument("--model", help="a name that `cunet models` lists, or a path")
+    argument("--out", default="separated", help="folder (default: %(default)s)")
+    argument("--format", default="wav", help="wav, flac, aiff, ogg, mp3 (default: wav)")
+    argument("--residual", action="store_true", help="also write what is left over")
+    highs = "frequencies above those the model hears: with the mask of its top octave, or not at "
+    highs += "all (default: %(default)s)"
+    argument("--highs", choices=("extend", "cut"), default="extend", help=highs)
+    overlap = "what neighbouring patches share, in patches of the training's length, from 0 to "
+    overlap += "below 1 (default: 0.25)"
+    argument("--overlap", type=float, metavar="SHARE", help=overlap)
+    argument("--force", action="store_true", help="replace existing files")
+
+    add("models", _models, "list trained models and their scores")
+    add("kernel", _kernel, "register the Jupyter kernel of the notebooks")
     return parser
-
-
-def _add_separate(commands: argparse._SubParsersAction) -> None:
-    text = "separate songs with a trained model"
-    sub = commands.add_parser(
-        "separate",
-        help=text,
-        description="Separate songs: any format, rate, channels and length. A name that begins "
-        "with a dash is given as ./-name.",
-    )
-    sub.add_argument("songs", nargs="*", metavar="SONG", help="audio files")
-    sub.add_argument(
-        "--instruments",
-        nargs="+",
-        metavar="WHAT",
-        help="such as: vocals, vocals=0.5 (at half level), vocals+drums (their sum in one file); "
-        "by default each instrument",
-    )
-    sub.add_argument("--model", help="a name that `cunet models` lists, or a path")
-    sub.add_argument("--out", default="separated", help="folder (default: %(default)s)")
-    sub.add_argument("--format", default="wav", help="wav, flac, aiff, ogg, mp3 (default: wav)")
-    sub.add_argument("--residual", action="store_true", help="also write what is left over")
-    sub.add_argument(
-        "--highs",
-        choices=("extend", "cut"),
-        default="extend",
-        help="frequencies above those the model hears: with the mask of its top octave, or not "
-        "at all (default: %(default)s)",
-    )
-    sub.add_argument(
-        "--overlap",
-        type=float,
-        metavar="SHARE",
-        help="what neighbouring patches share, in patches of the training's length, from 0 to "
-        "below 1 (default: 0.25)",
-    )
-    sub.add_argument("--force", action="store_true", help="replace existing files")
-    sub.set_defaults(command=_separate)
 
 
 def _run(options: argparse.Namespace) -> int:

@@ -51,8 +51,8 @@ from cunet_lib.separation import catalog, songs
 from cunet_lib.separation import separator as separation
 from cunet_lib.signal import audio
 from cunet_lib.train import checkpoint
-from cunet_lib.workflow.stages import parse_stage
 from cunet_lib.workflow import sweep
+from cunet_lib.workflow.stages import parse_stage
 
 SMOKE = load_profile("smoke")
 MODEL = "dense_simple"

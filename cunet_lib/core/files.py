@@ -11,7 +11,6 @@ import json
 import os
 import shutil
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -175,45 +174,36 @@ def locked(path: Path, busy: str, *, seconds: float = 0.0) -> Iterator[None]:
     WriteError
         If the lock file cannot be made.
     """
-    try:
-        import fcntl
-    except ImportError:  # no such locks on this system
-        yield
-        return
+    import filelock
+
+    seconds = max(seconds, float(os.environ.get("CUNET_LOCK_SECONDS") or 0))
+    # A soft lock would outlive its process: without locks of the system, go on with none.
+    lock = filelock.FileLock(path, seconds, poll_interval=0.1, fallback_to_soft=False)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Python closes it when another program starts, so no child keeps the lock.
-        file = path.open("ab")
+        lock.acquire()
+    except filelock.Timeout:
+        raise Busy(busy) from None
+    except NotImplementedError:
+        pass
     except OSError as error:
-        if _is_unwritable(error, path.parent):
+        if error.errno not in (errno.ENOLCK, errno.ENOSYS):
             raise WriteError(error.errno, error.strerror, path) from error
-        raise
-    seconds = max(seconds, float(os.environ.get("CUNET_LOCK_SECONDS") or 0))
-    with file:
-        waited = time.monotonic()
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() - waited >= seconds:
-                    raise Busy(busy) from None
-                time.sleep(0.1)
-            except OSError:  # a file system without locks: go on as before there were any
-                break
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def abandoned(path: Path) -> bool:
     """Whether nobody holds the lock on a file any more; False where that cannot be told."""
-    try:
-        import fcntl
-
-        with path.open("r+b") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (ImportError, OSError):  # held, or no such file, or no such locks
+    if not path.exists():
         return False
-    return True
+    try:
+        with locked(path, ""):
+            return True
+    except (Busy, OSError):
+        return False
 
 
 def write_json(path: Path, content: object) -> Path:
