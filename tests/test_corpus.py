@@ -22,6 +22,7 @@ from conftest import ROOT
 from cunet_lib.preprocess.tracks import ensure_ffmpeg
 from rendered_corpus import CorpusError, render_corpus, tables, vocals
 from rendered_corpus import render as corpus
+from rendered_corpus.articulation import CONSONANTS, VOWELS
 from rendered_corpus.composer import compose, song_name
 from rendered_corpus.font import play_kit
 from rendered_corpus.harmony import MODES, parse_chord
@@ -31,7 +32,7 @@ from rendered_corpus.patches import play_patch
 from rendered_corpus.render import PARTS, quantise
 from rendered_corpus.signals import RATE
 from rendered_corpus.song import STEMS, SUBSETS, Note, Syllable
-from rendered_corpus.voice import CONSONANTS, VOWELS, sing
+from rendered_corpus.voice import sing
 
 DIGEST = Path(__file__).parent / "data" / "corpus_digest.json"
 SMALL = {"train_tracks": 2, "test_tracks": 1, "seconds": 4.0, "seed": 0}
