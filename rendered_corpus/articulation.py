@@ -11,71 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from rendered_corpus.song import Note, Syllable
-from rendered_corpus.tables import Voice
-
-# F1 to F5 in Hz of an adult male (after Peterson and Barney 1952).
-VOWELS: dict[str, tuple[float, ...]] = {
-    "i": (280, 2280, 2950, 3500, 4500),
-    "I": (400, 1950, 2550, 3450, 4500),
-    "e": (500, 1850, 2500, 3450, 4450),
-    "ae": (670, 1700, 2420, 3400, 4400),
-    "a": (740, 1120, 2480, 3400, 4400),
-    "O": (580, 880, 2450, 3350, 4400),
-    "o": (450, 820, 2420, 3300, 4350),
-    "U": (430, 1020, 2280, 3300, 4350),
-    "u": (310, 860, 2260, 3250, 4300),
-    "V": (630, 1210, 2420, 3400, 4400),
-    "er": (480, 1330, 1720, 3250, 4300),
-    "@": (500, 1500, 2500, 3500, 4500),
-}
+from rendered_corpus.tables import CONSONANTS, VOWELS, Consonant, Voice
 
 AH = Syllable("", ("a",), "")
 """What notes without a syllable are sung on."""
 
-
-@dataclass(frozen=True)
-class Consonant:
-    """How a consonant sounds: formant locus (Hz), seconds, and its sources' levels.
-
-    ``closure`` is silence before the release, ``burst`` and ``noise`` are (level, centre in Hz,
-    bandwidth in Hz) of frication, ``voiced`` and ``breath`` the glottal levels, ``nasal`` the
-    opening of the nose in 0..1.
-    """
-
-    locus: tuple[float, float, float]
-    seconds: float
-    closure: float = 0.0
-    burst: tuple[float, float, float] = (0.0, 3000.0, 2000.0)
-    noise: tuple[float, float, float] = (0.0, 5000.0, 3000.0)
-    voiced: float = 0.0
-    breath: float = 0.0
-    nasal: float = 0.0
-
-
-CONSONANTS: dict[str, Consonant] = {
-    "p": Consonant((350, 900, 2200), 0.050, 0.055, (0.40, 1100, 1500), breath=0.5),
-    "t": Consonant((350, 1750, 2650), 0.055, 0.050, (0.70, 4600, 2200), breath=0.45),
-    "k": Consonant((320, 1900, 2300), 0.065, 0.055, (0.60, 2100, 1100), breath=0.5),
-    "b": Consonant((280, 900, 2200), 0.018, 0.060, (0.25, 900, 1200), voiced=0.12),
-    "d": Consonant((280, 1700, 2600), 0.020, 0.050, (0.40, 3800, 2200), voiced=0.12),
-    "g": Consonant((280, 1900, 2300), 0.025, 0.055, (0.40, 2000, 1100), voiced=0.12),
-    "s": Consonant((350, 1700, 2600), 0.110, noise=(0.75, 6600, 2600)),
-    "sh": Consonant((350, 1800, 2500), 0.110, noise=(0.75, 3100, 1500)),
-    "f": Consonant((350, 1000, 2250), 0.090, noise=(0.16, 7200, 7000)),
-    "th": Consonant((350, 1350, 2500), 0.080, noise=(0.14, 5600, 6000)),
-    "h": Consonant((500, 1500, 2500), 0.075, breath=0.8),
-    "v": Consonant((280, 1050, 2250), 0.065, noise=(0.07, 6000, 6000), voiced=0.45),
-    "z": Consonant((290, 1700, 2600), 0.080, noise=(0.35, 6200, 2600), voiced=0.4),
-    "ch": Consonant((350, 1800, 2500), 0.085, 0.045, (0.6, 3400, 1500), (0.7, 3200, 1500)),
-    "j": Consonant((290, 1800, 2500), 0.060, 0.040, (0.4, 3200, 1500), (0.4, 3100, 1500), 0.3),
-    "m": Consonant((270, 1050, 2200), 0.075, voiced=0.55, nasal=1.0),
-    "n": Consonant((270, 1500, 2500), 0.070, voiced=0.55, nasal=1.0),
-    "ng": Consonant((270, 1900, 2300), 0.080, voiced=0.5, nasal=1.0),
-    "l": Consonant((360, 1150, 2750), 0.070, voiced=0.65),
-    "r": Consonant((340, 1150, 1550), 0.075, voiced=0.65),
-    "w": Consonant((300, 640, 2250), 0.075, voiced=0.65),
-    "y": Consonant((270, 2200, 3000), 0.070, voiced=0.65),
-}
 
 RD_LEVELS = np.array([0.35, 0.5, 0.7, 0.95, 1.3, 1.7, 2.2, 2.7])
 """Shapes of the glottal pulse that are kept as tables, pressed to breathy."""

@@ -17,24 +17,8 @@ from rendered_corpus.drums import drums
 from rendered_corpus.form import Form, plan
 from rendered_corpus.other import other
 from rendered_corpus.song import SUBSETS, Layer, Note, Song
+from rendered_corpus.tables import ARTISTS, TITLES
 from rendered_corpus.vocals import vocals
-
-ARTISTS = (
-    ("Velvet", "Paper", "Neon", "Rusty", "Hollow", "Electric", "Quiet", "Crimson", "Northern",
-     "Plastic", "Golden", "Midnight", "Copper", "Wandering", "Static", "Sleepy", "Marble",
-     "Salty", "Borrowed", "Frozen", "Distant", "Loose", "Crooked", "Tidal", "Second"),
-    ("Foxes", "Lanterns", "Harbour", "Engines", "Parade", "Cartographers", "Orchard", "Satellites",
-     "Pilots", "Kettles", "Magnets", "Window", "Machines", "Avenue", "Saints", "Gardeners",
-     "Tigers", "Telegraph", "Umbrellas", "Brothers", "Sisters", "Museum", "Comets", "Postmen"),
-)  # fmt: skip
-TITLES = (
-    ("Run", "Hold", "Burning", "Under", "Leave", "Chasing", "Tell", "Waiting for", "Breaking",
-     "Counting", "Dancing with", "Ode to", "Driving", "Back to", "Almost", "Losing", "Beyond",
-     "Catch", "Forget", "Painting"),
-    ("the Tide", "My Shadow", "Tomorrow", "the Signal", "a Stranger", "Paper Moons", "the Static",
-     "Home", "the Line", "Your Ghost", "the Rain", "Sugar", "Gravity", "the Alarm", "Sunday",
-     "the Wires", "Blue", "Nothing", "the Machine", "Glass"),
-)  # fmt: skip
 
 
 @lru_cache(maxsize=16)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
 from collections.abc import Sequence
 from functools import lru_cache
+from importlib.util import find_spec
 from pathlib import Path
 
 import midirenderer
@@ -20,13 +20,8 @@ from rendered_corpus.song import Note
 
 @lru_cache(maxsize=1)
 def _font() -> bytes:
-    spec = importlib.util.find_spec("pretty_midi")
-    if spec is None or spec.origin is None:
-        raise ValueError("pretty_midi is not installed; its SoundFont is needed to render songs.")
-    path = Path(spec.origin).parent / "TimGM6mb.sf2"
-    if not path.is_file():
-        raise ValueError(f"{path.name} is missing from pretty_midi; reinstall pretty_midi.")
-    return path.read_bytes()
+    # Its place without importing it.
+    return Path(find_spec("pretty_midi").origin).with_name("TimGM6mb.sf2").read_bytes()
 
 
 def play_font(

@@ -9,26 +9,7 @@ import numpy as np
 
 from rendered_corpus.harmony import MODES, PITCH_NAMES, Chord, parse_chord
 from rendered_corpus.song import STEMS, Section, rotating, stream
-from rendered_corpus.tables import PROGRESSIONS, STYLES, Style
-
-PLANS = (
-    ("intro", "verse", "chorus", "break", "chorus"),
-    ("verse", "chorus", "verse", "chorus", "break"),
-    ("intro", "verse", "chorus", "solo", "chorus", "outro"),
-    ("chorus", "verse", "break", "chorus"),
-    ("verse", "build", "chorus", "outro"),
-    ("intro", "chorus", "verse", "chorus"),
-)
-CHANCES = {
-    "intro": (0.55, 0.45, 0.75, 0.06),
-    "verse": (0.9, 0.88, 0.9, 1.0),
-    "build": (0.7, 0.5, 0.9, 0.8),
-    "chorus": (1.0, 1.0, 1.0, 1.0),
-    "solo": (0.95, 0.95, 1.0, 0.0),
-    "break": (0.5, 0.45, 0.65, 0.25),
-    "outro": (0.5, 0.5, 0.9, 0.3),
-}
-"""How likely each of :data:`STEMS` plays in a section."""
+from rendered_corpus.tables import CHANCES, PLANS, PROGRESSIONS, STYLES, Style
 
 
 @dataclass(frozen=True)

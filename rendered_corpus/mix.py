@@ -85,20 +85,16 @@ def render(song: Song) -> dict[str, np.ndarray]:
         stems[stem] = np.stack(both).astype(float)
         if rng.random() < 0.5:  # the stem's bus: it also brings up the room
             middle = stems[stem][0] + stems[stem][1]
-            gain = squeeze(
-                middle,
-                threshold=float(rng.uniform(4, 20)),
-                ratio=float(rng.uniform(1.5, 5)),
-                release=float(rng.uniform(0.06, 0.3)),
-            )
-            stems[stem] *= gain
+            threshold, ratio = float(rng.uniform(4, 20)), float(rng.uniform(1.5, 5))
+            release = float(rng.uniform(0.06, 0.3))
+            stems[stem] *= squeeze(middle, threshold=threshold, ratio=ratio, release=release)
     return {stem: audio.T for stem, audio in _balance(song, stems, rng).items()}
 
 
 def _play(song: Song, layer: Layer, samples: int, rng: np.random.Generator) -> np.ndarray:
     sound = layer.sound
-    tuning = _tuning(song)
     if sound.kind in ("font", "choir"):
+        tuning = float(np.random.default_rng([song.seed, song.index, 440]).normal(0, 8))
         return play_font(layer.notes, sound.program, samples=samples, cents=tuning)
     if sound.kind == "kit":
         cents = float(rng.normal(0, 150))
@@ -114,10 +110,6 @@ def _play(song: Song, layer: Layer, samples: int, rng: np.random.Generator) -> n
         voice = VOICES[song.subset][sound.name]
         return sing(voice, layer.notes, samples=samples, rate=RATE, rng=rng)
     raise ValueError(f"Layer {layer.role!r} has a sound of unknown kind {sound.kind!r}.")
-
-
-def _tuning(song: Song) -> float:
-    return float(np.random.default_rng([song.seed, song.index, 440]).normal(0, 8))
 
 
 def _bands(layer: Layer, rng: np.random.Generator) -> list[tuple[str, float, float, float]]:
@@ -162,17 +154,12 @@ def _layer(song: Song, layer: Layer, samples: int, rng: np.random.Generator) -> 
         drive = VOICES[song.subset][layer.sound.name].drive if layer.sound.kind == "voice" else 0
         if drive and rng.random() < 0.7:
             audio = distort(audio, 0.5 * drive)
-        audio *= squeeze(
-            audio, threshold=float(rng.uniform(10, 24)), ratio=float(rng.uniform(2, 6))
-        )
+        threshold, ratio = float(rng.uniform(10, 24)), float(rng.uniform(2, 6))
+        audio *= squeeze(audio, threshold=threshold, ratio=ratio)
     elif rng.random() < 0.45:
         release = float(rng.uniform(0.05, 0.25))
-        audio *= squeeze(
-            audio,
-            threshold=float(rng.uniform(6, 20)),
-            ratio=float(rng.uniform(1.5, 5)),
-            release=release,
-        )
+        threshold, ratio = float(rng.uniform(6, 20)), float(rng.uniform(1.5, 5))
+        audio *= squeeze(audio, threshold=threshold, ratio=ratio, release=release)
     if layer.stem == "other" and rng.random() < 0.12:
         t = np.arange(samples) / RATE
         speed = song.tempo / 60 * float(rng.choice([1, 2, 4])) if rng.random() < 0.5 else 5.5

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import partialmethod
 
 import numpy as np
 
@@ -65,8 +66,9 @@ def _role(form: Form, rng: np.random.Generator, role: str, first: bool) -> list[
 class _Player:
     """Turns chords into the notes of one accompanying layer.
 
-    A figure is a method that gives the notes of one chord: the steps ``first`` to ``last`` of a
-    bar. ``mask`` are the steps that a rhythmic figure plays, ``cells`` its moves.
+    Each figure of :data:`ROLES` is a method, ``_`` and its name, that plays one chord: the steps
+    ``first`` to ``last`` of a bar. ``mask`` are the steps that a rhythmic figure plays, ``cells``
+    its moves.
     """
 
     def __init__(self, form: Form, rng: np.random.Generator, centre: int):
@@ -89,13 +91,14 @@ class _Player:
     def notes(self, sections: Sequence[Section], figure: str) -> tuple[Note, ...]:
         """Notes of a figure in these sections."""
         self.out: list[Note] = []
+        play = getattr(self, f"_{figure}")
         for section in sections:
             if figure == "melody":
-                self._melody(section)
+                play(section)
                 continue
             for bar in section.span:
                 for first, length, chord in self.form.changes(bar):
-                    FIGURES[figure](self, bar, first, first + length, chord)
+                    play(bar, first, first + length, chord)
         return tuple(self.out)
 
     def _play(self, bar, step, steps, pitches, *, gate=None, spread=0.0, accent=0.0, bend=0.0):
@@ -110,7 +113,7 @@ class _Player:
     def _voices(self, chord: Chord) -> list[int]:
         return voicing(chord, self.centre, self.size)
 
-    def _power(self, chord: Chord) -> list[int]:
+    def _fifths(self, chord: Chord) -> list[int]:
         root = self.centre - 5 + (chord.root - self.centre + 5) % 12
         return [root, root + 7, root + 12]
 
@@ -159,11 +162,8 @@ class _Player:
                 steps = int(self.rng.choice([1, 2, 2, 3]))
                 self._play(bar, step, steps, self._voices(chord), spread=self.strike * 0.3)
 
-    def _syncopated(self, *place):
-        self._hits(*place, stab=False)
-
-    def _stab(self, *place):
-        self._hits(*place, stab=True)
+    _syncopated = partialmethod(_hits, stab=False)
+    _stab = partialmethod(_hits, stab=True)
 
     def _scratch(self, bar, first, last, chord):
         for step in range(first, last):
@@ -201,15 +201,15 @@ class _Player:
                 bend = -1.0 if self.rng.random() < self.bends else 0.0
                 self._play(bar, step, 2, [pitch], gate=0.95, bend=bend)
 
-    def _power_chords(self, bar, first, last, chord):
+    def _power(self, bar, first, last, chord):
         steps = last - first if self.stride == 4 else 2
         for step in range(first, last, steps):
             ringing = step == first or self.rng.random() < 0.3
             gate = 0.97 if ringing else self.gate * 0.7
-            self._play(bar, step, steps, self._power(chord), gate=gate, accent=0.05 * ringing)
+            self._play(bar, step, steps, self._fifths(chord), gate=gate, accent=0.05 * ringing)
 
     def _chug(self, bar, first, last, chord):
-        power = self._power(chord)
+        power = self._fifths(chord)
         for step in range(first, last):
             if step == first or self.mask[step] or self.stride == 1:
                 if step == first or self.rng.random() < 0.12:
@@ -238,20 +238,3 @@ class _Player:
                 bend = float(rng.choice([-1, -2])) if rng.random() < 0.35 else 0.0
                 self._play(bar, step, steps, [nearest(pitch, classes)], gate=0.97, bend=bend)
                 step += steps
-
-
-FIGURES: dict[str, Callable[..., None]] = {
-    "sustained": _Player._sustained,
-    "block": _Player._block,
-    "strum": _Player._strum,
-    "arpeggio": _Player._arpeggio,
-    "syncopated": _Player._syncopated,
-    "stab": _Player._stab,
-    "scratch": _Player._scratch,
-    "offbeat": _Player._offbeat,
-    "montuno": _Player._montuno,
-    "ostinato": _Player._ostinato,
-    "riff": _Player._riff,
-    "power": _Player._power_chords,
-    "chug": _Player._chug,
-}

@@ -38,8 +38,7 @@ from rendered_corpus.tables import TABLES
 INDEX = "corpus.json"
 SONG = "song.json"
 PARTS = (*STEMS, "mixture")
-WAIT = 10.0
-"""Seconds to wait for another process; one whose notebook was killed ends a little later."""
+WAIT = 10.0  # seconds; what renders in a notebook ends a little after the notebook was killed
 
 
 class CorpusError(ValueError):
@@ -85,8 +84,8 @@ def render_corpus(
     Raises
     ------
     CorpusError
-        If a number is out of range, another process renders into ``root``, it holds tracks that
-        this function has not written, or its disk is too small or may not be written to.
+        If a number is out of range, another process renders into ``root``, or ``root`` holds
+        other tracks, has too little space or cannot be written to.
     """
     root = Path(root).expanduser().resolve()
     counts = {"train_tracks": train_tracks, "test_tracks": test_tracks}
@@ -99,8 +98,6 @@ def render_corpus(
         raise CorpusError(f"seconds must lie between 2 and 600, not {seconds!r}.")
     if workers is not None and workers < 1:
         raise CorpusError(f"workers must be at least 1, not {workers!r}; leave it out for all.")
-    if root.exists() and not root.is_dir():
-        raise CorpusError(f"{root} is a file; choose a folder for the corpus.")
     settings = {"seed": seed, "seconds": float(seconds), "rate": RATE, "code": code_hash()}
     jobs = [("train", k) for k in range(train_tracks)] + [("test", k) for k in range(test_tracks)]
     try:
@@ -142,9 +139,6 @@ def code_hash() -> str:
 
 def _is_text(node: ast.AST) -> bool:
     return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
-
-
-# ------------------------------------------------------------------------------------ one song
 
 
 def quantise(stems: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -237,9 +231,6 @@ def _finished(folder: Path, settings: dict[str, Any], job: tuple[str, int]) -> d
         return record if _digest(pcm) == record["digest"] else None
     except (OSError, ValueError, KeyError, TypeError, soundfile.LibsndfileError):
         return None
-
-
-# ------------------------------------------------------------------------------------ all songs
 
 
 def _clear(root: Path, settings: dict[str, Any], jobs: list[tuple[str, int]]) -> None:

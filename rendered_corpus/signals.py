@@ -20,20 +20,10 @@ def fit(x: np.ndarray, samples: int) -> np.ndarray:
 
 
 def lookup(tables: np.ndarray, level: np.ndarray, phase: np.ndarray) -> np.ndarray:
-    """Read a bank of one-period tables at a running phase.
+    """Read a bank of one-period tables ``(levels, samples)`` at a running phase.
 
-    Parameters
-    ----------
-    tables
-        ``(levels, samples)``, one period each.
-    level
-        ``(n,)``, position between the tables, 0 to levels - 1; neighbours are cross-faded.
-    phase
-        ``(n,)`` in periods.
-
-    Returns
-    -------
-    ``(n,)``, linearly interpolated in both directions.
+    ``level`` is the position between tables, 0 to levels - 1, ``phase`` in periods: ``(n,)`` each,
+    as is the result, linearly interpolated in both directions.
     """
     count, size = tables.shape
     flat = np.concatenate([tables, tables[:, :1]], axis=1).ravel()

@@ -1,4 +1,4 @@
-"""The tables that songs are made from, read once from ``sounds.yaml`` and ``styles.yaml``.
+"""The tables that songs are made from, read once from the YAML files beside it.
 
 What a song sounds like has one entry per subset: no test song uses an instrument, singer or
 progression of a training song.
@@ -113,6 +113,25 @@ class Role:
     centre: tuple[int, int]
 
 
+@dataclass(frozen=True)
+class Consonant:
+    """How a consonant sounds: formant locus (Hz), seconds, and its sources' levels.
+
+    ``closure`` is silence before the release, ``burst`` and ``noise`` are (level, centre in Hz,
+    bandwidth in Hz) of frication, ``voiced`` and ``breath`` the glottal levels, ``nasal`` the
+    opening of the nose in 0..1.
+    """
+
+    locus: tuple[float, float, float]
+    seconds: float
+    closure: float = 0.0
+    burst: tuple[float, float, float] = (0.0, 3000.0, 2000.0)
+    noise: tuple[float, float, float] = (0.0, 5000.0, 3000.0)
+    voiced: float = 0.0
+    breath: float = 0.0
+    nasal: float = 0.0
+
+
 def _load(name: str) -> dict[str, Any]:
     text = Path(__file__).with_name(name).read_text("utf-8")
     # The parser in C takes a thirtieth of the time.
@@ -130,7 +149,7 @@ def _made(kind: type, table: dict[str, dict]) -> dict[str, Any]:
     return {name: kind(**values) for name, values in table.items()}
 
 
-TABLES = {**_load("sounds.yaml"), **_load("styles.yaml")}
+TABLES = {**_load("sounds.yaml"), **_load("styles.yaml"), **_load("voice.yaml")}
 
 PROGRESSIONS: dict[str, tuple[tuple[str, str], ...]] = {
     subset: tuple((mode, chords) for mode, rows in modes.items() for chords in rows)
@@ -156,3 +175,14 @@ GROOVES: dict[str, tuple[tuple[str, str], ...]] = TABLES["grooves"]
 KEEPERS: dict[str, dict[int, str]] = TABLES["keepers"]
 PERCUSSION: tuple[dict[int, str], ...] = TABLES["percussion"]
 ROLES: dict[str, Role] = _made(Role, TABLES["roles"])
+PLANS: tuple[tuple[str, ...], ...] = TABLES["plans"]
+CHANCES: dict[str, tuple[float, ...]] = TABLES["chances"]
+ARTISTS: tuple[tuple[str, ...], ...] = TABLES["artists"]
+TITLES: tuple[tuple[str, ...], ...] = TABLES["titles"]
+
+VOWELS: dict[str, tuple[float, ...]] = TABLES["vowels"]
+CONSONANTS: dict[str, Consonant] = _made(Consonant, TABLES["consonants"])
+ONSETS: dict[str, float] = TABLES["onsets"]
+NUCLEI: dict[str, float] = TABLES["nuclei"]
+CODAS: dict[str, float] = TABLES["codas"]
+LENGTHS: dict[str, tuple[tuple[float, ...], ...]] = TABLES["lengths"]

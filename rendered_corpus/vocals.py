@@ -10,30 +10,7 @@ import numpy as np
 from rendered_corpus.form import Form
 from rendered_corpus.harmony import nearest, transpose, voicing
 from rendered_corpus.song import Layer, Note, Section, Sound, Syllable, rotating
-from rendered_corpus.tables import PROGRAMS, VOICES, Voice
-
-ONSETS = {
-    "p": 4, "t": 7, "k": 5, "b": 5, "d": 6, "g": 4, "s": 7, "f": 3, "h": 5, "v": 3, "z": 1,
-    "m": 6, "n": 6, "l": 6, "r": 5, "w": 5, "y": 4, "sh": 2, "ch": 1.5, "th": 3, "j": 1, "": 14,
-}  # fmt: skip
-NUCLEI = {
-    ("a",): 9, ("e",): 7, ("i",): 9, ("o",): 6, ("u",): 7, ("I",): 7, ("V",): 8, ("ae",): 6,
-    ("U",): 3, ("er",): 3, ("O",): 4, ("a", "I"): 7, ("e", "I"): 7, ("o", "U"): 7, ("a", "U"): 4,
-    ("O", "I"): 1,
-}  # fmt: skip
-CODAS = {
-    "": 40, "n": 8, "m": 5, "ng": 4, "t": 6, "s": 5, "k": 3, "d": 4, "l": 5, "r": 6, "z": 3,
-    "v": 2, "p": 2, "f": 1,
-}  # fmt: skip
-"""Consonants before a syllable's vowel, its vowel or diphthong, consonants after it: weights."""
-
-LENGTHS = {
-    "rap": ([1, 2, 2, 3, 4], [0.35, 0.38, 0.12, 0.05, 0.1]),
-    "fast": ([2, 4, 6, 8], [0.4, 0.35, 0.1, 0.15]),
-    "mid": ([1, 2, 3, 4, 6, 8], [0.12, 0.48, 0.12, 0.18, 0.05, 0.05]),
-    "slow": ([1, 2, 4, 6, 8, 12], [0.2, 0.42, 0.2, 0.08, 0.06, 0.04]),
-}
-"""Steps of a syllable and how likely they are, by pace."""
+from rendered_corpus.tables import CODAS, LENGTHS, NUCLEI, ONSETS, PROGRAMS, VOICES, Voice
 
 Motif = list[tuple[int, int, int]]
 """Step, steps, and scale degrees from the note before."""
@@ -49,10 +26,10 @@ def vocals(form: Form) -> list[Layer]:
     rapping = rng.random() < form.style.rap
     names = {"lead": lead, "rap": str(rng.choice(rappers))}
     notes: dict[str, list[Note]] = {"lead": [], "rap": []}
-    motifs: dict[str, Motif] = {}
+    singer = _Singer(form, rng)
     for section in form.playing("vocals"):
         kind = "rap" if rapping and section.name in ("verse", "build", "break") else "lead"
-        notes[kind] += _phrases(form, rng, voices[names[kind]], section, motifs, kind == "rap")
+        notes[kind] += singer.phrases(voices[names[kind]], section, rap=kind == "rap")
     layers = [
         Layer("vocals", kind, Sound("voice", names[kind]), tuple(notes[kind]))
         for kind in names
@@ -61,94 +38,86 @@ def vocals(form: Form) -> list[Layer]:
     return layers + _backing(form, rng, layers, singers)
 
 
-def _phrases(
-    form: Form,
-    rng: np.random.Generator,
-    voice: Voice,
-    section: Section,
-    motifs: dict[str, Motif],
-    rap: bool,
-) -> list[Note]:
-    """Notes of a section; phrases come again as in earlier sections, which ``motifs`` holds."""
-    loud = section.name in ("chorus", "outro")
-    span = 2 if section.bars >= 2 else 1
-    lengths = LENGTHS["rap" if rap else form.style.pace]
-    centre = voice.low + (voice.high - voice.low) * (0.62 if loud else 0.42)
-    notes: list[Note] = []
-    for k, first in enumerate(section.span[::span]):
-        bars = min(span, section.first + section.bars - first)
-        name = ("c" if loud else "v") + ("r" if rap else "") + "ab"[k % 2] + str(bars)
-        if name not in motifs:
-            motifs[name] = _motif(rng, lengths, bars * form.grid.steps)
-        if rng.random() < 0.07 and k:
-            continue  # the odd empty phrase
-        notes += _sing(form, rng, voice, first, motifs[name], centre, rap=rap, loud=loud)
-    return notes
+class _Singer:
+    """Sings phrases, which come again from section to section: ``motifs``."""
 
+    def __init__(self, form: Form, rng: np.random.Generator):
+        self.form, self.rng = form, rng
+        self.motifs: dict[str, Motif] = {}
 
-def _motif(rng: np.random.Generator, lengths, total: int) -> Motif:
-    """A phrase of at most ``total`` steps, which leaves room to breathe."""
-    step = int(rng.choice([0, 0, 0, 2, 2, 4, -2]))
-    end = total - int(rng.choice([2, 3, 4, 4, 6]))
-    if rng.random() < 0.25:
-        end = int(total * 0.6)
-    motif = []
-    while step < end:
-        length = int(rng.choice(lengths[0], p=lengths[1]))
-        if rng.random() < 0.08 and motif:
+    def phrases(self, voice: Voice, section: Section, *, rap: bool) -> list[Note]:
+        """Notes of a section."""
+        loud = section.name in ("chorus", "outro")
+        span = 2 if section.bars >= 2 else 1
+        lengths = LENGTHS["rap" if rap else self.form.style.pace]
+        centre = voice.low + (voice.high - voice.low) * (0.62 if loud else 0.42)
+        notes: list[Note] = []
+        for k, first in enumerate(section.span[::span]):
+            bars = min(span, section.first + section.bars - first)
+            name = ("c" if loud else "v") + ("r" if rap else "") + "ab"[k % 2] + str(bars)
+            if name not in self.motifs:
+                self.motifs[name] = self._motif(lengths, bars * self.form.grid.steps)
+            if self.rng.random() < 0.07 and k:
+                continue  # the odd empty phrase
+            notes += self._sing(voice, first, self.motifs[name], centre, rap=rap, loud=loud)
+        return notes
+
+    def _motif(self, lengths, total: int) -> Motif:
+        """A phrase of at most ``total`` steps, which leaves room to breathe."""
+        rng = self.rng
+        step = int(rng.choice([0, 0, 0, 2, 2, 4, -2]))
+        end = total - int(rng.choice([2, 3, 4, 4, 6]))
+        if rng.random() < 0.25:
+            end = int(total * 0.6)
+        motif = []
+        while step < end:
+            length = int(rng.choice(lengths[0], p=lengths[1]))
+            if rng.random() < 0.08 and motif:
+                step += length
+                continue
+            length = min(length, max(end - step, 1))
+            move = int(rng.choice([-3, -2, -1, -1, 0, 0, 0, 1, 1, 2, 3, 4]))
+            motif.append((step, length, move))
             step += length
-            continue
-        length = min(length, max(end - step, 1))
-        move = int(rng.choice([-3, -2, -1, -1, 0, 0, 0, 1, 1, 2, 3, 4]))
-        motif.append((step, length, move))
-        step += length
-    if motif:  # hold the last note
-        step, length, move = motif[-1]
-        motif[-1] = (step, max(min(length * 2, total - step - 1), 1), move)
-    return motif
+        if motif:  # hold the last note
+            step, length, move = motif[-1]
+            motif[-1] = (step, max(min(length * 2, total - step - 1), 1), move)
+        return motif
 
-
-def _sing(
-    form: Form,
-    rng: np.random.Generator,
-    voice: Voice,
-    bar: int,
-    motif: Motif,
-    centre: float,
-    *,
-    rap: bool,
-    loud: bool,
-) -> list[Note]:
-    """Notes of a motif from a bar on."""
-    grid, scale = form.grid, form.scale
-    notes, pitch = [], nearest(centre + rng.normal(0, 1.5), scale)
-    legato = float(rng.uniform(0.8, 1.0))
-    strength = float(rng.uniform(0.75, 1.0) if loud else rng.uniform(0.5, 0.85))
-    for step, steps, move in motif:
-        if rap:
-            pitch = centre - 5 + 0.8 * move + float(rng.normal(0, 1.2))
-        else:
-            target = pitch + 1.8 * move - 0.25 * (pitch - centre)
-            strong = step % grid.beat_steps == 0 or steps >= 4
-            chord = form.chord(bar + step // grid.steps, step % grid.steps)
-            classes = chord.classes if strong and rng.random() < 0.75 else scale
-            pitch = nearest(float(np.clip(target, voice.low, voice.high)), classes)
-        held = form.held(bar, step, steps) * (legato if steps > 1 else 0.95)
-        start = form.at(rng, bar, step, 0.012)
-        syllable = _syllable(rng, hold=held > 0.8, rap=rap)
-        power = float(np.clip(strength + 0.08 * rng.standard_normal(), 0.3, 1.0))
-        if not rap and steps >= 4 and rng.random() < 0.12:
-            # Melisma: the vowel runs on over two more notes.
-            third, tail = held / 3, Syllable("", syllable.vowel[-1:], "")
-            turn = nearest(pitch + rng.choice([2, -2]), scale)
-            home = nearest(pitch, scale)
-            sung = replace(syllable, coda=""), tail, replace(tail, coda=syllable.coda)
-            for k, (p, s) in enumerate(zip((home, turn, home), sung, strict=True)):
-                notes.append(Note(start + k * third, third, p, power, 0.0, s))
-            continue
-        bend = -float(rng.uniform(0.7, 2.5)) if rng.random() < voice.scoop else 0.0
-        notes.append(Note(start, held, pitch, power, bend, syllable))
-    return notes
+    def _sing(
+        self, voice: Voice, bar: int, motif: Motif, centre: float, *, rap: bool, loud: bool
+    ) -> list[Note]:
+        """Notes of a motif from a bar on."""
+        form, rng = self.form, self.rng
+        grid, scale = form.grid, form.scale
+        notes, pitch = [], nearest(centre + rng.normal(0, 1.5), scale)
+        legato = float(rng.uniform(0.8, 1.0))
+        strength = float(rng.uniform(0.75, 1.0) if loud else rng.uniform(0.5, 0.85))
+        for step, steps, move in motif:
+            if rap:
+                pitch = centre - 5 + 0.8 * move + float(rng.normal(0, 1.2))
+            else:
+                target = pitch + 1.8 * move - 0.25 * (pitch - centre)
+                strong = step % grid.beat_steps == 0 or steps >= 4
+                chord = form.chord(bar + step // grid.steps, step % grid.steps)
+                classes = chord.classes if strong and rng.random() < 0.75 else scale
+                pitch = nearest(float(np.clip(target, voice.low, voice.high)), classes)
+            held = form.held(bar, step, steps) * (legato if steps > 1 else 0.95)
+            start = form.at(rng, bar, step, 0.012)
+            syllable = _syllable(rng, hold=held > 0.8, rap=rap)
+            power = float(np.clip(strength + 0.08 * rng.standard_normal(), 0.3, 1.0))
+            if not rap and steps >= 4 and rng.random() < 0.12:
+                # Melisma: the vowel runs on over two more notes.
+                third, tail = held / 3, Syllable("", syllable.vowel[-1:], "")
+                turn = nearest(pitch + rng.choice([2, -2]), scale)
+                home = nearest(pitch, scale)
+                sung = replace(syllable, coda=""), tail, replace(tail, coda=syllable.coda)
+                for k, (p, s) in enumerate(zip((home, turn, home), sung, strict=True)):
+                    notes.append(Note(start + k * third, third, p, power, 0.0, s))
+                continue
+            bend = -float(rng.uniform(0.7, 2.5)) if rng.random() < voice.scoop else 0.0
+            notes.append(Note(start, held, pitch, power, bend, syllable))
+        return notes
 
 
 def _syllable(rng: np.random.Generator, *, hold: bool, rap: bool) -> Syllable:
@@ -157,10 +126,10 @@ def _syllable(rng: np.random.Generator, *, hold: bool, rap: bool) -> Syllable:
         coda = ""
     if rap and not onset and rng.random() < 0.6:
         onset = "d"
-    return Syllable(onset, vowel, coda)
+    return Syllable(onset, tuple(vowel.split()), coda)
 
 
-def _pick(rng: np.random.Generator, weights: dict):
+def _pick(rng: np.random.Generator, weights: dict[str, float]) -> str:
     chances = np.array(list(weights.values()))
     return list(weights)[int(rng.choice(len(weights), p=chances / chances.sum()))]
 

@@ -20,9 +20,8 @@ import soundfile
 from conftest import ROOT
 
 from cunet_lib.preprocess.tracks import ensure_ffmpeg
-from rendered_corpus import CorpusError, render_corpus, tables, vocals
+from rendered_corpus import CorpusError, render_corpus, tables
 from rendered_corpus import render as corpus
-from rendered_corpus.articulation import CONSONANTS, VOWELS
 from rendered_corpus.composer import compose, song_name
 from rendered_corpus.font import play_kit
 from rendered_corpus.harmony import MODES, parse_chord
@@ -312,8 +311,8 @@ def test_voice_has_consonants_and_rests(rng):
     assert np.abs(audio[int(2.8 * RATE) :]).max() < 1e-3 * np.abs(audio).max()
     hertz, power = spectrum(audio, 0.92, 0.98)
     assert power[hertz > 4000].sum() > 5 * power[hertz < 2000].sum()
-    assert {*vocals.ONSETS, *vocals.CODAS} - {""} <= set(CONSONANTS)
-    assert {v for vowels in vocals.NUCLEI for v in vowels} <= set(VOWELS)
+    assert {*tables.ONSETS, *tables.CODAS} - {""} <= set(tables.CONSONANTS)
+    assert {v for vowels in tables.NUCLEI for v in vowels.split()} <= set(tables.VOWELS)
 
 
 def test_longer_tracts_sound_lower(rng):
