@@ -288,9 +288,10 @@ def _separate(options: argparse.Namespace) -> int:
 
 
 def _models(options: argparse.Namespace) -> int:
+    from cunet_lib.report.card import scores_of
     from cunet_lib.separation import catalog
 
-    print(catalog.table(catalog.available()))
+    print(catalog.table(catalog.available(), scores_of))
     return 0
 
 

@@ -20,6 +20,7 @@ import pytest
 import soundfile
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
+from cunet_lib.core.files import RUN_KEYS
 from cunet_lib.core.settings import load_profile
 from cunet_lib.preprocess.store import build_store
 
@@ -179,6 +180,13 @@ def write_tones(root, *, train=4, test=2, seconds=4.0, rate=44100):
             folder.mkdir(parents=True)
             for name, stem in stems.items():
                 soundfile.write(folder / f"{name}.wav", stem, rate, subtype="PCM_16")
+
+
+def run_record(settings, model, *, seed=0, **changes):
+    """What ``run.json`` holds of a finished training."""
+    numbers = dict.fromkeys(RUN_KEYS, 1)
+    given = {"model": model, "seed": seed, "settings": settings.model_dump(mode="json")}
+    return {**numbers, "profile": settings.name, **given, **changes}
 
 
 def pytest_collection_modifyitems(items):

@@ -5,7 +5,7 @@ from conftest import ROOT
 
 from cunet_lib.core.settings import load_profile
 from cunet_lib.core.systems import INSTRUMENTS, VARIANTS
-from cunet_lib.report import card as cards
+from cunet_lib.separation import catalog
 
 DEMO = ROOT / "results" / "demo"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -40,8 +40,8 @@ def test_shipped_model_is_small():
 
 
 def test_shipped_model_has_its_card():
-    card = DEMO / "models" / cards.NAME
-    facts = cards.read(card)
+    card = DEMO / "models" / catalog.CARD
+    facts = catalog.read_card(card)
     assert facts["file"] == f"{load_profile('demo').shipped}.keras"
     assert facts["settings"]["signal"] == load_profile("demo").signal.model_dump(mode="json")
     text = card.read_text(encoding="utf-8")

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 
 from cunet_lib.core.settings import ConfigError, Separate, load_profile
+from cunet_lib.core.systems import INSTRUMENTS
 from cunet_lib.models import unet as models
 from cunet_lib.models.conditions import all_one_hot
 from cunet_lib.separation import separator as separation
+from cunet_lib.signal.spectral import stft
 
 SETTINGS = load_profile("smoke")
 SHAPE = {"shape": SETTINGS.patch_shape, "filters": 2, "blocks": 4}
@@ -56,7 +58,8 @@ def test_silence_stays_silence(conditioned):
 
 def test_masks_are_within_zero_and_one(conditioned, rng):
     separator = separation.Separator(conditioned, SETTINGS.signal)
-    masks = separator.masks(rng.normal(size=30000).astype(np.float32), all_one_hot())
+    magnitude = np.abs(stft(rng.normal(size=30000), SETTINGS.signal))
+    masks = separator.masks(magnitude, all_one_hot())
     assert masks.shape == (4, 513, 1 + 118)
     assert masks.min() >= 0 and masks.max() <= 1
 
@@ -88,13 +91,27 @@ def test_conditions_go_with_conditioned_models_only(conditioned, rng):
         separation.Separator(open_mask("unet_bass"), SETTINGS.signal)(audio, all_one_hot())
 
 
+def test_masks_of_stretches_are_those_of_the_whole(conditioned, rng):
+    """With the whole mixture's peak, whether conditions are computed one by one or together."""
+    magnitude = rng.random((513, 2 * SHAPE["shape"][1])).astype(np.float32)
+    end_to_end = Separate(overlap=0.0, batch_size=4)
+    one, two = (
+        separation.Separator(conditioned, SETTINGS.signal, end_to_end, at_once=at_once)
+        for at_once in (1, 2)
+    )
+    whole = one.masks(magnitude, all_one_hot())
+    halves = np.split(magnitude, 2, axis=1)
+    peak = float(magnitude.max())
+    parts = [two.masks(half, all_one_hot(), peak=peak) for half in halves]
+    np.testing.assert_allclose(np.concatenate(parts, axis=2), whole, atol=1e-5)
+
+
 def test_instruments_come_by_name(conditioned, rng):
     audio = rng.normal(size=5000).astype(np.float32)
     separator = separation.Separator(conditioned, SETTINGS.signal)
-    chosen = separation.separate_instruments(separator, audio, ["vocals", "bass"])
-    assert list(chosen) == ["vocals", "bass"]
-    everything = separator(audio, all_one_hot())
-    np.testing.assert_allclose(chosen["vocals"], everything[3], atol=1e-6)
+    named = separation.separate_instruments(separator, audio)
+    assert list(named) == list(INSTRUMENTS)
+    np.testing.assert_array_equal(named["bass"], separator(audio, all_one_hot())[0])
 
 
 def test_nothing_in_separation_can_read_a_reference():

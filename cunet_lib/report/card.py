@@ -1,8 +1,8 @@
 """Model cards: a page beside each trained model that says what it is, what it is worth, and how.
 
 ``model_card.md`` begins with a block of YAML, from which programs read the settings the model needs
-(:func:`read`); the rest is for people. Its parts follow Mitchell et al., "Model Cards for Model
-Reporting" (FAT* 2019).
+(:func:`cunet_lib.separation.catalog.read_card`); the rest is for people. Its parts follow Mitchell
+et al., "Model Cards for Model Reporting" (FAT* 2019).
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from pathlib import Path
 
 import yaml
 
-from cunet_lib.core.files import write_atomically
-from cunet_lib.core.systems import INSTRUMENTS, PAPER_NAMES
-from cunet_lib.evaluation.metrics import PROTOCOL
-
-NAME = "model_card.md"
+from cunet_lib.core.files import read_csv, read_run, write_atomically
+from cunet_lib.core.settings import ConfigError, Profile
+from cunet_lib.core.systems import INSTRUMENTS, PAPER_NAMES, UNETS
+from cunet_lib.evaluation.metrics import SDR_V4
+from cunet_lib.separation.catalog import CARD, Found
 
 LICENCE = "MIT"
 """Of the project: code, and weights that its rendered corpus trains; SPDX."""
@@ -71,7 +71,7 @@ def write_card(
         The card.
     """
     text = card(record, file=file, half=half, scores=scores)
-    return write_atomically(folder / NAME, text)
+    return write_atomically(folder / CARD, text)
 
 
 def card(
@@ -129,14 +129,61 @@ def card(
     return "\n".join(lines)
 
 
-def read(path: Path) -> dict | None:
-    """The block of YAML at the top of a card; None if there is no card, or no such block."""
+def write_cards(settings: Profile) -> list[Path]:
+    """Write the cards of a profile's models anew, with their scores; returns the cards."""
+    paths, written = settings.paths, []
+    for folder in sorted(path.parent for path in paths.runs.glob("*/run.json")):
+        record = read_run(folder)
+        model, seed = record["model"], record["seed"]
+        # A run with a suffix has other settings; the scores are not its own.
+        own = folder == paths.run(model, seed)
+        known = median_sdr(paths.results, model, seed) if own else None
+        written.append(write_card(folder, record, scores=known))
+        shipped = paths.models / f"{model}.keras"
+        if own and seed == settings.seed and shipped.is_file():
+            written.append(
+                write_card(paths.models, record, file=shipped.name, half=True, scores=known)
+            )
+    return written
+
+
+def median_sdr(folder: Path, model: str, seed: int | None) -> dict[str, tuple[float, int]]:
+    """Scores of a model, from ``scores/scores.csv`` in the results of a profile.
+
+    Parameters
+    ----------
+    folder
+        ``results/<profile>``.
+    model, seed
+        A C-U-Net, or one dedicated U-Net, which is scored on its own instrument.
+
+    Returns
+    -------
+    dict
+        Instrument to median SDR over test tracks (BSS Eval v4, median over frames; dB) and the
+        number of tracks with a score. Empty if there are no scores that can be read.
+    """
+    keys = {"model": "unet" if model in UNETS else model, "seed": seed, **vars(SDR_V4)}
     try:
-        parts = path.read_text(encoding="utf-8").split("---\n", 2)
-        content = yaml.safe_load(parts[1]) if len(parts) == 3 and not parts[0] else None
-    except (OSError, ValueError, LookupError, TypeError, RecursionError, yaml.YAMLError):
-        return None  # YAML raises more than its own errors, as of the date 2020-13-45
-    return content if isinstance(content, dict) else None
+        chosen = read_csv(folder / "scores" / "scores.csv", [*keys, "target", "value"])
+    except ConfigError:  # a list of models must not fail for a damaged table of scores
+        return {}
+    for column, value in keys.items():
+        chosen = chosen[chosen[column] == value]
+    targets = [model.removeprefix("unet_")] if model in UNETS else INSTRUMENTS
+    values = chosen.dropna(subset="value").groupby("target")["value"].agg(["median", "count"])
+    return {
+        target: (float(values["median"][target]), int(values["count"][target]))
+        for target in targets
+        if target in values.index
+    }
+
+
+def scores_of(found: Found) -> dict[str, tuple[float, int]]:
+    """:func:`median_sdr` of a model of the catalog; empty if it lies elsewhere."""
+    if found.results is None or found.model is None:
+        return {}
+    return median_sdr(found.results, found.model, found.seed)
 
 
 def _title(model: str) -> str:
@@ -208,7 +255,7 @@ def _scores(scores, source, rate, half) -> list[str]:
     lines = ["| instrument | median SDR, dB | test tracks |", "|---|---|---|"]
     lines += [f"| {name} | {value:.2f} | {tracks} |" for name, (value, tracks) in scores.items()]
     note = (
-        f"SDR: source-to-distortion ratio by {PROTOCOL} (museval), median over the frames of a "
+        f"SDR: source-to-distortion ratio by {SDR_V4.protocol} (museval), median over the frames of a "
         f"track, then over test tracks; {rate} Hz mono."
     )
     if source == "rendered":

@@ -26,6 +26,7 @@ from cunet_lib.core.hardware import cpu, usable_cores
 from cunet_lib.core.settings import ROOT, ConfigError, Profile
 from cunet_lib.evaluation.metrics import SCORE_COLUMNS
 from cunet_lib.report.figures import save_figure
+from cunet_lib.report.card import write_cards
 from cunet_lib.report.records import (
     count,
     json_text,
@@ -34,7 +35,6 @@ from cunet_lib.report.records import (
     read_json,
 )
 from cunet_lib.report.tables import save_table
-from cunet_lib.separation.catalog import write_cards
 
 __all__ = [
     "TOLERANCES",

@@ -1,4 +1,4 @@
-"""Trained models on disk: where they are, what they were trained on, what they scored.
+"""Trained models on disk: where they are, and what they were trained on.
 
 Models lie in ``results/<profile>/models`` (shipped, half precision) and ``results/<profile>/runs``.
 The one that ships with the project is found wherever ``CUNET_RESULTS`` puts the user's own results.
@@ -7,20 +7,19 @@ A model is named ``demo/cnn_complex``, ``demo/cnn_complex-seed0``, or by the las
 
 from __future__ import annotations
 
-import itertools
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import pandas as pd
+import yaml
 from pydantic import ValidationError
 
-from cunet_lib.core.files import is_file
-from cunet_lib.core.settings import ROOT, ConfigError, Profile, Separate, Signal, load_profile
+from cunet_lib.core.files import is_file, read_run
+from cunet_lib.core.settings import ROOT, ConfigError, Separate, Signal, load_profile
 from cunet_lib.core.systems import INSTRUMENTS, UNETS
-from cunet_lib.evaluation.metrics import SDR_V4
-from cunet_lib.report import card as cards
+
+CARD = "model_card.md"
+"""The page beside each trained model; it begins with a block of YAML."""
 
 MEANINGLESS = "smoke"
 """Profile whose models are never taken unless named: they were trained for seconds."""
@@ -44,8 +43,8 @@ class Found:
         Settings it was trained with, and how patches are joined.
     trained_on
         In words.
-    scores
-        Median SDR in dB and number of test tracks, by instrument (:func:`median_sdr`).
+    results
+        Folder ``results/<profile>`` it lies in; None for models elsewhere.
     """
 
     path: Path
@@ -55,17 +54,12 @@ class Found:
     signal: Signal
     separate: Separate
     trained_on: str
-    scores: Mapping[str, tuple[float, int]]
-
-
-def results_root() -> Path:
-    """Folder with one folder of results per profile."""
-    return load_profile("demo").paths.results.parent
+    results: Path | None
 
 
 def available() -> list[Found]:
     """All models of the results folder: shipped ones first, ``demo`` before other profiles."""
-    return [describe(path) for path in _files()]
+    return [describe(path) for path in _files().values()]
 
 
 def find(name: str | None = None) -> Found:
@@ -83,34 +77,33 @@ def find(name: str | None = None) -> Found:
     ConfigError
         If there is none, or several of the same rank.
     """
+    files = _files()
     if name is None:
-        for path in _files():
-            if _profile(path) != MEANINGLESS and not path.parent.name.startswith(UNETS):
+        for full, path in files.items():
+            profile, last = full.split("/")
+            if profile != MEANINGLESS and not last.startswith(UNETS):
                 return describe(path)
         raise ConfigError(
             "There is no trained model yet; run `make reproduce`, or name one by --model PATH."
         )
     given = Path(name).expanduser()
-    if is_file(given):
-        return describe(given)
-    if is_file(given / "model.keras"):
-        return describe(given / "model.keras")
-    if given.suffix == ".keras":
-        raise ConfigError(f"No model {name}; `cunet models` lists those at hand.")
-    fits = [path for path in _files() if _fits(_name(path), name)]
-    if not fits:
+    for path in (given, given / "model.keras"):
+        if is_file(path):
+            return describe(path)
+    fits = [full for full in files if name in _names(full)]
+    if not fits or given.suffix == ".keras":
         raise ConfigError(f"No model {name!r}; `cunet models` lists those at hand.")
-    best = [path for path in fits if _rank(path) == _rank(fits[0])]
-    if len(best) > 1 and _name(best[0]) != name:
-        raise ConfigError(f"{name!r} could be {' or '.join(map(_name, best))}; name one of them.")
-    return describe(best[0])
+    best = [full for full in fits if _rank(files[full]) == _rank(files[fits[0]])]
+    if len(best) > 1 and best[0] != name:
+        raise ConfigError(f"{name!r} could be {' or '.join(best)}; name one of them.")
+    return describe(files[best[0]])
 
 
 def describe(path: Path) -> Found:
     """What the files beside a model say of it.
 
-    The record comes from ``run.json``, else from the model card, else from the manifest or the
-    profile of the results folder it lies in. Without any, the paper's signal settings are assumed.
+    The record comes from ``run.json``, else from the model card. Without either, the paper's
+    signal settings are assumed.
 
     Raises
     ------
@@ -118,10 +111,12 @@ def describe(path: Path) -> Found:
         If a record is there but damaged.
     """
     path = path.resolve()
-    root = _root_of(path)
+    names = {file.resolve(): name for name, file in _files().items()}
+    results = None
+    if path in names:
+        results = path.parents[1 if path.parent.name == "models" else 2]
     record = _record(path)
-    settings = record.get("settings") or {}
-    model, seed = record.get("model"), record.get("seed")
+    settings, model = record.get("settings") or {}, record.get("model")
     try:
         if not isinstance(settings, Mapping) or not isinstance(model, str | None):
             raise TypeError("settings are a mapping, a model has a name")
@@ -132,165 +127,81 @@ def describe(path: Path) -> Found:
         raise ConfigError(
             f"The record beside {path} has settings that make no sense; train it again."
         ) from error
-    folder = root / _profile(path) if root else None
-    scores = median_sdr(folder, model, seed) if folder and model is not None else {}
-    return Found(
-        path,
-        _name(path) if root else str(path),
-        model,
-        seed,
-        signal,
-        separate,
-        trained_on,
-        scores,
-    )
+    name = names.get(path, str(path))
+    return Found(path, name, model, record.get("seed"), signal, separate, trained_on, results)
 
 
-def median_sdr(folder: Path, model: str, seed: int | None) -> dict[str, tuple[float, int]]:
-    """Scores of a model, from ``scores/scores.csv`` in the results of a profile.
+def read_card(path: Path) -> dict | None:
+    """The block of YAML at the top of a card; None if there is no card, or no such block."""
+    try:
+        parts = path.read_text(encoding="utf-8").split("---\n", 2)
+        content = yaml.safe_load(parts[1]) if len(parts) == 3 and not parts[0] else None
+    except (OSError, ValueError, LookupError, TypeError, RecursionError, yaml.YAMLError):
+        return None  # YAML raises more than its own errors, as of the date 2020-13-45
+    return content if isinstance(content, dict) else None
+
+
+def table(
+    models: Sequence[Found], scores: Callable[[Found], Mapping[str, tuple[float, int]]]
+) -> str:
+    """Models with their scores, as lines for a terminal.
 
     Parameters
     ----------
-    folder
-        ``results/<profile>``.
-    model, seed
-        A C-U-Net, or one dedicated U-Net, which is scored on its own instrument.
-
-    Returns
-    -------
-    dict
-        Instrument to median SDR over test tracks (BSS Eval v4, median over frames; dB) and the
-        number of tracks with a score. Empty if there are no scores.
+    scores
+        Gives a model's median SDR in dB and number of test tracks by instrument
+        (:func:`cunet_lib.report.card.scores_of`).
     """
-    scores = _scores(folder)
-    if scores is None:
-        return {}
-    system = "unet" if model in UNETS else model
-    chosen = scores[
-        (scores["model"] == system)
-        & (scores["seed"] == seed)
-        & (scores["metric"] == SDR_V4.metric)
-        & (scores["protocol"] == SDR_V4.protocol)
-        & (scores["aggregation"] == SDR_V4.aggregation)
-    ].dropna(subset="value")
-    targets = [model.removeprefix("unet_")] if model in UNETS else INSTRUMENTS
-    by_target = {target: chosen.loc[chosen["target"] == target, "value"] for target in targets}
-    return {
-        target: (float(values.median()), len(values))
-        for target, values in by_target.items()
-        if len(values)
-    }
-
-
-def write_cards(settings: Profile) -> list[Path]:
-    """Write the cards of a profile's models anew, with their scores; returns the cards."""
-    paths = settings.paths
-    written = []
-    for path in sorted(paths.runs.glob("*/run.json")):
-        record = _json(path)
-        if record.get("model") is None:
-            continue
-        known = median_sdr(paths.results, record["model"], record.get("seed"))
-        # A run with a suffix has other settings; the scores are not its own.
-        own = path.parent.name == f"{record['model']}-seed{record.get('seed')}"
-        written.append(cards.write_card(path.parent, record, scores=known if own else None))
-        shipped = paths.models / f"{record['model']}.keras"
-        if own and record.get("seed") == settings.seed and shipped.is_file():
-            written.append(
-                cards.write_card(shipped.parent, record, file=shipped.name, half=True, scores=known)
-            )
-    return written
-
-
-def table(models: Sequence[Found]) -> str:
-    """Models with their scores, as lines for a terminal."""
     if not models:
         return "No trained model yet; `make reproduce` trains them."
     width = max(5, *(len(found.name) for found in models))
     columns = "".join(f"{instrument:>9}" for instrument in INSTRUMENTS)
     lines = [f"{'model':<{width}}{columns}  trained on"]
     for found in models:
-        cells = (found.scores.get(instrument) for instrument in INSTRUMENTS)
+        known = scores(found)
+        cells = (known.get(instrument) for instrument in INSTRUMENTS)
         numbers = "".join(f"{cell[0]:9.1f}" if cell else f"{'-':>9}" for cell in cells)
         lines.append(f"{found.name:<{width}}{numbers}  {found.trained_on}")
     lines += [
-        f"Median over test tracks of SDR in dB ({SDR_V4.protocol}, median over frames), each on",
-        "test songs of its own kind: compare models of one profile only.",
+        "Median over test tracks of SDR in dB (BSS Eval v4, median over frames), each on test",
+        "songs of its own kind: compare models of one profile only.",
     ]
     return "\n".join(lines)
 
 
-def _roots() -> list[Path]:
-    """Results folders: the user's, then that of the project."""
-    return list(dict.fromkeys([results_root(), (ROOT / "results").resolve()]))
-
-
-def _root_of(path: Path) -> Path | None:
-    return next((root for root in _roots() if path.is_relative_to(root)), None)
-
-
-def _files() -> list[Path]:
+def _files() -> dict[str, Path]:
+    """Models of the user's results folder and of the project's by name, best first."""
+    own = load_profile("demo").paths.results.parent
     found: dict[str, Path] = {}
-    own, *projects = _roots()
     for root, patterns in (
         (own, ("*/models/*.keras", "*/runs/*/model.keras")),
-        *((root, ("*/models/*.keras",)) for root in projects),
+        (ROOT / "results", ("*/models/*.keras",)),
     ):
-        for path in itertools.chain(*(root.glob(pattern) for pattern in patterns)):
-            if not path.name.startswith("."):
-                found.setdefault(_name(path), path)
-    return sorted(found.values(), key=lambda path: (*_rank(path), _name(path)))
+        for path in (path for pattern in patterns for path in root.glob(pattern)):
+            profile, kind, *_, file = path.relative_to(root).parts
+            name = f"{profile}/{path.stem if kind == 'models' else path.parent.name}"
+            if not file.startswith("."):
+                found.setdefault(name, path)
+    return dict(sorted(found.items(), key=lambda item: (*_rank(item[1]), item[0])))
 
 
-def _parts(path: Path) -> tuple[str, ...]:
-    return path.relative_to(_root_of(path)).parts
+def _rank(path: Path) -> tuple[bool, bool, bool]:
+    shipped = path.parent.name == "models"
+    profile = path.parents[1 if shipped else 2].name
+    return (profile == MEANINGLESS, not shipped, profile != "demo")
 
 
-def _profile(path: Path) -> str:
-    return _parts(path)[0]
-
-
-def _rank(path: Path) -> tuple:
-    parts = _parts(path)
-    return (parts[0] == MEANINGLESS, parts[1] != "models", parts[0] != "demo")
-
-
-def _name(path: Path) -> str:
-    parts = _parts(path)
-    return f"{parts[0]}/{path.stem if parts[1] == 'models' else parts[2]}"
-
-
-def _fits(full: str, name: str) -> bool:
+def _names(full: str) -> tuple[str, str, str]:
+    """What a model answers to: its full name, the last part, and that without a seed."""
     last = full.split("/")[1]
-    return name in (full, last, last.split("-seed")[0])
+    return full, last, last.split("-seed")[0]
 
 
 def _record(path: Path) -> dict:
     if (path.parent / "run.json").is_file():
-        return _json(path.parent / "run.json")
-    card = cards.read(path.parent / cards.NAME)
-    if card and card.get("file") == path.name:
-        return card
-    folder = path.parent.parent
-    if path.parent.name != "models" or folder.parent not in _roots():
-        return {}
-    settings = {}
-    if (folder / "manifest.json").is_file():
-        settings = _json(folder / "manifest.json").get("settings") or {}
-    if not settings:
-        try:
-            settings = load_profile(folder.name).model_dump(mode="json")
-        except ConfigError:  # results of a profile that is gone
-            return {}
-    return {"model": path.stem, "seed": settings.get("seed"), "settings": settings}
-
-
-def _json(path: Path) -> dict:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{path} is not valid JSON; delete it and train again.") from error
-    return content if isinstance(content, dict) else {}
+        return read_run(path.parent)
+    card = read_card(path.parent / CARD)
+    return card if card and card.get("file") == path.name else {}
 
 
 def _trained_on(settings: Mapping) -> str:
@@ -299,16 +210,4 @@ def _trained_on(settings: Mapping) -> str:
         return "unknown data (no record beside it)"
     if not isinstance(title, str) or not isinstance(data, Mapping):
         raise TypeError("a title is text, data are settings")
-    source = data.get("source")
-    return f"{title}, no real music" if source == "rendered" else title
-
-
-def _scores(folder: Path) -> pd.DataFrame | None:
-    if not (folder / "scores" / "scores.csv").is_file():
-        return None
-    try:
-        scores = pd.read_csv(folder / "scores" / "scores.csv")
-    except (ValueError, OSError):  # a list of models must not fail for a damaged table of scores
-        return None
-    needed = {"model", "seed", "target", "metric", "protocol", "aggregation", "value"}
-    return scores if needed <= set(scores) else None
+    return f"{title}, no real music" if data.get("source") == "rendered" else title

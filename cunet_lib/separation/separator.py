@@ -1,4 +1,4 @@
-"""Separation: a mixture and conditions in, estimates out. References are never seen here.
+"""The one pipeline of masks: a mixture and conditions in, estimates out.
 
 The network masks the mixture's spectrogram patch by patch; patches overlap and are cross-faded (or
 laid end to end, as in the paper, with ``overlap=0``); the mixture's phase and level are kept.
@@ -7,14 +7,12 @@ laid end to end, as in the paper, with ``overlap=0``); the mixture's phase and l
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import keras
 import numpy as np
 
+from cunet_lib.core.files import read_run
 from cunet_lib.core.settings import ConfigError, Profile, Separate, Signal
 from cunet_lib.core.systems import INSTRUMENTS, UNETS
 from cunet_lib.models.conditions import all_one_hot
@@ -62,15 +60,37 @@ class Separator:
         self._at_once = at_once if keras.backend.backend() == "tensorflow" else 1
         self.frames = model.inputs[0].shape[2]
 
-    def masks(self, mixture: np.ndarray, conditions: np.ndarray | None = None) -> np.ndarray:
-        """Masks of the mixture's spectrogram.
+    def __call__(self, mixture: np.ndarray, conditions: np.ndarray | None = None) -> np.ndarray:
+        """Estimates of a mono mixture ``(samples,)`` at the study rate.
+
+        Parameters and errors as in :meth:`masks`.
+
+        Returns
+        -------
+        numpy.ndarray
+            ``(conditions, samples)`` float32, as loud as in the mixture.
+        """
+        spectrogram = stft(mixture, self.signal)
+        masks = self.masks(np.abs(spectrogram), conditions)
+        return np.stack([istft(mask * spectrogram, self.signal, len(mixture)) for mask in masks])
+
+    def masks(
+        self,
+        magnitude: np.ndarray,
+        conditions: np.ndarray | None = None,
+        *,
+        peak: float | None = None,
+    ) -> np.ndarray:
+        """Masks of a mixture's magnitude spectrogram, or of a stretch of it.
 
         Parameters
         ----------
-        mixture
-            ``(samples,)`` mono at the study rate.
+        magnitude
+            ``(n_fft // 2 + 1, frames)``.
         conditions
             ``(conditions, instruments)`` for a C-U-Net, None for a dedicated U-Net.
+        peak
+            Largest magnitude of the whole mixture; of ``magnitude`` if not given.
 
         Returns
         -------
@@ -88,30 +108,22 @@ class Separator:
             raise ConfigError(
                 "A C-U-Net needs conditions." if self.conditioned else "A U-Net takes no condition."
             )
-        return self._masks(np.abs(stft(mixture, self.signal)), conditions)
-
-    def __call__(self, mixture: np.ndarray, conditions: np.ndarray | None = None) -> np.ndarray:
-        """Estimates ``(conditions, samples)`` float32, as long and as loud as in the mixture.
-
-        Parameters and errors as in :meth:`masks`.
-        """
-        masks = self.masks(mixture, conditions)
-        spectrogram = stft(mixture, self.signal)
-        return np.stack([istft(mask * spectrogram, self.signal, len(mixture)) for mask in masks])
-
-    def _masks(self, magnitude: np.ndarray, conditions: np.ndarray | None) -> np.ndarray:
         total = magnitude.shape[1]
-        peak = float(magnitude.max(initial=0.0)) or 1.0
+        peak = peak or float(magnitude.max(initial=0.0)) or 1.0
         patches, starts = cut_patches(
             magnitude[: self.signal.bins] / peak, self.frames, self.separate.overlap
         )
-        wanted = [None] if conditions is None else np.asarray(conditions, np.float32)
+        given = [None]
+        if conditions is not None:
+            conditions = np.asarray(conditions, np.float32)
+            # One at a time, since the patches of a whole song are in memory; together where they
+            # shall fill several batches.
+            given = [conditions] if self._at_once > 1 else conditions[:, None]
         masks = []
-        for z in wanted:
-            # One condition at a time: the patches of a whole song are in memory.
-            given = None if z is None else z[None]
-            mask = join_patches(self.mask_patches(patches, given)[0], starts, total)
-            masks.append(np.concatenate([mask, mask[-1:]]))
+        for z in given:
+            for each in self.mask_patches(patches, z):
+                mask = join_patches(each, starts, total)
+                masks.append(np.concatenate([mask, mask[-1:]]))
         return np.stack(masks)
 
     def mask_patches(self, patches: np.ndarray, conditions: np.ndarray | None = None) -> np.ndarray:
@@ -151,32 +163,36 @@ class Separator:
         return np.concatenate(parts)[:rows].reshape(-1, *patches.shape)
 
 
-def separate_instruments(
-    separators: Separator | Mapping[str, Separator],
-    mixture: np.ndarray,
-    instruments: Sequence[str] = INSTRUMENTS,
-) -> dict[str, np.ndarray]:
-    """Isolate instruments with one C-U-Net, or with dedicated U-Nets given by instrument.
+def separate_instruments(separator: Separator, mixture: np.ndarray) -> dict[str, np.ndarray]:
+    """Every instrument by name, isolated by one C-U-Net from a mono mixture ``(samples,)``."""
+    return dict(zip(INSTRUMENTS, separator(mixture, all_one_hot()), strict=True))
+
+
+def load_run(
+    settings: Profile, model: str, *, seed: int, suffix: str = ""
+) -> tuple[dict, keras.Model]:
+    """Record and network of a finished training run.
 
     Parameters
     ----------
-    separators
-        A conditioned separator, or a mapping from instrument to dedicated separator.
-    mixture
-        ``(samples,)`` mono at the study rate.
-    instruments
-        What to isolate.
+    model
+        A dedicated U-Net, or a C-U-Net variant.
+    seed, suffix
+        Of the run's folder; a suffix names a run with other settings, beside the study's own.
 
-    Returns
-    -------
-    dict
-        Instrument to estimate ``(samples,)`` float32.
+    Raises
+    ------
+    ConfigError
+        If the run is not finished, its record or model is damaged, or it had other signal settings.
     """
-    if isinstance(separators, Separator):
-        rows = [INSTRUMENTS.index(instrument) for instrument in instruments]
-        estimates = separators(mixture, all_one_hot()[rows])
-        return dict(zip(instruments, estimates, strict=True))
-    return {instrument: separators[instrument](mixture)[0] for instrument in instruments}
+    folder = settings.paths.run(model, seed, suffix)
+    record = read_run(folder)
+    trained = record["settings"]["signal"]
+    if trained != settings.signal.model_dump(mode="json"):
+        raise ConfigError(
+            f"The run {folder.name} was trained with the signal settings {trained}; use the same."
+        )
+    return record, load(folder / "model.keras")
 
 
 class System:
@@ -199,38 +215,20 @@ class System:
     Raises
     ------
     ConfigError
-        If a model has not been trained yet, or was trained with other signal settings.
+        As :func:`load_run`.
     """
 
     def __init__(self, settings: Profile, name: str, *, seed: int):
-        names = UNETS if name == "unet" else (name,)
-        folders = [settings.paths.run(model, seed) for model in names]
-        for folder in folders:
-            _check_signal(folder, settings.signal)
-        paths = [folder / "model.keras" for folder in folders]
-        separators = [Separator(load(path), settings.signal, settings.separate) for path in paths]
+        models = UNETS if name == "unet" else (name,)
+        networks = [load_run(settings, model, seed=seed)[1] for model in models]
+        paths = [settings.paths.run(model, seed) / "model.keras" for model in models]
         self.version = hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()
-        self._separators = (
-            dict(zip(INSTRUMENTS, separators, strict=True)) if name == "unet" else separators[0]
-        )
+        self._separators = [
+            Separator(network, settings.signal, settings.separate) for network in networks
+        ]
 
     def __call__(self, mixture: np.ndarray) -> np.ndarray:
         """Estimates ``(instruments, samples)`` of a mono mixture ``(samples,)``."""
-        return np.stack(list(separate_instruments(self._separators, mixture).values()))
-
-
-def _check_signal(folder: Path, signal: Signal) -> None:
-    path = folder / "run.json"
-    if not path.is_file():
-        raise ConfigError(f"No finished training run in {folder}; `make reproduce` trains it.")
-    try:
-        trained = json.loads(path.read_text(encoding="utf-8"))["settings"]["signal"]
-    except (ValueError, LookupError, TypeError, RecursionError) as error:
-        raise ConfigError(
-            f"{path} is damaged; delete the folder and run `make reproduce` again."
-        ) from error
-    if trained != signal.model_dump(mode="json"):
-        raise ConfigError(
-            f"The model in {folder} was trained with the signal settings {trained}; "
-            "separate with the same."
-        )
+        if self._separators[0].conditioned:
+            return self._separators[0](mixture, all_one_hot())
+        return np.concatenate([separator(mixture) for separator in self._separators])
