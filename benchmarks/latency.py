@@ -18,7 +18,8 @@ from cunet_lib.core.processes import cores
 from cunet_lib.core.settings import Profile, load_profile
 from cunet_lib.core.systems import INSTRUMENTS
 from cunet_lib.evaluation.evaluate import real_excerpt
-from cunet_lib.explore import panel as explore
+from cunet_lib.explore import steering
+from cunet_lib.explore.panel import Explorer
 
 ANSWER, FOLLOWING = "the answer", "curves, which follow"
 
@@ -55,7 +56,7 @@ def measure(
 
     async def move() -> None:
         # Within a running loop, as in a kernel, so that the curves do not hold up the answer.
-        panel = explore.Explorer(network, settings, songs, seconds=seconds)
+        panel = Explorer(network, settings, songs, seconds=seconds)
         levels = np.random.default_rng(0).permutation(moves + STEPS) / (moves + STEPS)
         for number, level in enumerate(levels):
             slider = panel.sliders[INSTRUMENTS[number // STEPS % len(INSTRUMENTS)]]
@@ -88,7 +89,7 @@ def main() -> None:
     )
     options = parser.parse_args()
     settings = load_profile(options.profile)
-    network = explore.load_network(settings, options.model)
+    network = steering.load_network(settings, options.model)
     table = measure(network, settings, seconds=options.seconds)
     print(
         f"{network.name}, {options.seconds:g} s of audio, {cores()} cores, "

@@ -15,7 +15,7 @@ from conftest import PROJECT, ROOT
 
 import cunet_lib.report.tables as tables
 from cunet_lib.core.settings import ConfigError
-from cunet_lib.explore import panel as explore
+from cunet_lib.explore import steering
 from cunet_lib.models import unet as models
 from cunet_lib.preprocess import tracks as stems
 from cunet_lib.signal import audio
@@ -196,7 +196,7 @@ def test_an_uploaded_playlist_opens_nothing(kind):
     content = gallery.PLAYLISTS[kind].replace("{host}", host).encode()
     with server:
         with pytest.raises(ConfigError, match="cannot be read as audio"):
-            explore.decode_upload(f"song.{kind}", content, 8192)
+            steering.decode_upload(f"song.{kind}", content, 8192)
         with pytest.raises(BlockingIOError):
             server.accept()
 

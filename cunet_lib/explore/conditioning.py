@@ -1,34 +1,31 @@
 """What the conditions of a trained C-U-Net do: levels, silence, everything, pairs, embeddings.
 
-The paper's point is control. Here the condition vector z is moved where training seldom or never
-put it, and the estimates are measured. Measurements are functions of a separator and of one song's
-stems ``(5, samples)``, mixture first; :func:`over_songs` collects them. Nothing is chosen by them.
+The paper's point is control. Here z is moved where training seldom or never put it, and the
+estimates are measured. Measurements are functions of a separator and of one song's stems
+``(5, samples)``, mixture first; :func:`over_songs` collects them. Nothing is chosen by them.
 
 Levels are root mean squares over whole songs; SDR is the plain ratio of
-:func:`cunet_lib.evaluation.evaluate.whole_sdr`, without BSS Eval's filters: silence as an estimate scores 0 dB.
+:func:`cunet_lib.evaluation.metrics.whole_sdr`: silence as an estimate scores 0 dB.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import keras
 import numpy as np
 import pandas as pd
+from sklearn.decomposition import PCA
 
 from cunet_lib.core.processes import progress
 from cunet_lib.core.settings import ConfigError, Profile
 from cunet_lib.core.systems import INSTRUMENTS, VARIANTS
 from cunet_lib.evaluation.metrics import whole_sdr
 from cunet_lib.models.conditions import PAIRS, all_one_hot, between, faded, label, one_hot, vector
-from cunet_lib.models.unet import load
 from cunet_lib.preprocess.store import Store
+from cunet_lib.separation import separator
 from cunet_lib.separation.separator import Separator
-
-STEADY = "steady"
-"""Suffix of the run that was trained without progressive conditions."""
 
 LEVELS = (0.0, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0)
 """Where faders are measured: the same for every instrument."""
@@ -36,8 +33,7 @@ LEVELS = (0.0, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0)
 FLOOR_DB = -120.0
 """Levels below it, digital silence too, count as this one: a number has a mean and a place."""
 
-SILENCE = "silence"
-EVERYTHING = "mixture"
+SILENCE, EVERYTHING = "silence", "mixture"
 
 
 @dataclass(frozen=True)
@@ -60,68 +56,37 @@ class Run:
 
 
 def load_run(settings: Profile, model: str, *, seed: int, suffix: str = "") -> Run:
-    """A finished training run.
-
-    Parameters
-    ----------
-    model
-        A C-U-Net variant.
-    seed
-        Of the run.
-    suffix
-        Of the run's folder: a run with other settings, beside the study's own.
+    """A finished training run of a C-U-Net variant.
 
     Raises
     ------
     ConfigError
-        If the model is no C-U-Net, has not been trained yet, had other signal settings, or its
-        record is damaged.
+        As :func:`cunet_lib.separation.separator.load_run`, or if the model is no variant.
     """
     if model not in VARIANTS:
         raise ConfigError(f"No C-U-Net {model!r}; there are: {', '.join(VARIANTS)}.")
     folder = settings.paths.run(model, seed, suffix)
-    path = folder / "run.json"
-    if not path.is_file():
+    if suffix and not (folder / "run.json").is_file():
         raise ConfigError(
             f"No finished training run {folder.name}; "
-            f"`make {'conditions' if suffix else 'reproduce'} PROFILE={settings.name}` trains it."
+            f"`make conditions PROFILE={settings.name}` trains it."
         )
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        trained = record["settings"]["signal"]
-    except (ValueError, LookupError, TypeError, RecursionError) as error:
-        raise ConfigError(
-            f"{path} is damaged; delete the folder and run `make reproduce` again."
-        ) from error
-    if trained != settings.signal.model_dump(mode="json"):
-        raise ConfigError(
-            f"The run {folder.name} was trained with the signal settings {trained}; "
-            "measure with the same."
-        )
-    name = f"{model}-{suffix}" if suffix else model
-    return Run(name, record, load(folder / "model.keras"))
+    record, network = separator.load_run(settings, model, seed=seed, suffix=suffix)
+    return Run(f"{model}-{suffix}" if suffix else model, record, network)
 
 
 def run_table(runs: Sequence[Run]) -> pd.DataFrame:
-    """What was measured, for tables and figures.
-
-    Returns
-    -------
-    pandas.DataFrame
-        One row per run: name, model, seed, training (in words), steps, best_val_loss.
-    """
+    """What was measured: one row per run with name, model, seed and training (in words)."""
     rows = [
-        {
-            "name": run.name,
-            "model": run.record["model"],
-            "seed": run.record["seed"],
-            "training": describe_training(run.record["settings"]["train"]),
-            "steps": run.record["steps"],
-            "best_val_loss": run.record["best_val_loss"],
-        }
+        (
+            run.name,
+            *(run.record[key] for key in ("model", "seed", "steps", "best_val_loss")),
+            describe_training(run.record["settings"]["train"]),
+        )
         for run in runs
     ]
-    return pd.DataFrame(rows)
+    columns = ["name", "model", "seed", "steps", "best_val_loss", "training"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def describe_training(train: Mapping) -> str:
@@ -161,15 +126,8 @@ def over_songs(
     -------
     pandas.DataFrame
         Columns model (name of the run) and track, then those of ``measure``.
-
-    Raises
-    ------
-    ConfigError
-        If the store has no test songs.
     """
     entries = store.split("test")
-    if not entries:
-        raise ConfigError(f"The store {store.folder} has no test tracks.")
     frames = []
     for entry in progress(entries, label, len(entries)):
         audio = np.array(store.audio(entry))
@@ -196,12 +154,9 @@ def fader(
     """
     rows = []
     for instrument in INSTRUMENTS:
-        estimates = separator(audio[0], faded(instrument, (*levels, 1.0)))
-        *sizes, full = _rms(estimates)
-        rows += [
-            (instrument, level, size / full if full else np.nan)
-            for level, size in zip(levels, sizes, strict=True)
-        ]
+        *sizes, full = _rms(separator(audio[0], faded(instrument, (*levels, 1.0))))
+        ratios = [size / full if full else np.nan for size in sizes]
+        rows += [(instrument, *row) for row in zip(levels, ratios, strict=True)]
     return pd.DataFrame(rows, columns=["target", "z", "ratio"])
 
 
@@ -218,13 +173,8 @@ def extremes(separator: Separator, audio: np.ndarray) -> pd.DataFrame:
     mixture = audio[0]
     nothing, everything = separator(mixture, np.stack([vector({}), _everything()]))
     added = separator(mixture, all_one_hot()).sum(axis=0)
-    return pd.DataFrame(
-        {
-            "silence_db": [level_db(nothing, mixture)],
-            "everything_db": [_sdr(mixture, everything)],
-            "sum_db": [_sdr(mixture, added)],
-        }
-    )
+    values = (level_db(nothing, mixture), _sdr(mixture, everything), _sdr(mixture, added))
+    return pd.DataFrame([values], columns=["silence_db", "everything_db", "sum_db"])
 
 
 def pairs(separator: Separator, audio: np.ndarray) -> pd.DataFrame:
@@ -238,16 +188,14 @@ def pairs(separator: Separator, audio: np.ndarray) -> pd.DataFrame:
         second.
     """
     single = dict(zip(INSTRUMENTS, separator(audio[0], all_one_hot()), strict=True))
-    conditions = [vector({first: 1.0, second: 1.0}) for first, second in PAIRS]
+    conditions = np.stack([vector(dict.fromkeys(pair, 1.0)) for pair in PAIRS])
     rows = []
-    for (first, second), z, together in zip(
-        PAIRS, conditions, separator(audio[0], np.stack(conditions)), strict=True
-    ):
-        true = audio[1 + INSTRUMENTS.index(first)] + audio[1 + INSTRUMENTS.index(second)]
-        rows.append((label(z), _sdr(true, together), _sdr(true, single[first] + single[second])))
+    for pair, z, together in zip(PAIRS, conditions, separator(audio[0], conditions), strict=True):
+        true = z @ audio[1:]
+        summed = single[pair[0]] + single[pair[1]]
+        rows.append((label(z), _sdr(true, together), _sdr(true, summed)))
     frame = pd.DataFrame(rows, columns=["condition", "together_db", "summed_db"])
-    frame["difference_db"] = frame["together_db"] - frame["summed_db"]
-    return frame
+    return frame.assign(difference_db=frame["together_db"] - frame["summed_db"])
 
 
 def without_control(free: Separator, separator: Separator, audio: np.ndarray) -> pd.DataFrame:
@@ -274,18 +222,17 @@ def without_control(free: Separator, separator: Separator, audio: np.ndarray) ->
     mixture = audio[0]
     estimate = free(mixture, vector({})[None])[0]
     controlled = separator(mixture, np.concatenate([all_one_hot(), _everything()[None]]))
-    rows = []
-    for place, target in enumerate((*INSTRUMENTS, EVERYTHING)):
-        reference = mixture if target == EVERYTHING else audio[1 + place]
-        rows.append(
-            (
-                target,
-                _sdr(reference, estimate),
-                _sdr(reference, controlled[place]),
-                np.nan if target == EVERYTHING else _sdr(reference, mixture),
-                level_db(estimate, reference),
-            )
+    references = {**dict(zip(INSTRUMENTS, audio[1:], strict=True)), EVERYTHING: mixture}
+    rows = [
+        (
+            target,
+            _sdr(reference, estimate),
+            _sdr(reference, own),
+            np.nan if target == EVERYTHING else _sdr(reference, mixture),
+            level_db(estimate, reference),
         )
+        for (target, reference), own in zip(references.items(), controlled, strict=True)
+    ]
     columns = ["target", "uncontrolled_db", "controlled_db", "mixture_db", "level_db"]
     return pd.DataFrame(rows, columns=columns)
 
@@ -333,15 +280,7 @@ def uncontrolled(network: keras.Model) -> keras.Model:
 def embeddings(network: keras.Model, z: np.ndarray) -> np.ndarray:
     """Last hidden layer of the control network: what gammas and betas are linear functions of.
 
-    Parameters
-    ----------
-    z
-        ``(conditions, instruments)``.
-
-    Returns
-    -------
-    numpy.ndarray
-        ``(conditions, units)`` float32.
+    ``(conditions, units)`` float32, of conditions ``(conditions, instruments)``.
     """
     control = network.get_layer("control")
     hidden = keras.Model(control.inputs[0], control.get_layer("gammas").input)
@@ -361,10 +300,8 @@ def ways(steps: int = 21) -> pd.DataFrame:
     frames = []
     for start, end in (*((SILENCE, name) for name in INSTRUMENTS), *PAIRS):
         frame = pd.DataFrame(between(places[start], places[end], steps), columns=INSTRUMENTS)
-        frame.insert(0, "start", start)
-        frame.insert(1, "end", end)
-        frame.insert(2, "share", np.linspace(0.0, 1.0, steps))
-        frames.append(frame)
+        share = np.linspace(0.0, 1.0, steps)
+        frames.append(frame.assign(start=start, end=end, share=share))
     return pd.concat(frames, ignore_index=True)
 
 
@@ -382,38 +319,9 @@ def map_embeddings(runs: Sequence[Run], steps: int = 21) -> pd.DataFrame:
     frames = []
     for run in runs:
         frame = ways(steps)
-        points, shares = principal_components(
-            embeddings(run.network, frame[list(INSTRUMENTS)].to_numpy())
-        )
-        frame.insert(0, "model", run.name)
-        frame["x"], frame["y"] = points.T
-        frame["x_share"], frame["y_share"] = shares
-        frames.append(frame)
+        points = embeddings(run.network, frame[list(INSTRUMENTS)].to_numpy())
+        components = PCA(2, svd_solver="full")
+        frame["x"], frame["y"] = components.fit_transform(points.astype(float)).T
+        frame["x_share"], frame["y_share"] = components.explained_variance_ratio_
+        frames.append(frame.assign(model=run.name))
     return pd.concat(frames, ignore_index=True)
-
-
-def principal_components(points: np.ndarray, count: int = 2) -> tuple[np.ndarray, np.ndarray]:
-    """Principal component analysis by singular values.
-
-    Signs are fixed: in each component the loading of largest magnitude is positive.
-
-    Parameters
-    ----------
-    points
-        ``(points, dimensions)``.
-    count
-        Components to keep.
-
-    Returns
-    -------
-    coordinates : numpy.ndarray
-        ``(points, count)``.
-    shares : numpy.ndarray
-        ``(count,)``, share of the variance; 0 where there is none.
-    """
-    centred = np.asarray(points, float) - np.mean(points, axis=0, dtype=float)
-    _, sizes, directions = np.linalg.svd(centred, full_matrices=False)
-    largest = np.abs(directions).argmax(axis=1)
-    directions = directions * np.sign(directions[np.arange(len(directions)), largest])[:, None]
-    shares = sizes**2 / max((sizes**2).sum(), np.finfo(float).tiny)
-    return centred @ directions[:count].T, shares[:count]

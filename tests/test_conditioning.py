@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import run_record
 
 from cunet_lib.core.settings import ConfigError
 from cunet_lib.core.systems import INSTRUMENTS, VARIANTS
@@ -40,14 +41,11 @@ class Known:
 # ------------------------------------------------------------------------------ measurements
 
 
-def test_a_perfect_fader_is_the_diagonal(audio):
+def test_a_perfect_fader_is_the_diagonal_and_a_switch_is_none(audio):
     table = control.fader(Known(audio), audio)
     assert list(dict.fromkeys(table["target"])) == list(INSTRUMENTS)
     assert tuple(table["z"][: len(control.LEVELS)]) == control.LEVELS
     np.testing.assert_allclose(table["ratio"], table["z"], atol=1e-5)
-
-
-def test_a_switch_is_no_fader(audio):
     table = control.fader(Known(audio, curve=lambda z: (z > 0.5).astype(float)), audio)
     np.testing.assert_allclose(table["ratio"], table["z"] > 0.5, atol=1e-5)
 
@@ -103,7 +101,7 @@ def test_every_run_is_measured_on_every_test_song_and_on_no_other(tones):
         heard.append((separator, other, audio.shape))
         return pd.DataFrame({"value": [float(separator)]})
 
-    table = control.over_songs(measure, store, {"a": 1, "b": 2}, {"a": 3, "b": 4})
+    table = control.over_songs(measure, store, {"a": 1, "b": 2}, {"a": 3, "b": 4}, label="x")
     songs = [entry.name for entry in store.split("test")]
     assert list(zip(table["model"], table["track"], strict=True)) == [
         (name, song) for song in songs for name in "ab"
@@ -161,22 +159,6 @@ def test_ways_lead_from_silence_and_between_all_instruments():
     assert not silent[list(INSTRUMENTS)].to_numpy().any() and len(silent) == 4
 
 
-def test_principal_components_find_the_directions_of_a_plane(rng):
-    plane = np.linalg.qr(rng.normal(size=(7, 2)))[0].T
-    points = rng.normal(size=(50, 2)) * [3.0, 1.0] @ plane + 5.0
-    places, shares = control.principal_components(points)
-    assert places.shape == (50, 2)
-    assert shares.sum() == pytest.approx(1) and shares[0] > shares[1]
-
-    def distances(each):
-        return np.linalg.norm(each[:, None] - each[None], axis=-1)
-
-    np.testing.assert_allclose(distances(places), distances(points), atol=1e-9)
-    again, _ = control.principal_components(points[::-1])
-    np.testing.assert_allclose(again[::-1], places, atol=1e-9)
-    assert control.principal_components(np.ones((4, 3)))[1].sum() == 0
-
-
 # ------------------------------------------------------------------------------ runs
 
 
@@ -192,10 +174,9 @@ def runs(tones, tmp_path, monkeypatch):
             "cnn_complex", shape=settings.patch_shape, filters=2, blocks=4, start="he"
         )
         network.save(folder / "model.keras")
-        given = settings.model_dump(mode="json")
-        given["train"]["progressive"] = progressive
-        record = {"model": "cnn_complex", "seed": 0, "steps": 8, "best_val_loss": 0.1}
-        (folder / "run.json").write_text(json.dumps({**record, "settings": given}))
+        record = run_record(settings, "cnn_complex")
+        record["settings"]["train"]["progressive"] = progressive
+        (folder / "run.json").write_text(json.dumps(record))
     return settings, [
         control.load_run(settings, "cnn_complex", seed=0, suffix=suffix)
         for suffix in ("", "steady")

@@ -1,0 +1,240 @@
+"""A C-U-Net and a stretch of a song, ready to be steered: each new z is one call of the network."""
+
+from __future__ import annotations
+
+import functools
+import io
+import itertools
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import keras
+import numpy as np
+import soundfile
+import soxr
+
+from cunet_lib.core.settings import ROOT, ConfigError, Profile, Separate, Signal
+from cunet_lib.core.systems import INSTRUMENTS
+from cunet_lib.evaluation.evaluate import real_excerpt
+from cunet_lib.models.unet import is_conditioned, load
+from cunet_lib.preprocess.store import open_store
+from cunet_lib.preprocess.tracks import LOUDEST
+from cunet_lib.separation.separator import Separator, load_run
+from cunet_lib.signal.audio import open_audio
+from cunet_lib.signal.spectral import cut_patches, istft, stft
+
+EXCERPT = "a real excerpt (6 s of a MUSDB18 test track)"
+"""The song that is there without any data."""
+
+
+def load_network(settings: Profile, model: str = "", *, seed: int = 0) -> keras.Model:
+    """The C-U-Net that ships with a profile, or that of a training run.
+
+    Parameters
+    ----------
+    model
+        A C-U-Net variant whose training run is taken; the shipped model if empty.
+    seed
+        Of the training run.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such model, or it was trained with other signal settings.
+    """
+    if model:
+        return load_run(settings, model, seed=seed)[1]
+    name = f"{settings.shipped}.keras"
+    # The committed one lies with the project, wherever new results go.
+    places = (settings.paths.models, ROOT / "results" / settings.name / "models")
+    found = next((folder / name for folder in places if (folder / name).is_file()), None)
+    if found is None:
+        raise ConfigError(
+            f"No model ships with profile {settings.name}; "
+            f"`make reproduce PROFILE={settings.name}` trains one."
+        )
+    # Half precision saves space on disk, and is slow to compute with.
+    network = load(found, precision="float32")
+    bins = network.inputs[0].shape[1]
+    if bins != settings.signal.bins:
+        raise ConfigError(
+            f"{name} was trained on {bins} frequency bins, signal.n_fft = {settings.signal.n_fft} "
+            f"gives {settings.signal.bins}."
+        )
+    return network
+
+
+def songs(settings: Profile) -> dict[str, Callable[[], np.ndarray]]:
+    """What can be listened to: the store's test songs, if there is a store, and a real excerpt.
+
+    Returns
+    -------
+    dict
+        Name to a function that gives ``(5, samples)`` at the study rate, mixture first.
+    """
+    found = {}
+    try:
+        store = open_store(settings)
+    except ConfigError:  # a fresh clone has none
+        pass
+    else:
+        for entry in store.split("test"):
+            found[entry.name] = functools.partial(store.audio, entry)
+    return {**found, EXCERPT: functools.partial(real_excerpt, settings.signal.sample_rate)}
+
+
+def decode_upload(name: str, content: bytes, sample_rate: int) -> np.ndarray:
+    """Mono audio of an uploaded file, ``(1, samples)`` float32 at ``sample_rate``.
+
+    Raises
+    ------
+    ConfigError
+        If it is no audio, or holds none.
+    """
+    # A file, since some formats have their index at the end. Its name has nothing of the upload's.
+    with tempfile.TemporaryDirectory(prefix="cunet-") as folder:
+        source = Path(folder) / "upload"
+        source.write_bytes(content)
+        try:
+            song = open_audio(source)
+            blocks = [block.mean(axis=1) for block in song.blocks()]
+        except ConfigError as error:
+            raise ConfigError(
+                f"{name} cannot be read as audio; convert it to WAV or FLAC."
+            ) from error
+    audio = np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
+    if not len(audio) or not np.isfinite(audio).all() or np.abs(audio).max() > LOUDEST:
+        raise ConfigError(f"{name} holds no audio; export it again.")
+    return soxr.resample(audio, song.rate, sample_rate, quality="HQ")[None]
+
+
+def loudest(audio: np.ndarray, length: int) -> int:
+    """First sample of the stretch of ``length`` samples in which ``(samples,)`` is loudest."""
+    energy = np.cumsum(np.concatenate([[0.0], audio.astype(float) ** 2]))
+    length = min(length, len(audio))
+    return int(np.argmax(energy[length:] - energy[: len(energy) - length]))
+
+
+def wav(audio: np.ndarray, rate: int) -> bytes:
+    """Mono audio as a WAV file of 16 bits; what exceeds 1 is clipped."""
+    buffer = io.BytesIO()
+    soundfile.write(buffer, np.clip(audio, -1, 1), rate, format="WAV", subtype="PCM_16")
+    return buffer.getvalue()
+
+
+class Stopwatch:
+    """Seconds by part of the work, in order: the dictionary ``parts``."""
+
+    def __init__(self):
+        self.parts: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, part: str) -> None:
+        """Count the time since the last lap, or since the start, as this part's."""
+        now = time.perf_counter()
+        self.parts[part] = self.parts.get(part, 0.0) + now - self._last
+        self._last = now
+
+
+@dataclass(frozen=True)
+class Steered:
+    """What one z gives; levels are root mean squares of spectrograms.
+
+    Attributes
+    ----------
+    z
+        ``(instruments,)``.
+    mask
+        ``(n_fft // 2 + 1, frames)`` in [0, 1].
+    estimate
+        ``(samples,)``.
+    gammas, betas
+        ``(values,)`` of all blocks.
+    level
+        Of the masked mixture over that of the mixture; 0 for silence.
+    """
+
+    z: np.ndarray
+    mask: np.ndarray
+    estimate: np.ndarray
+    gammas: np.ndarray
+    betas: np.ndarray
+    level: float
+
+
+class Steering:
+    """A C-U-Net and one stretch of a song.
+
+    Parameters
+    ----------
+    network
+        A C-U-Net.
+    signal, separate
+        As for :class:`cunet_lib.separation.separator.Separator`, whose estimates these are.
+
+    Raises
+    ------
+    ConfigError
+        If the network takes no condition.
+    """
+
+    def __init__(self, network: keras.Model, signal: Signal, separate: Separate | None = None):
+        if not is_conditioned(network):
+            raise ConfigError(f"{network.name} takes no condition; explore a C-U-Net.")
+        self.signal = signal
+        separate = separate or Separate()
+        # For the level alone no patch need overlap another.
+        self._exact, self._quick = (
+            Separator(network, signal, separate.model_copy(update={"overlap": share}))
+            for share in (separate.overlap, 0.0)
+        )
+        self.films = [layer for layer in network.layers if layer.name.endswith("_film")]
+        self._control = network.get_layer("control")
+
+    def load(self, mixture: np.ndarray) -> None:
+        """Take another stretch, ``(samples,)`` mono at the study rate."""
+        self.mixture = np.asarray(mixture, np.float32)
+        self.spectrogram = stft(self.mixture, self.signal)
+        self.magnitude = np.abs(self.spectrogram)
+        self._energy = float(np.sum(self.magnitude**2))
+        for separator in (self._exact, self._quick):
+            # One batch, of the stretch's patches and no more.
+            overlap = separator.separate.overlap
+            patches, _ = cut_patches(self.magnitude[:1], separator.frames, overlap)
+            separator.separate = Separate(overlap=overlap, batch_size=len(patches))
+
+    def __call__(self, z: np.ndarray, watch: Stopwatch | None = None) -> Steered:
+        """Mask, estimate and FiLM values of a condition ``(instruments,)``."""
+        watch = watch or Stopwatch()
+        z = np.asarray(z, np.float32)
+        (mask,) = self._exact.masks(self.magnitude, z[None])
+        (gammas,), (betas,) = self._film(z[None])
+        watch.lap("network")
+        estimate = istft(mask * self.spectrogram, self.signal, len(self.mixture))
+        watch.lap("inverse STFT")
+        return Steered(z, mask, estimate, gammas, betas, self._level(mask))
+
+    def levels(self, conditions: np.ndarray) -> np.ndarray:
+        """:attr:`Steered.level` of each condition ``(conditions, instruments)``.
+
+        From patches that do not overlap, so within about a hundredth of the exact level.
+        """
+        return np.array(
+            [self._level(mask) for mask in self._quick.masks(self.magnitude, conditions)]
+        )
+
+    def ranges(self) -> tuple[np.ndarray, np.ndarray]:
+        """Gammas and betas ``(conditions, values)`` with every instrument on or off."""
+        return self._film(np.array(list(itertools.product((0, 1), repeat=len(INSTRUMENTS)))))
+
+    def _film(self, conditions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        values = self._control(np.asarray(conditions, np.float32), training=False)
+        return tuple(keras.ops.convert_to_numpy(each) for each in values)
+
+    def _level(self, mask: np.ndarray) -> float:
+        if not self._energy:
+            return 0.0
+        return float(np.sqrt(np.sum((mask * self.magnitude) ** 2) / self._energy))
