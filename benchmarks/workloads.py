@@ -27,7 +27,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.timing import interleaved, peak_memory, resident, watched_memory
-from cunet_lib.core.files import write_json
+from cunet_lib.core.files import RUN_KEYS, write_json
 from cunet_lib.core.processes import cores, map_tracks
 from cunet_lib.core.settings import ROOT, Profile, load_profile
 from cunet_lib.core.systems import INSTRUMENTS
@@ -712,20 +712,20 @@ def separation(seconds: float, turns: int, masks: bool, filters: int = 16) -> di
     size = {"shape": profile.patch_shape, "filters": filters, "blocks": profile.model.blocks}
     models.build("cnn_complex", **size, start="he").save(folder / "model.keras")
     record = {"model": "cnn_complex", "seed": 0, "settings": profile.model_dump(mode="json")}
-    write_json(folder / "run.json", record)
+    write_json(folder / "run.json", {**dict.fromkeys(RUN_KEYS, 1), **record})
     song, out = folder / "song.wav", folder / "parts"
     block = 0.1 * np.random.default_rng(0).standard_normal((RATE, 2), np.float32)
     with soundfile.SoundFile(song, "w", RATE, 2, "PCM_16") as file:
         for _ in range(round(seconds)):
             file.write(block)
     separator = songs.SongSeparator(catalog.find(str(folder)))
-    network = separator._separator
+    network, wanted = separator.separator, songs.requests()
     frames = 1 + round(seconds) * profile.signal.sample_rate // profile.signal.hop
     step = round(network.frames * (1 - network.separate.overlap))
     patch = np.random.default_rng(0).random((1, profile.signal.bins, network.frames), np.float32)
 
     def separate() -> None:
-        songs.separate_file(separator, audio.open_audio(song), out=out, force=True)
+        songs.separate_file(separator, audio.open_audio(song), wanted, out=out, force=True)
 
     def mask() -> None:
         for _ in range(0, max(frames - network.frames, 0) + step, step):

@@ -24,7 +24,7 @@ import gallery
 import numpy as np
 import pytest
 import soundfile
-from conftest import ROOT, clean_environment
+from conftest import ROOT, clean_environment, run_record
 from gallery import TALLY
 from hypothesis import HealthCheck, given
 from hypothesis import settings as examples
@@ -47,6 +47,7 @@ from cunet_lib.preprocess import tracks as stems
 from cunet_lib.preprocess.store import Store, build_store, open_store
 from cunet_lib.report import records as results
 from cunet_lib.report import webpage
+from cunet_lib.report.card import scores_of
 from cunet_lib.separation import catalog, songs
 from cunet_lib.separation import separator as separation
 from cunet_lib.signal import audio
@@ -116,8 +117,7 @@ def trained(tmp_path_factory):
     folder.mkdir(parents=True)
     shape = {"shape": SMOKE.patch_shape, "filters": 2, "blocks": 4}
     models.build(MODEL, **shape, start="he").save(folder / "model.keras")
-    record = {"model": MODEL, "seed": 0, "settings": SMOKE.model_dump(mode="json")}
-    (folder / "run.json").write_text(json.dumps(record))
+    (folder / "run.json").write_text(json.dumps(run_record(SMOKE, MODEL)))
     return folder / "model.keras"
 
 
@@ -762,9 +762,9 @@ def test_strange_record_beside_a_model(trained, sandbox, monkeypatch, key, junk)
     place[last] = junk
     (folder / "run.json").write_text(json.dumps(record))
     try:
-        assert catalog.table(catalog.available())
+        assert catalog.table(catalog.available(), scores_of)
     except ConfigError as error:
-        assert_sentence(str(error), "model.keras")
+        assert_sentence(str(error), folder.name)
 
 
 @pytest.mark.parametrize("kind", gallery.BROKEN_JSON)

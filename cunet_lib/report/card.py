@@ -163,13 +163,13 @@ def median_sdr(folder: Path, model: str, seed: int | None) -> dict[str, tuple[fl
         Instrument to median SDR over test tracks (BSS Eval v4, median over frames; dB) and the
         number of tracks with a score. Empty if there are no scores that can be read.
     """
-    keys = {"model": "unet" if model in UNETS else model, "seed": seed, **vars(SDR_V4)}
+    columns = [*vars(SDR_V4), "model", "seed", "target", "value"]
     try:
-        chosen = read_csv(folder / "scores" / "scores.csv", [*keys, "target", "value"])
+        chosen = SDR_V4.rows(read_csv(folder / "scores" / "scores.csv", columns))
     except ConfigError:  # a list of models must not fail for a damaged table of scores
         return {}
-    for column, value in keys.items():
-        chosen = chosen[chosen[column] == value]
+    system = "unet" if model in UNETS else model
+    chosen = chosen[(chosen["model"] == system) & (chosen["seed"] == seed)]
     targets = [model.removeprefix("unet_")] if model in UNETS else INSTRUMENTS
     values = chosen.dropna(subset="value").groupby("target")["value"].agg(["median", "count"])
     return {
@@ -255,8 +255,8 @@ def _scores(scores, source, rate, half) -> list[str]:
     lines = ["| instrument | median SDR, dB | test tracks |", "|---|---|---|"]
     lines += [f"| {name} | {value:.2f} | {tracks} |" for name, (value, tracks) in scores.items()]
     note = (
-        f"SDR: source-to-distortion ratio by {SDR_V4.protocol} (museval), median over the frames of a "
-        f"track, then over test tracks; {rate} Hz mono."
+        f"SDR: source-to-distortion ratio by {SDR_V4.protocol} (museval), median over the frames "
+        f"of a track, then over test tracks; {rate} Hz mono."
     )
     if source == "rendered":
         note += " On rendered music: not comparable with published MUSDB18 scores."

@@ -25,8 +25,8 @@ from cunet_lib.core.files import sha256, write_atomically
 from cunet_lib.core.hardware import cpu, usable_cores
 from cunet_lib.core.settings import ROOT, ConfigError, Profile
 from cunet_lib.evaluation.metrics import SCORE_COLUMNS
-from cunet_lib.report.figures import save_figure
 from cunet_lib.report.card import write_cards
+from cunet_lib.report.figures import save_figure
 from cunet_lib.report.records import (
     count,
     json_text,
