@@ -15,7 +15,7 @@ ROOMS = {
     "train": ("core", "signal", "preprocess", "models"),
     "separation": ("core", "signal", "models"),
     "evaluation": ("core", "signal", "preprocess"),
-    "report": ("core", "signal", "preprocess", "models", "evaluation"),
+    "report": ("core", "signal", "preprocess", "models", "separation", "evaluation"),
     "explore": ("core", "signal", "preprocess", "models", "separation", "evaluation", "report"),
     "workflow": None,
 }
