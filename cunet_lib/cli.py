@@ -153,7 +153,7 @@ def _run(options: argparse.Namespace) -> int:
         return 0
     from cunet_lib.workflow.run import NotebookFailed, run_notebook, stopped
 
-    tethered, address = os.environ.get("CUNET_TETHER"), os.environ.get("CUNET_CLUSTER")
+    tethered, address = os.environ.get("CUNET_TETHER"), _scheduler()
     try:
         if address and not tethered:
             return _send(options, stage, settings, address)
@@ -193,10 +193,21 @@ def _send(options: argparse.Namespace, stage: Stage, settings: Profile, address:
     )
 
 
+def _scheduler() -> str:
+    """Address of the Dask scheduler that takes the runs; empty for this machine."""
+    address = os.environ.get("CUNET_CLUSTER", "")
+    if address and "://" not in address:
+        raise ConfigError(
+            f"CLUSTER={address} is no address of a Dask scheduler, such as tcp://host:8786; unset "
+            "it to run on this machine."
+        )
+    return address
+
+
 def _cluster(options: argparse.Namespace) -> int:
     from cunet_lib.workflow.cluster import slots
 
-    address = os.environ.get("CUNET_CLUSTER")
+    address = _scheduler()
     if not address:
         raise ConfigError("No cluster is named; set CUNET_CLUSTER=tcp://host:port.")
     # The number alone goes to standard output, where make reads it.
