@@ -29,7 +29,6 @@ CONDITION_KINDS = ("one_hot", "zero", "all", "pairs", "continuous")
 
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 
-
 PROFILE_BYTES = 1 << 20
 """A profile is a page of settings; whatever is larger than this is something else."""
 
@@ -287,10 +286,9 @@ class Profile(_Section):
 
 
 class Paths:
-    """Every folder and file name of a profile.
+    """Every folder of a profile, below the project's ``data`` and ``results``.
 
-    The roots are ``data`` and ``results`` of the project; the environment variables ``CUNET_DATA``
-    and ``CUNET_RESULTS`` move them, for example to a larger disk.
+    The environment variables ``CUNET_DATA`` and ``CUNET_RESULTS`` move these roots.
     """
 
     def __init__(self, profile: Profile):
@@ -403,21 +401,18 @@ def _read_profile(path: Path) -> dict[str, Any]:
         if path.stat().st_size > PROFILE_BYTES:
             raise ConfigError(f"Profile {path} is too large to be a profile; name a YAML file.")
         settings = parse_yaml(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        reason = f"cannot be read: {error.strerror}; mend that or name another."
+    except yaml.YAMLError as error:
+        reason = f"is not valid YAML: {_brief(' '.join(str(error).split()), 300)}."
     except ConfigError:
         raise
-    except OSError as error:
-        raise ConfigError(
-            f"Profile {path} cannot be read: {error.strerror}; mend that or name another."
-        ) from error
-    except yaml.YAMLError as error:
-        where = " ".join(str(error).split())
-        raise ConfigError(
-            f"Profile {path.name} is not valid YAML: {_brief(where, 300)}."
-        ) from error
-    except ValueError as error:  # other bytes than UTF-8, or a null byte in the path
-        raise ConfigError(f"Profile {path} is no text in UTF-8; name a YAML file.") from error
-    if not isinstance(settings, dict):
-        raise ConfigError(f"Profile {path.name} must be a mapping of settings.")
+    except ValueError:  # other bytes than UTF-8, or a null byte in the path
+        reason = "is no text in UTF-8; name a YAML file."
+    else:
+        reason = "" if isinstance(settings, dict) else "must be a mapping of settings."
+    if reason:
+        raise ConfigError(f"Profile {path} {reason}")
     return settings
 
 

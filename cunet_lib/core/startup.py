@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib.abc
-import importlib.machinery
 import importlib.util
 import os
 import sys
@@ -59,18 +58,13 @@ def share_cores() -> None:
 
 
 def silence() -> None:
-    """Set :data:`ENVIRONMENT` and hold back what ``import tensorflow`` writes; idempotent.
-
-    Also has what :data:`SPARED` names seem missing.
-    """
+    """Set :data:`ENVIRONMENT`, hold back what ``import tensorflow`` writes; heed :data:`SPARED`."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     if not any(isinstance(finder, _SparingFinder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _SparingFinder())
-    if "tensorflow" not in sys.modules and not any(
-        isinstance(finder, _QuietFinder) for finder in sys.meta_path
-    ):
-        sys.meta_path.insert(0, _QuietFinder())
+        if "tensorflow" not in sys.modules:
+            sys.meta_path.insert(0, _QuietFinder())
 
 
 class _SparingFinder(importlib.abc.MetaPathFinder):
@@ -94,7 +88,7 @@ def _importing() -> str:
 
 
 class _QuietFinder(importlib.abc.MetaPathFinder):
-    """Finds ``tensorflow`` as Python would, and wraps its loader."""
+    """Finds ``tensorflow`` as Python would, and has it loaded with descriptor 2 held back."""
 
     def find_spec(self, fullname, path=None, target=None):
         if fullname != "tensorflow":
@@ -102,24 +96,14 @@ class _QuietFinder(importlib.abc.MetaPathFinder):
         sys.meta_path.remove(self)  # once is enough, and find_spec below must not come back here
         spec = importlib.util.find_spec(fullname)
         if spec is not None and spec.loader is not None:
-            spec.loader = _QuietLoader(spec.loader)
+            load = spec.loader.exec_module
+
+            def load_quietly(module):
+                with _held_back():
+                    load(module)
+
+            spec.loader.exec_module = load_quietly
         return spec
-
-
-class _QuietLoader(importlib.abc.Loader):
-    """Runs another loader with descriptor 2 held back."""
-
-    def __init__(self, loader):
-        self._loader = loader
-
-    def create_module(self, spec):
-        return self._loader.create_module(spec)
-
-    def exec_module(self, module):
-        # The package keeps its own loader: importlib.resources and inspect ask for it.
-        module.__loader__ = module.__spec__.loader = self._loader
-        with _held_back():
-            self._loader.exec_module(module)
 
 
 @contextlib.contextmanager
