@@ -64,10 +64,9 @@ INSTRUMENTS := $(shell sed -n 's/^INSTRUMENTS = (\(.*\))/\1/p' cunet_lib/core/sy
 VARIANTS := $(shell sed -n 's/^ *"\(.*\)": Variant.*/\1/p' cunet_lib/core/systems.py)
 CUNETS := $(foreach seed,$(SEEDS),$(VARIANTS:%=%-seed$(seed)))
 UNETS := $(foreach seed,$(SEEDS),$(INSTRUMENTS:%=%-seed$(seed)))
-# In the order in which free jobs take them: the longest first.
 TRAININGS := $(CUNETS:%=03_train_cunet.%) $(UNETS:%=02_train_unet.%)
 EVALUATIONS := $(CUNETS:%=04_evaluate.%) $(SEEDS:%=04_evaluate.unet-seed%) 04_evaluate.oracles-seed0
-# Beside the study: what conditions do in one C-U-Net, and in one trained without progressive ones.
+# Trainings come longest first, as free jobs take them. Beside the study: what conditions do in one C-U-Net, and in one trained without progressive ones.
 STEERED := dense_complex-seed$(firstword $(SEEDS))
 STEADY := 03_train_cunet.$(STEERED)-steady
 STAGES := 00_corpus 01_preprocess $(TRAININGS) $(EVALUATIONS) 05_plot $(STEADY) 07_conditions.$(STEERED)
@@ -85,7 +84,9 @@ THREADS = CUNET_THREADS=$(if $(filter $@,$(TRAININGS) $(EVALUATIONS)),$(SHARE),$
 $(STAGES): env
 	@$(if $(CLUSTER),,$(THREADS)) $(CUNET) run $@ --profile $(PROFILE) $(GIVEN)
 page: 05_plot
-	@[ -e "$(PAGE)" -a ! "$$(find "$(RESULTS)/notebooks" -name '*.ipynb' -newer "$(PAGE)" 2>&1)" ] || $(CUNET) report $(PROFILE) >/dev/null
+	@[ ! -e "$(PAGE)" -o "$$(find "$(RESULTS)/notebooks" -name '*.ipynb' -newer "$(PAGE)" 2>&1)" ] || exit 0
+	echo "report | written from the results"
+	$(CUNET) report $(PROFILE) >/dev/null
 # One run of a profile at a time: the shell, make and its jobs hold the lock through descriptor 9
 # until the last of them has ended. The cluster is looked at before anything is sent to it. Jobs are
 # as many as `make -j` says, else JOBS, else the slots of the cluster.
@@ -93,8 +94,7 @@ DRY_RUN = $(findstring n,$(firstword -$(filter-out --no-%,$(MAKEFLAGS))))
 LOCK = $(if $(DRY_RUN),,mkdir -p "$(RESULTS)"; exec 9>>"$(RESULTS)/.lock"; { "$(PYTHON)" -c "import fcntl; fcntl.flock(9, 6)" 2>&1 || :; } | { ! grep -q Blocking || \
   { echo "Another run of profile $(PROFILE) is going on with these results; wait until it ends, or stop it." >&2; exit 1; }; })
 SLOTS = $(if $(and $(CLUSTER),$(if $(DRY_RUN),,yes)),slots=$$($(CUNET) cluster $(PROFILE)))
-WIDTH = $(if $(and $(CLUSTER),$(filter file,$(origin JOBS))),$${slots:-1},$(JOBS))
-SUBMAKE = $(MAKE) $(if $(findstring jobserver,$(MAKEFLAGS)),,-j$(WIDTH))
+SUBMAKE = $(MAKE) $(if $(findstring jobserver,$(MAKEFLAGS)),,-j$(if $(and $(CLUSTER),$(filter file,$(origin JOBS))),$${slots:-1},$(JOBS)))
 reproduce conditions sweep: export CUNET_CLUSTER := $(CLUSTER)
 reproduce: env  ## run the whole study; what is up to date stays
 	+@$(LOCK)
