@@ -135,7 +135,7 @@ report: env  ## write the report, one page, from the results there are
 	@$(CUNET) report $(PROFILE)
 bench: env  ## time and weigh every part beside its reference (results/bench)
 	@"$(PYTHON)" -m benchmarks.bench $(BENCH_ARGS)
-MADE := runs notebooks logs report examples sweeps scores/museval
+MADE := runs notebooks logs report examples sweeps scores/tracks
 clean:  ## delete what `make reproduce` made for PROFILE, save the committed results
 	rm -rf "$(or $(CUNET_DATA),data)/$(PROFILE)" $(MADE:%="$(RESULTS)/%")
 distclean:  ## delete the same for every profile, and the environment

@@ -817,7 +817,7 @@ def _tabled(settings: Profile, tracks: int) -> None:
     import pandas as pd
 
     from cunet_lib.evaluation import scores as analysis
-    from cunet_lib.evaluation.metrics import SCORE_COLUMNS, SCORE_METRICS, SDR_V3, SDR_V4
+    from cunet_lib.evaluation.metrics import SCORE_COLUMNS, SDR_V3, SDR_V4
     from cunet_lib.report import tables
 
     rng = np.random.default_rng(0)
@@ -829,7 +829,7 @@ def _tabled(settings: Profile, tracks: int) -> None:
         for model in analysis.SYSTEMS
         for track in range(tracks)
         for target in INSTRUMENTS
-        for metric in SCORE_METRICS
+        for metric in SDR_V4.entry.headings
         for each in (SDR_V4, SDR_V3)
     ]
     scores = pd.DataFrame(rows, columns=SCORE_COLUMNS)

@@ -348,7 +348,7 @@ def test_clean_keeps_committed_results_and_other_profiles(bare_tree):
     gone = [
         results / "runs" / "a",
         results / "notebooks" / "b",
-        results / "scores" / "museval" / "c",
+        results / "scores" / "tracks" / "c",
     ]
     gone.append(bare_tree.root / "data" / "tiny" / "d")
     for path in kept + gone:

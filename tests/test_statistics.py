@@ -241,7 +241,7 @@ def test_comparison_of_several_seeds_averages_them_and_carries_their_spread(rng)
     table = inference.comparison_table(scores, STATISTICS).set_index("target")
     drums = scores.query("target == 'drums' and metric == 'SDR'")
     wide = drums.pivot_table(index=["track", "seed"], columns="model", values="value")
-    differences = (wide["cnn_simple"] - wide["unet"]).unstack("seed")
+    differences = (wide["cnn_simple"] - wide["unet"]).unstack("seed")  # noqa: PD010
     row = table.loc["drums"]
     assert row["seeds"] == 3
     assert row["seed_std"] == pytest.approx(differences.mean().std())

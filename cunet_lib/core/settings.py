@@ -298,7 +298,7 @@ class Paths:
         self.store = self.data / "store"
         self.runs = self.results / "runs"
         self.scores = self.results / "scores"
-        self.museval = self.scores / "museval"
+        self.tracks = self.scores / "tracks"
         self.tables = self.results / "tables"
         self.figures = self.results / "figures"
         self.notebooks = self.results / "notebooks"

@@ -8,38 +8,37 @@ reference rescaling reads the references, which no separation may; that is why i
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from cunet_lib.core.files import code_hash, write_json
 from cunet_lib.core.settings import Profile, Signal
-from cunet_lib.core.systems import INSTRUMENTS
-from cunet_lib.evaluation import metrics as measures
-from cunet_lib.evaluation.evaluate import read_rows, score_each, write_table
-from cunet_lib.evaluation.metrics import (
-    PLAIN_SDR,
-    PROTOCOL,
-    PROTOCOL_METRICS,
-    PROTOCOL_V3,
-    SCORE_COLUMNS,
-    SI_SDR,
-    WHOLE_TRACK,
-)
+from cunet_lib.evaluation import metrics
+from cunet_lib.evaluation.evaluate import score_tracks, write_table
+from cunet_lib.evaluation.metrics import SDR_V3, Measure, Metrics, track_rows
 from cunet_lib.preprocess.store import Store
 from cunet_lib.signal.spectral import magnitude_scale
 
 SOUND = "sound"
 """The sound protocol: patches overlap, levels are kept, no reference is seen."""
 
-REFERENCE_RANGE = "reference range"
-OWN_MAXIMUM = "own maximum"
-END_TO_END = "end to end"
-AS_RELEASED = "as released"
-ABLATIONS = (SOUND, END_TO_END, OWN_MAXIMUM, REFERENCE_RANGE, AS_RELEASED)
+ABLATIONS = (SOUND, "end to end", "own maximum", "reference range", "as released")
 """In the order in which the released code does it: patches joined end to end, the estimate divided
 by its own maximum, then stretched to the reference's range; and all three."""
+
+COMPARED = (
+    SDR_V3.entry,
+    Measure("SDR", metrics.SI_SDR, metrics.WHOLE_TRACK).entry,
+    Measure("SDR", metrics.PLAIN_SDR, metrics.WHOLE_TRACK).entry,
+    Metrics(
+        metrics.PROTOCOL,
+        {"SDR": "SDR v4"},
+        metrics.frame_sdr,
+        "SDR of BSS Eval v4, frame by frame; gain counts.",
+        aggregations=(metrics.MEDIAN,),
+    ),
+)
+"""What ablations are compared by; SDR of BSS Eval v4 without its costly filters."""
 
 
 def rescaled_to(estimates: np.ndarray, references: np.ndarray) -> np.ndarray:
@@ -76,7 +75,7 @@ def by_own_maximum(estimates: np.ndarray, signal: Signal) -> np.ndarray:
 def ablated(
     references: np.ndarray, estimates: np.ndarray, joined: np.ndarray, signal: Signal
 ) -> dict[str, np.ndarray]:
-    """What is scored under each of :data:`ABLATIONS`.
+    """Estimates ``(instruments, samples)`` that are scored under each of :data:`ABLATIONS`.
 
     Parameters
     ----------
@@ -84,57 +83,14 @@ def ablated(
         ``(instruments, samples)``.
     joined
         Estimates from patches joined end to end, ``(instruments, samples)``.
-    signal
-        Spectrogram settings.
-
-    Returns
-    -------
-    dict
-        Ablation to estimates ``(instruments, samples)``.
     """
     return {
         SOUND: estimates,
-        END_TO_END: joined,
-        OWN_MAXIMUM: by_own_maximum(estimates, signal),
-        REFERENCE_RANGE: rescaled_to(estimates, references),
-        AS_RELEASED: rescaled_to(by_own_maximum(joined, signal), references),
+        "end to end": joined,
+        "own maximum": by_own_maximum(estimates, signal),
+        "reference range": rescaled_to(estimates, references),
+        "as released": rescaled_to(by_own_maximum(joined, signal), references),
     }
-
-
-def ablation_rows(
-    mixture: np.ndarray,
-    references: np.ndarray,
-    estimates: np.ndarray,
-    *,
-    window: int,
-    hop: int,
-) -> list[measures.Row]:
-    """The scores that the ablations are compared by.
-
-    BSS Eval v3 (SDR, SIR, SAR), SI-SDR and the plain SDR over the whole track, and the SDR of BSS
-    Eval v4, median over frames (:func:`cunet_lib.evaluation.metrics.frame_sdr`).
-
-    Parameters and shapes as in :func:`cunet_lib.evaluation.metrics.energy_at_silence`.
-    """
-    rows = []
-    v3 = measures.bss_eval_v3(mixture, references, estimates)
-    scores = dict(zip(PROTOCOL_METRICS[PROTOCOL_V3], v3, strict=True))
-    for (metric, protocol), values in (
-        *(((metric, PROTOCOL_V3), values) for metric, values in scores.items()),
-        (("SDR", SI_SDR), measures.si_sdr(references, estimates)),
-        (("SDR", PLAIN_SDR), measures.whole_sdr(references, estimates)),
-    ):
-        for target, value in zip(INSTRUMENTS, values, strict=True):
-            rows.append(
-                (target, metric, protocol, WHOLE_TRACK, float(value), 1, int(np.isnan(value)))
-            )
-    frames = measures.frame_sdr(references, estimates, window=window, hop=hop)
-    for target, values in zip(INSTRUMENTS, frames, strict=True):
-        defined = values[np.isfinite(values)]
-        median = float(np.median(defined)) if len(defined) else float("nan")
-        counts = (len(values), len(values) - len(defined))
-        rows.append((target, "SDR", PROTOCOL, "median over frames", median, *counts))
-    return rows
 
 
 def score_ablations(
@@ -166,45 +122,33 @@ def score_ablations(
     pandas.DataFrame
         Column ablation, then :data:`cunet_lib.evaluation.metrics.SCORE_COLUMNS`.
     """
-    folder = settings.paths.museval / f"{model}-seed{seed}-ablation"
-    version = (
-        system.version,
-        joined.version,
-        store.hash,
-        settings.section_hash("signal", "separate", "evaluate"),
-        code_hash("cunet_lib/signal/spectral.py", "cunet_lib/separation", "cunet_lib/evaluation"),
-    )
-    score_each(
+    table = score_tracks(
         settings,
         store,
-        folder,
-        version=version,
-        files=_files,
+        f"{model}-seed{seed}-ablation",
+        facts={"model": model, "seed": seed},
+        versions=(system.version, joined.version),
         estimate=lambda audio: np.stack([system(audio[0]), joined(audio[0])]),
-        score=_score,
+        score=score_ablated,
         label="tracks ablated",
         workers=workers,
     )
-    tables = []
-    for entry in store.split("test"):
-        for ablation, path in zip(ABLATIONS, _files(folder, entry.name), strict=True):
-            rows = read_rows(path, track=entry.name, model=model, seed=seed)
-            rows.insert(0, "ablation", ablation)
-            tables.append(rows)
-    table = pd.concat(tables, ignore_index=True)
     write_table(table, settings.paths.scores / "ablation" / f"{model}-seed{seed}.csv")
-    return table[["ablation", *SCORE_COLUMNS]]
+    return table
 
 
-def _score(
-    audio: np.ndarray, estimates: np.ndarray, settings: Profile, track: str, paths: list[Path]
-) -> None:
-    window, hop = measures.framing(settings.evaluate, settings.signal.sample_rate)
-    variants = ablated(audio[1:], *estimates, settings.signal)
-    for ablation, path in zip(ABLATIONS, paths, strict=True):
-        rows = ablation_rows(audio[0], audio[1:], variants[ablation], window=window, hop=hop)
-        write_json(path, {"track": track, "ablation": ablation, "rows": rows})
+def score_ablated(audio: np.ndarray, estimates: np.ndarray, settings: Profile) -> pd.DataFrame:
+    """Scores of one track under each ablation, with a column that names it.
 
-
-def _files(folder: Path, track: str) -> list[Path]:
-    return [folder / ablation / f"{track}.json" for ablation in ABLATIONS]
+    Parameters
+    ----------
+    audio
+        Mixture and references, ``(5, samples)``.
+    estimates
+        Of overlapping patches and of those joined end to end, ``(2, instruments, samples)``.
+    """
+    signals = ablated(audio[1:], *estimates, settings.signal)
+    return pd.concat(
+        track_rows(audio[0], audio[1:], given, settings, metrics=COMPARED).assign(ablation=name)
+        for name, given in signals.items()
+    )

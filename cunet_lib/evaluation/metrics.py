@@ -1,46 +1,40 @@
-"""Scores of one track by every protocol: museval's two, and those beside them.
+"""What a score is: every metric of the study, and how a track is scored by it.
 
-* BSS Eval v4, framewise, four sources (Stöter et al. 2018, SiSEC 2018).
-* BSS Eval v3 as the paper uses it (``bss_eval_sources``, Vincent et al. 2006): the whole track as
-  one frame, two sources per instrument, the target and everything else.
-* SI-SDR (Le Roux et al. 2019, "SDR - half-baked or well done?") and the plain SDR, over the whole
-  track.
-* Energy where a score is undefined, because the target or its estimate is silent (Schulze-Forster
-  et al. 2019, "Weakly informed audio source separation").
-
-Silent means that every sample is zero, as in museval. Signals are ``(instruments, samples)`` in
-the order of :data:`cunet_lib.core.systems.INSTRUMENTS`, mono at the study rate; scores are in dB.
+A metric is one function and one entry of :data:`METRICS`; the rows of the score table, the tables
+and their captions follow. The function takes the mixture ``(samples,)``, references and estimates
+``(instruments, samples)`` in the order of :data:`cunet_lib.core.systems.INSTRUMENTS`, all mono
+float64 at the study rate, and the settings. It returns ``(metrics, targets)`` or ``(metrics,
+targets, frames)``, with NaN where a score is undefined. Silent means that every sample is zero, as
+in museval.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
 import pandas as pd
 
-from cunet_lib.core.settings import ConfigError, Evaluate
+from cunet_lib.core.settings import ConfigError, Profile
 from cunet_lib.core.systems import INSTRUMENTS
 from cunet_lib.preprocess.tracks import ensure_ffmpeg
 
 PROTOCOL = "BSS Eval v4"
-SCORE_METRICS = ("SDR", "ISR", "SIR", "SAR")
 PROTOCOL_V3 = "BSS Eval v3"
 SI_SDR = "SI-SDR"
 PLAIN_SDR = "plain SDR"
 SILENCE = "energy at silence"
-PROTOCOL_METRICS = {
-    PROTOCOL: SCORE_METRICS,
-    PROTOCOL_V3: ("SDR", "SIR", "SAR"),
-    SI_SDR: ("SDR",),
-    PLAIN_SDR: ("SDR", "residual SDR", "sum SDR"),
-    SILENCE: ("PES", "EPS"),
-}
-"""Every protocol of the long score table and its metrics."""
 
+MEDIAN = "median over frames"
+MEAN = "mean over frames"
 WHOLE_TRACK = "whole track"
-"""Aggregation of scores that take a track as one frame."""
+SILENT_FRAMES = "mean over silent frames"
+AGGREGATIONS = {MEDIAN: np.median, MEAN: np.mean, WHOLE_TRACK: np.mean, SILENT_FRAMES: np.mean}
+"""How the frames of a track become one value; a whole track is one frame."""
+
+MIXTURE = "mixture"
+"""Target of scores that hold the sum of the estimates against the mixture."""
 
 SCORE_COLUMNS = (
     "model",
@@ -59,12 +53,69 @@ SCORE_COLUMNS = (
 
 
 @dataclass(frozen=True)
+class Metrics:
+    """What one function scores.
+
+    Attributes
+    ----------
+    protocol
+        As the score tables name it.
+    headings
+        Metric to its heading in tables, in the order of the values.
+    score
+        From mixture, references, estimates and settings to values.
+    note
+        What it measures, one sentence for captions.
+    aggregations
+        Keys of :data:`AGGREGATIONS`, the first one for tables.
+    targets
+        Instruments, or :data:`MIXTURE`.
+    unit
+        Of all its values.
+    higher_is_better
+        Whether a higher value is a better one.
+    further
+        Whether it stands in the table of further scores; those that have tables of their own do
+        not.
+    """
+
+    protocol: str
+    headings: dict[str, str]
+    score: Callable[[np.ndarray, np.ndarray, np.ndarray, Profile], np.ndarray]
+    note: str
+    aggregations: tuple[str, ...] = (WHOLE_TRACK,)
+    targets: tuple[str, ...] = INSTRUMENTS
+    unit: str = "dB"
+    higher_is_better: bool = True
+    further: bool = True
+
+
+@dataclass(frozen=True)
 class Measure:
     """What a score is: one metric by one protocol, and how frames became one value of a track."""
 
     metric: str = "SDR"
     protocol: str = PROTOCOL
-    aggregation: str = "median over frames"
+    aggregation: str = MEDIAN
+
+    @property
+    def entry(self) -> Metrics:
+        """The entry of :data:`METRICS` that it comes from."""
+        return next(
+            each
+            for each in METRICS
+            if each.protocol == self.protocol and self.metric in each.headings
+        )
+
+    @property
+    def heading(self) -> str:
+        """How tables head it, such as ``"SDR v4"``."""
+        return self.entry.headings[self.metric]
+
+    @property
+    def column(self) -> str:
+        """How columns of CSV files start, such as ``"sdr_v4"``."""
+        return self.heading.lower().replace(" ", "_").replace("-", "_")
 
     def rows(self, scores: pd.DataFrame) -> pd.DataFrame:
         """The rows of the long score table that hold this measure.
@@ -96,107 +147,131 @@ FLOOR = -80.0
 LIMIT = 100.0
 """dB; a ratio above it is rounding noise, another on each machine, and given as infinite."""
 
-SILENCE_AGGREGATION = "mean over silent frames"
 
-Row = tuple[str, str, str, str, float, int, int]
-"""Target, metric, protocol, aggregation, value, frames, undefined frames."""
+def track_rows(
+    mixture: np.ndarray,
+    references: np.ndarray,
+    estimates: np.ndarray,
+    settings: Profile,
+    *,
+    metrics: Sequence[Metrics] | None = None,
+) -> pd.DataFrame:
+    """Every score of one track.
+
+    Parameters
+    ----------
+    mixture
+        ``(samples,)``; it and the others with some noise at every frequency (:func:`as_pcm`).
+    references, estimates
+        ``(instruments, samples)``.
+    metrics
+        :data:`METRICS` if not given.
+
+    Returns
+    -------
+    pandas.DataFrame
+        The columns of :data:`SCORE_COLUMNS` from ``target`` on; rows by protocol, target, metric
+        and aggregation. Frames without a score are left out of the value, which is NaN where no
+        frame has one.
+    """
+    signals = (np.asarray(each, float) for each in (mixture, references, estimates))
+    mixture, references, estimates = signals
+    rows = []
+    for entry in METRICS if metrics is None else metrics:
+        values = entry.score(mixture, references, estimates, settings)
+        values = np.asarray(values, float).reshape(len(entry.headings), len(entry.targets), -1)
+        for place, target in enumerate(entry.targets):
+            for metric, frames in zip(entry.headings, values[:, place], strict=True):
+                defined = frames[~np.isnan(frames)]
+                counts = len(frames), len(frames) - len(defined)
+                for how in entry.aggregations:
+                    value = float(AGGREGATIONS[how](defined)) if len(defined) else float("nan")
+                    rows.append((target, metric, entry.protocol, how, value, *counts))
+    return pd.DataFrame(rows, columns=SCORE_COLUMNS[3:])
 
 
 def as_pcm(signals: np.ndarray) -> np.ndarray:
     """Signals rounded to the steps of 16-bit audio (float64, nothing is clipped).
 
-    Resampling leaves next to nothing near the Nyquist frequency. There the filters of BSS Eval
-    are free to take any gain, and do: over the whole signal it multiplies nothing, but in v4 they
-    meet signals cut into frames, whose edges hold all frequencies, and framewise ISR, SIR and SAR
-    become meaningless (SDR needs no filter). The rounding noise of 16 bits, 98 dB below full
-    scale, is enough to hold the filters down, and it is what an audio file has.
+    Resampling leaves next to nothing near the Nyquist frequency. There BSS Eval's filters are free
+    to take any gain: in v4 they meet signals cut into frames, whose edges hold all frequencies, and
+    framewise ISR, SIR and SAR become meaningless (SDR needs no filter). The rounding noise of 16
+    bits, 98 dB below full scale, holds the filters down, and it is what an audio file has.
     """
     return np.round(np.asarray(signals, float) * 2**15) / 2**15
 
 
-def framing(evaluate: Evaluate, sample_rate: int) -> tuple[int, int]:
-    """Window and hop in samples."""
-    window = round(evaluate.window_seconds * sample_rate)
-    return window, round(evaluate.hop_seconds * sample_rate)
-
-
-def frame_slices(samples: int, window: int, hop: int) -> list[slice]:
+def frame_slices(samples: int, settings: Profile) -> list[slice]:
     """The frames that museval cuts: whole windows, or one of all samples if there are fewer."""
+    window, hop = _framing(settings)
     count = max(0, (samples - window + hop) // hop) or 1
     return [slice(place * hop, min(place * hop + window, samples)) for place in range(count)]
 
 
+def _framing(settings: Profile) -> tuple[int, int]:
+    """Window and hop of BSS Eval v4 in samples."""
+    evaluate, rate = settings.evaluate, settings.signal.sample_rate
+    return round(evaluate.window_seconds * rate), round(evaluate.hop_seconds * rate)
+
+
 def bss_eval_v4(
-    references: np.ndarray, estimates: np.ndarray, *, window: int, hop: int
+    mixture: np.ndarray, references: np.ndarray, estimates: np.ndarray, settings: Profile
 ) -> np.ndarray:
-    """BSS Eval v4 by museval, all instruments against each other.
+    """BSS Eval v4 by museval, all instruments against each other (Stöter et al. 2018, SiSEC 2018).
 
     museval refuses signals that are silent throughout. A silent reference is left out, since it
     cannot interfere with the others; a silent estimate leaves the other estimates' scores as they
     are, since each is scored by itself. Neither has a score: all its frames are undefined.
 
-    Parameters
-    ----------
-    references, estimates
-        ``(instruments, samples)``, with some noise at every frequency (:func:`as_pcm`).
-    window, hop
-        Samples.
-
     Returns
     -------
     numpy.ndarray
-        ``(metrics, instruments, frames)``, metrics in the order of
-        :data:`cunet_lib.evaluation.metrics.SCORE_METRICS`; NaN where undefined.
+        SDR, ISR, SIR and SAR ``(4, instruments, frames)`` in dB, to five decimals as museval's own
+        files have them; NaN where undefined or infinite.
     """
     ensure_ffmpeg()
     import museval
 
-    frames = len(frame_slices(references.shape[1], window, hop))
-    return _heard(
+    window, hop = _framing(settings)
+    values = _heard(
         lambda ours, given: museval.evaluate(ours, given, win=window, hop=hop, mode="v4"),
         references,
         estimates,
-        (len(SCORE_METRICS), frames),
+        (4, len(frame_slices(len(mixture), settings))),
     )
+    values = np.where(np.isfinite(values), values, np.nan)
+    return np.array([round(value, 5) for value in values.ravel().tolist()]).reshape(values.shape)
 
 
-def bss_eval_v3(mixture: np.ndarray, references: np.ndarray, estimates: np.ndarray) -> np.ndarray:
+def bss_eval_v3(
+    mixture: np.ndarray, references: np.ndarray, estimates: np.ndarray, settings: Profile
+) -> np.ndarray:
     """The paper's protocol: museval's BSS Eval v3 over the whole track, instrument by instrument.
 
-    Two sources each: the target, and the accompaniment, whose reference is the mixture minus the
-    target and whose estimate is the mixture minus the target's estimate. museval's
-    ``bss_eval_sources`` (without permutations) lets a filter of 512 taps adapt the references to
-    the estimate first, so gain and equalisation of an estimate are not seen. Its ISR is undefined.
-    Silence as in :func:`bss_eval_v4`.
-
-    Parameters
-    ----------
-    mixture
-        ``(samples,)``.
-    references, estimates
-        ``(instruments, samples)``.
+    Two sources each (Vincent et al. 2006): the target, and the accompaniment, whose reference is
+    the mixture minus the target and whose estimate is the mixture minus the target's estimate.
+    museval's ``bss_eval_sources`` (without permutations) lets a filter of 512 taps adapt the
+    references to the estimate first, so gain and equalisation of an estimate are not seen. Its ISR
+    is undefined. Silence as in :func:`bss_eval_v4`.
 
     Returns
     -------
     numpy.ndarray
-        ``(3, instruments)``: SDR, SIR and SAR of each target; NaN where the target or its estimate
-        is silent, infinite above :data:`LIMIT`.
+        SDR, SIR and SAR ``(3, instruments)`` in dB; NaN where the target or its estimate is
+        silent, infinite above :data:`LIMIT`.
     """
     ensure_ffmpeg()
     from museval.metrics import bss_eval_sources
 
-    mixture = np.asarray(mixture, float)
-    values = []
-    for target, estimate in zip(
-        np.asarray(references, float), np.asarray(estimates, float), strict=True
-    ):
-        both = _heard(
+    values = [
+        _heard(
             lambda ours, given: bss_eval_sources(ours, given, compute_permutation=False)[:3],
             np.stack([target, mixture - target]),
             np.stack([estimate, mixture - estimate]),
             (3, 1),
-        )
-        values.append(both[:, 0, 0])
+        )[:, 0, 0]
+        for target, estimate in zip(references, estimates, strict=True)
+    ]
     return _limited(np.stack(values, axis=1))
 
 
@@ -260,155 +335,136 @@ def si_sdr(references: np.ndarray, estimates: np.ndarray) -> np.ndarray:
 
 
 def frame_sdr(
-    references: np.ndarray, estimates: np.ndarray, *, window: int, hop: int
+    mixture: np.ndarray, references: np.ndarray, estimates: np.ndarray, settings: Profile
 ) -> np.ndarray:
     """SDR of BSS Eval v4 in each frame, without the filters that its other metrics take.
 
     In v4 the three error terms add up to the estimate minus the reference, whatever the filters
-    are, so its SDR is the plain one of each frame. This is for where thousands of frames want no
-    other metric; ``bss_eval_v4`` gives the same values.
-
-    Parameters
-    ----------
-    references, estimates
-        ``(instruments, samples)``.
-    window, hop
-        Samples.
+    are, so its SDR is the plain one of each frame: the values of :func:`bss_eval_v4`, unrounded.
 
     Returns
     -------
     numpy.ndarray
-        ``(instruments, frames)``; NaN where museval defines no score: where an instrument or an
-        estimate is silent, those aside that are silent in the whole track.
+        ``(instruments, frames)`` in dB; NaN where museval defines no score: where an instrument or
+        an estimate is silent, those aside that are silent in the whole track.
     """
     heard = references.any(axis=1)
     scored = heard & estimates.any(axis=1)
     given = np.where(scored[:, None], estimates, references)
-    slices = frame_slices(references.shape[1], window, hop)
+    slices = frame_slices(len(mixture), settings)
     values = np.full((len(references), len(slices)), np.nan)
     for place, frame in enumerate(slices):
         parts = references[:, frame], given[:, frame]
         if all(part[heard].any(axis=1).all() for part in parts):
             values[scored, place] = whole_sdr(parts[0][scored], parts[1][scored])
-    return values
+    return np.where(np.isfinite(values), values, np.nan)
 
 
 def energy_at_silence(
-    mixture: np.ndarray, references: np.ndarray, estimates: np.ndarray, *, window: int, hop: int
-) -> list[tuple[np.ndarray, np.ndarray]]:
+    mixture: np.ndarray, references: np.ndarray, estimates: np.ndarray, settings: Profile
+) -> np.ndarray:
     """What is heard where it should not be, and what is missing where there should be something.
 
-    After Schulze-Forster et al. 2019, but relative to the mixture's energy in the same frame, so
-    that a song's level does not matter, and not below :data:`FLOOR`. 0 dB: all of the mixture.
+    After Schulze-Forster et al. 2019 ("Weakly informed audio source separation"), but relative to
+    the mixture's energy in the same frame, so that a song's level does not matter, and not below
+    :data:`FLOOR`. 0 dB: all of the mixture.
 
     * PES, predicted energy at silence: energy of the estimate in frames where the target is
       silent and the mixture is not.
     * EPS, energy at predicted silence: energy of the target in frames where the estimate is silent
       and the target is not.
 
-    Parameters
-    ----------
-    mixture
-        ``(samples,)``.
-    references, estimates
-        ``(instruments, samples)``.
-    window, hop
-        Samples; the frames of BSS Eval v4.
-
     Returns
     -------
-    list of tuple
-        PES and EPS of each instrument, each the values of its frames in dB (empty if none).
+    numpy.ndarray
+        PES and EPS ``(2, instruments, frames)`` in dB; NaN in all other frames.
     """
-    slices = frame_slices(len(mixture), window, hop)
-    squares = np.concatenate([mixture[None], references, estimates]).astype(float) ** 2
+    slices = frame_slices(len(mixture), settings)
+    squares = np.concatenate([mixture[None], references, estimates]) ** 2
     powers = np.stack([squares[:, frame].sum(axis=1) for frame in slices], axis=1)
     whole, targets, given = powers[0], *np.split(powers[1:], 2)
-    sounding = whole > 0
-    return [
-        (
-            _relative(estimate, whole, sounding & (target == 0)),
-            _relative(target, whole, sounding & (estimate == 0) & (target > 0)),
-        )
-        for target, estimate in zip(targets, given, strict=True)
-    ]
-
-
-def _relative(power: np.ndarray, whole: np.ndarray, frames: np.ndarray) -> np.ndarray:
-    share = power[frames] / whole[frames]
-    return 10 * np.log10(np.maximum(share, 10 ** (FLOOR / 10)))
+    predicted = (whole > 0) & (targets == 0)
+    missed = (whole > 0) & (given == 0) & (targets > 0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        shares = np.maximum(np.stack([given, targets]) / whole, 10 ** (FLOOR / 10))
+    return np.where([predicted, missed], 10 * np.log10(shares), np.nan)
 
 
 def _limited(values: np.ndarray) -> np.ndarray:
     return np.where(values > LIMIT, np.inf, values)
 
 
-def whole_track_rows(
-    mixture: np.ndarray, references: np.ndarray, estimates: np.ndarray
-) -> list[Row]:
-    """Scores that take the track as one frame, per instrument.
+METRICS = (
+    Metrics(
+        PROTOCOL,
+        {"SDR": "SDR v4", "ISR": "ISR v4", "SIR": "SIR v4", "SAR": "SAR v4"},
+        bss_eval_v4,
+        "BSS Eval v4 (museval): frame by frame, all instruments against each other; gain counts.",
+        aggregations=(MEDIAN, MEAN),
+        further=False,
+    ),
+    Metrics(
+        PROTOCOL_V3,
+        {"SDR": "SDR v3", "SIR": "SIR v3", "SAR": "SAR v3"},
+        bss_eval_v3,
+        "BSS Eval v3 (museval's bss_eval_sources), the paper's protocol: the whole track as one "
+        "frame; two sources, the target and the mixture minus it; gain and equalisation of an "
+        "estimate are not seen.",
+        further=False,
+    ),
+    Metrics(
+        SI_SDR,
+        {"SDR": "SI-SDR"},
+        lambda mixture, references, estimates, _: si_sdr(references, estimates),
+        "SI-SDR (Le Roux et al. 2019): the reference scaled to the estimate before their ratio is "
+        "taken, so gain is not seen.",
+    ),
+    Metrics(
+        PLAIN_SDR,
+        {"SDR": "Plain SDR"},
+        lambda mixture, references, estimates, _: whole_sdr(references, estimates),
+        "Plain SDR: energy of the reference over energy of the error, so gain is seen.",
+    ),
+    Metrics(
+        PLAIN_SDR,
+        {"residual SDR": "Residual SDR"},
+        lambda mixture, references, estimates, _: whole_sdr(
+            mixture - references, mixture - estimates
+        ),
+        "Residual SDR: plain SDR of the mixture minus estimate against the mixture minus target.",
+    ),
+    Metrics(
+        PLAIN_SDR,
+        {"sum SDR": "Sum SDR"},
+        lambda mixture, references, estimates, _: whole_sdr(mixture, estimates.sum(axis=0)),
+        "Sum SDR: plain SDR of all estimates together against the mixture; are they consistent?",
+        targets=(MIXTURE,),
+    ),
+    Metrics(
+        SILENCE,
+        {"PES": "Predicted energy", "EPS": "Missed energy"},
+        energy_at_silence,
+        "Predicted energy: of the estimate where its target is silent; missed energy: of the "
+        "target where the estimate is silent; over the mixture's energy in the same frame, not "
+        "below -80 dB (after Schulze-Forster et al. 2019).",
+        aggregations=(SILENT_FRAMES,),
+        higher_is_better=False,
+        further=False,
+    ),
+)
+"""Every metric of the study, in the order of the score table."""
 
-    BSS Eval v3 (SDR, SIR, SAR; museval's ISR is undefined in it and has no row), SI-SDR, the plain
-    SDR, and the plain SDR of the residual: the mixture minus the estimate against the mixture
-    minus the target. Last, for target ``"mixture"``, the plain SDR of the estimates' sum against
-    the mixture: how consistent the estimates are.
+PROTOCOL_METRICS = {}
+for _entry in METRICS:
+    PROTOCOL_METRICS[_entry.protocol] = (
+        *PROTOCOL_METRICS.get(_entry.protocol, ()),
+        *_entry.headings,
+    )
 
-    Parameters and shapes as in :func:`bss_eval_v3`.
-    """
-    mixture = np.asarray(mixture, float)
-    references, estimates = np.asarray(references, float), np.asarray(estimates, float)
-    scores = {
-        (metric, PROTOCOL_V3): values
-        for metric, values in zip(
-            PROTOCOL_METRICS[PROTOCOL_V3],
-            bss_eval_v3(mixture, references, estimates),
-            strict=True,
-        )
-    }
-    scores["SDR", SI_SDR] = si_sdr(references, estimates)
-    scores["SDR", PLAIN_SDR] = whole_sdr(references, estimates)
-    scores["residual SDR", PLAIN_SDR] = whole_sdr(mixture - references, mixture - estimates)
-    rows = [
-        (target, metric, protocol, value)
-        for (metric, protocol), values in scores.items()
-        for target, value in zip(INSTRUMENTS, values, strict=True)
-    ]
-    consistency = whole_sdr(mixture, estimates.sum(axis=0))
-    rows.append(("mixture", "sum SDR", PLAIN_SDR, consistency))
-    return [(*row[:3], WHOLE_TRACK, float(row[3]), 1, int(np.isnan(row[3]))) for row in rows]
-
-
-def further_rows(
-    mixture: np.ndarray,
-    references: np.ndarray,
-    estimates: np.ndarray,
-    *,
-    sample_rate: int,
-    evaluate: Evaluate,
-) -> list[Row]:
-    """Everything that is scored beside BSS Eval v4: :func:`whole_track_rows`, then silence.
-
-    In the rows of :func:`energy_at_silence`, ``frames - undefined frames`` is the number of frames
-    that their means are of: those with a silent target (PES) or a silent estimate (EPS).
-
-    Parameters
-    ----------
-    mixture
-        ``(samples,)``.
-    references, estimates
-        ``(instruments, samples)``.
-    sample_rate
-        Hz.
-    evaluate
-        Window and hop in seconds.
-    """
-    rows = whole_track_rows(mixture, references, estimates)
-    window, hop = framing(evaluate, sample_rate)
-    frames = len(frame_slices(len(mixture), window, hop))
-    energies = energy_at_silence(mixture, references, estimates, window=window, hop=hop)
-    for target, pair in zip(INSTRUMENTS, energies, strict=True):
-        for metric, values in zip(PROTOCOL_METRICS[SILENCE], pair, strict=True):
-            mean = float(values.mean()) if len(values) else float("nan")
-            facts = (SILENCE_AGGREGATION, mean, frames, frames - len(values))
-            rows.append((target, metric, SILENCE, *facts))
-    return rows
+FURTHER = tuple(
+    Measure(metric, entry.protocol, entry.aggregations[0])
+    for entry in METRICS
+    if entry.further
+    for metric in entry.headings
+)
+"""What the table of further scores shows."""

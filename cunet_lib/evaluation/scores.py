@@ -1,12 +1,11 @@
-"""Statistics on score tables, paired over tracks.
+"""Score tables read, described, and paired over tracks.
 
-The score table is long: one row per system, seed, track, target (instrument), metric and
-aggregation over frames, as ``scoring`` writes it. Everything here starts from it and returns data
-frames; values are in dB. Three steps, which every statistic shares:
+The score table is long: one row per system, seed, track, target (instrument) and measure. Every
+statistic starts from it and shares three steps:
 
 1. :func:`track_scores` averages over seeds, so that tracks are the units of inference.
 2. :func:`paired_differences` pairs two systems track by track.
-3. :func:`difference_table` describes the paired differences; a further test is one more column.
+3. :func:`difference_table` describes the paired differences.
 
 The target ``"all"`` stands for a track's mean over its instruments.
 """
@@ -14,7 +13,7 @@ The target ``"all"`` stands for a track's mean over its instruments.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -22,29 +21,40 @@ import numpy as np
 import pandas as pd
 import scipy
 
+from cunet_lib.core.files import damaged, read_csv
 from cunet_lib.core.settings import ConfigError
-from cunet_lib.core.systems import INSTRUMENTS, SYSTEMS, TRAINED
-from cunet_lib.evaluation.metrics import (
-    PROTOCOL_METRICS,
-    SCORE_COLUMNS,
-    SCORE_METRICS,
-    SDR_V4,
-    Measure,
-)
+from cunet_lib.core.systems import INSTRUMENTS, ORACLES, SYSTEMS, TRAINED
+from cunet_lib.evaluation.metrics import SCORE_COLUMNS, SDR_V4, Measure
 
 ALL = "all"
 TARGETS = (ALL, *INSTRUMENTS)
 
-MIXTURE = "mixture"
-"""Target of the score that holds the sum of the estimates against the mixture."""
+_NUMBERS = {"seed": int, "value": float, "frames": int, "undefined_frames": int}
 
-_KEYS = ["model", "seed", "track", "target", "metric", "protocol", "aggregation"]
+
+def read_scores(path: Path, **options: object) -> pd.DataFrame:
+    """A score table that the study wrote; options of ``pandas.read_csv``.
+
+    Raises
+    ------
+    ConfigError
+        If it is missing or damaged.
+    """
+    # Track names such as "NA" are names; only values may be missing.
+    return read_csv(
+        path,
+        SCORE_COLUMNS,
+        keep_default_na=False,
+        na_values={"value": ["", "nan", "NaN"]},
+        dtype=dict.fromkeys(SCORE_COLUMNS, str) | _NUMBERS,
+        **options,
+    )
 
 
 def load_scores(
     folder: Path, *, require: Sequence[str] = SYSTEMS, seeds: Sequence[int] | None = None
 ) -> pd.DataFrame:
-    """Read and check the score tables of all systems.
+    """The score tables of all systems.
 
     Parameters
     ----------
@@ -59,97 +69,51 @@ def load_scores(
     Returns
     -------
     pandas.DataFrame
-        Columns :data:`cunet_lib.evaluation.metrics.SCORE_COLUMNS`; ordered by system, seed, track, target and
-        metric.
+        Columns :data:`cunet_lib.evaluation.metrics.SCORE_COLUMNS`; ordered by system, seed, track,
+        target and metric.
 
     Raises
     ------
     ConfigError
-        If a required system has no scores, or a file does not have the columns, names or values
-        that a score table must have.
+        If a required system or seed has no scores, or a table is damaged.
     """
     folder = Path(folder)
-    remedy = f"run `make reproduce PROFILE={folder.parent.name}`"
+    remedy = f"run `make reproduce PROFILE={folder.parent.name}"
     found = {}
     for path in sorted(folder.glob("*-seed*.csv")):
         system, seed = path.stem.rsplit("-seed", 1)
-        if system not in TRAINED or seeds is None or seed in map(str, seeds):
-            found.setdefault(system, []).append(path)
+        if system in SYSTEMS and (
+            system not in TRAINED or seeds is None or seed in map(str, seeds)
+        ):
+            found[system, seed] = path
     for system in require:
-        if system not in found:
-            raise ConfigError(f"No scores of {system} ({system}-seed*.csv) in scores; {remedy}.")
+        there = [seed for name, seed in found if name == system]
+        if not there:
+            raise ConfigError(f"No scores of {system} ({system}-seed*.csv) in scores; {remedy}`.")
         for seed in (seeds or ()) if system in TRAINED else ():
-            if f"{system}-seed{seed}.csv" not in {path.name for path in found[system]}:
+            if str(seed) not in there:
                 wanted = " ".join(map(str, seeds))
                 raise ConfigError(
-                    f"No scores of {system} with seed {seed} in scores; "
-                    f"{remedy[:-1]} SEEDS='{wanted}'`."
+                    f"No scores of {system} with seed {seed} in scores; {remedy} SEEDS='{wanted}'`."
                 )
     if not found:
-        raise ConfigError(f"There are no scores (*-seed*.csv) in scores; {remedy}.")
-    frames = [_read_scores(path) for paths in found.values() for path in paths]
+        raise ConfigError(f"There are no scores (*-seed*.csv) in scores; {remedy}`.")
+    frames = []
+    for (system, seed), path in found.items():
+        frame = read_scores(path)[list(SCORE_COLUMNS)]
+        if set(frame["model"]) != {system} or {str(value) for value in frame["seed"]} != {seed}:
+            raise damaged(path, f"it holds other scores than {system} with seed {seed}")
+        frames.append(frame)
     return _ordered(pd.concat(frames, ignore_index=True))
 
 
-def _read_scores(path: Path) -> pd.DataFrame:
-    problem = f"Score table {path.name} is damaged: {{}}; delete it and run `make reproduce` again."
-    # pandas would fill up a row that was cut.
-    if not path.read_bytes().endswith(b"\n"):
-        raise ConfigError(problem.format("it is cut short"))
-    try:
-        # Track names such as "NA" are names; only values may be missing.
-        frame = pd.read_csv(
-            path,
-            keep_default_na=False,
-            na_values={"value": ["", "nan", "NaN"]},
-            dtype={"track": str, "model": str, "target": str, "metric": str, "protocol": str},
-        )
-    except ValueError as error:  # ParserError, EmptyDataError, UnicodeDecodeError
-        raise ConfigError(problem.format("not a CSV table")) from error
-    missing = [column for column in SCORE_COLUMNS if column not in frame]
-    if missing:
-        raise ConfigError(problem.format(f"column {missing[0]!r} is missing"))
-    if frame.empty:
-        raise ConfigError(problem.format("it has no rows"))
-    frame = frame[list(SCORE_COLUMNS)]
-    names = (
-        ("model", SYSTEMS),
-        ("target", (*INSTRUMENTS, MIXTURE)),
-        ("protocol", PROTOCOL_METRICS),
-        ("metric", {metric for metrics in PROTOCOL_METRICS.values() for metric in metrics}),
-    )
-    for column, valid in names:
-        unknown = sorted(set(frame[column]) - set(valid))
-        if unknown:
-            raise ConfigError(problem.format(f"unknown {column} {unknown[0]!r}"))
-    for column in ("seed", "value", "frames", "undefined_frames"):
-        if not pd.api.types.is_numeric_dtype(frame[column]):
-            raise ConfigError(
-                problem.format(f"column {column!r} holds something else than numbers")
-            )
-    system, seed = path.stem.rsplit("-seed", 1)
-    if set(frame["model"]) != {system} or {str(value) for value in frame["seed"]} != {seed}:
-        raise ConfigError(problem.format(f"it holds other scores than {system} with seed {seed}"))
-    if frame.duplicated(_KEYS).any():
-        row = frame[frame.duplicated(_KEYS)].iloc[0]
-        raise ConfigError(
-            problem.format(f"{row['metric']} of {row['target']} in {row['track']!r} is there twice")
-        )
-    return frame
-
-
 def _ordered(frame: pd.DataFrame) -> pd.DataFrame:
-    """Rows in the study's order of systems, targets and metrics."""
-    order = {
-        name: position
-        for position, name in enumerate((*SYSTEMS, *TARGETS, *SCORE_METRICS), start=1)
-    }
+    """Rows in the study's order of systems, targets and metrics; what has no order comes first."""
+    names = (*SYSTEMS, *TARGETS, *SDR_V4.entry.headings)
+    order = {name: position for position, name in enumerate(names, start=1)}
     ranks = ("model", "reference", "target", "metric")
-    columns = [
-        column
-        for column in ("model", "reference", "seed", "track", "target", "metric", *_KEYS[5:])
-        if column in frame
-    ]
+    keys = ("model", "reference", "seed", "track", "target", "metric", "protocol", "aggregation")
+    columns = [column for column in keys if column in frame]
     return frame.sort_values(
         columns,
         key=lambda column: column.map(order).fillna(0) if column.name in ranks else column,
@@ -298,14 +262,9 @@ def paired_differences(
 
 
 def bootstrap_interval(
-    values: np.ndarray,
-    *,
-    statistic: Callable = np.mean,
-    confidence: float = 0.95,
-    resamples: int = 9999,
-    seed: int = 0,
+    values: np.ndarray, *, confidence: float = 0.95, seed: int = 0
 ) -> tuple[float, float]:
-    """Bootstrap confidence interval (bias-corrected and accelerated; Efron 1987) over tracks.
+    """Bootstrap interval of the mean (bias-corrected and accelerated; Efron 1987) over tracks.
 
     Parameters
     ----------
@@ -323,23 +282,17 @@ def bootstrap_interval(
         return float("nan"), float("nan")
     if np.ptp(values) == 0:
         return float(values[0]), float(values[0])
-    options = {
-        "confidence_level": confidence,
-        "n_resamples": resamples,
-        "vectorized": True,
-    }
-    bounds = (float("nan"), float("nan"))
+    options = {"confidence_level": confidence, "vectorized": True}
     for method in ("BCa", "percentile"):
         with warnings.catch_warnings():
             # A degenerate acceleration gives missing bounds: the percentiles are taken then.
             warnings.simplefilter("ignore", scipy.stats.DegenerateDataWarning)
-            interval = scipy.stats.bootstrap(
-                (values,), statistic, method=method, rng=np.random.default_rng(seed), **options
+            low, high = scipy.stats.bootstrap(
+                (values,), np.mean, method=method, rng=np.random.default_rng(seed), **options
             ).confidence_interval
-        bounds = (float(interval.low), float(interval.high))
-        if np.all(np.isfinite(bounds)):
+        if np.isfinite([low, high]).all():
             break
-    return bounds
+    return float(low), float(high)
 
 
 def difference_table(
@@ -358,29 +311,20 @@ def difference_table(
     -------
     pandas.DataFrame
         Columns model, reference, target, metric, protocol, aggregation, tracks, undefined_tracks,
-        mean, std, median, ci_low, ci_high (dB), tracks_better (difference above 0).
+        mean, std, median, ci_low, ci_high, tracks_better (than the reference).
     """
     pairs = paired_differences(scores, measure, reference=reference, models=models)
+    sign = 1 if measure.entry.higher_is_better else -1
     rows = []
     for (model, target), group in pairs.groupby(["model", "target"], sort=False):
         values = group["difference"].dropna().to_numpy()
         low, high = bootstrap_interval(values, confidence=confidence)
-        described = pd.Series(values, dtype=float)
-        rows.append(
-            {
-                "model": model,
-                "reference": reference,
-                "target": target,
-                "tracks": len(values),
-                "undefined_tracks": int(group["difference"].isna().sum()),
-                "mean": described.mean(),
-                "std": described.std(),
-                "median": described.median(),
-                "ci_low": low,
-                "ci_high": high,
-                "tracks_better": int((values > 0).sum()),
-            }
-        )
+        row = {"model": model, "reference": reference, "target": target, "tracks": len(values)}
+        row["undefined_tracks"] = len(group) - len(values)
+        row |= group["difference"].agg(["mean", "std", "median"]).to_dict()
+        row |= {"ci_low": low, "ci_high": high}
+        row["tracks_better"] = int((sign * values > 0).sum())
+        rows.append(row)
     return defined(_ordered(pd.DataFrame(rows)), measure, after="target")
 
 
@@ -411,7 +355,7 @@ def check_outcome(
     """
     table = summary(scores, measure, by_target=True)
     medians = table.set_index(["model", "target"])["median"]
-    for bound in ("mixture", "ideal_ratio_mask"):
+    for bound in ORACLES:
         if bound not in medians.index.get_level_values("model"):
             raise ConfigError(f"There are no scores of {bound} to hold the models against.")
     keys = ["model", "target", "metric", "protocol", "aggregation", "tracks", "median"]
@@ -422,6 +366,5 @@ def check_outcome(
     rows["improved_enough"] = rows["improvement"] >= min_improvement
     rows["high_enough"] = rows["median"] >= min_absolute
     rows["below_ideal"] = rows["median"] <= rows["ideal_median"]
-    flags = ["improved_enough", "high_enough", "below_ideal"]
-    rows["passed"] = rows[flags].all(axis=1)
+    rows["passed"] = rows[["improved_enough", "high_enough", "below_ideal"]].all(axis=1)
     return rows.reset_index(drop=True)

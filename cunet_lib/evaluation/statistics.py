@@ -45,9 +45,6 @@ VERDICTS = (
 MOST_TRACKS = 10_000
 """Beyond this number, :func:`power_table` says that no number suffices."""
 
-SMALL = 1e-18
-"""Variances up to this (dB squared) are rounding."""
-
 
 def seed_spread(
     scores: pd.DataFrame, measure: Measure = SDR_V4, *, by_target: bool = False
@@ -219,8 +216,14 @@ def comparison_table(
     table["margin_db"] = margin
     table["p_difference"] = holm([signed_rank(each) for each in values.values()])
     table["p_equivalence"] = [equivalence(each, margin) for each in values.values()]
-    facts = table[["ci_low", "ci_high", "p_difference", "p_equivalence"]]
-    table["verdict"] = [verdict(*row, statistics.alpha) for row in facts.itertuples(index=False)]
+    bounds = ["ci_low", "ci_high"] if measure.entry.higher_is_better else ["ci_high", "ci_low"]
+    sign = 1 if measure.entry.higher_is_better else -1
+    facts = zip(
+        *(sign * table[bound] for bound in bounds),
+        *(table["p_difference"], table["p_equivalence"]),
+        strict=True,
+    )
+    table["verdict"] = [verdict(*row, statistics.alpha) for row in facts]
     return table
 
 
@@ -276,7 +279,7 @@ def equivalence_power(
     if tracks < 2:
         return 0.0
     squared, freedom = spread**2 / tracks, tracks - 1.0
-    if squared <= SMALL:
+    if squared <= 1e-18:  # rounding
         return float(abs(difference) < margin)
     # Mid-quantiles of the standard error: an average over them is the integral over its density.
     shares = (np.arange(1000) + 0.5) / 1000
@@ -327,17 +330,10 @@ def power_table(
     rows = []
     for (model, target), values in _values(scores, measure, chosen).items():
         spread = float(values.std(ddof=1)) if len(values) > 1 else float("nan")
-        rows.append(
-            {
-                "model": model,
-                "reference": reference,
-                "target": target,
-                "margin_db": statistics.margin_db,
-                "tracks": len(values),
-                "seeds": len(_seeds(scores, {reference, model})),
-                "track_std_db": spread,
-                "power": equivalence_power(spread, len(values), **test),
-                "tracks_needed": tracks_needed(spread, power=statistics.power, **test),
-            }
-        )
+        row = {"model": model, "reference": reference, "target": target}
+        row |= {"margin_db": statistics.margin_db, "tracks": len(values)}
+        row |= {"seeds": len(_seeds(scores, {reference, model})), "track_std_db": spread}
+        row["power"] = equivalence_power(spread, len(values), **test)
+        row["tracks_needed"] = tracks_needed(spread, power=statistics.power, **test)
+        rows.append(row)
     return defined(pd.DataFrame(rows), measure, after="target")

@@ -13,6 +13,7 @@ import pandas as pd
 from cunet_lib.core.settings import ConfigError, Profile
 from cunet_lib.evaluation import scores as analysis
 from cunet_lib.evaluation.metrics import (
+    MIXTURE,
     PLAIN_SDR,
     PROTOCOL_V3,
     SCORE_COLUMNS,
@@ -23,7 +24,7 @@ from cunet_lib.evaluation.metrics import (
     WHOLE_TRACK,
     Measure,
 )
-from cunet_lib.evaluation.scores import ALL, MIXTURE, SYSTEMS, TARGETS, TRAINED
+from cunet_lib.evaluation.scores import ALL, SYSTEMS, TARGETS, TRAINED
 from cunet_lib.report.records import (
     LABELS,
     V3_NOTE,

@@ -1,0 +1,133 @@
+"""Scored test tracks: museval's values, oracles, what is skipped and what is not."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from cunet_lib.core.settings import ConfigError
+from cunet_lib.core.systems import INSTRUMENTS
+from cunet_lib.evaluation import evaluate
+from cunet_lib.evaluation.metrics import METRICS, SCORE_COLUMNS, SDR_V3, SDR_V4, as_pcm
+from cunet_lib.preprocess.tracks import ensure_ffmpeg
+
+
+class Scaled:
+    """A system that gives every instrument a share of the mixture."""
+
+    def __init__(self, share):
+        self.share = share
+        self.version = f"scaled {share}"
+        self.seen = []
+
+    def __call__(self, mixture):
+        self.seen.append(mixture.shape)
+        return np.repeat(self.share * mixture[None], len(INSTRUMENTS), axis=0)
+
+
+@pytest.fixture(scope="module")
+def oracle_scores(tones):
+    settings, store = tones
+    return pd.concat(
+        evaluate.score_system(settings, store, model=name, seed=0, system=system, workers=1)
+        for name, system in evaluate.oracles(settings).items()
+    )
+
+
+@pytest.fixture
+def score(tones):
+    """Score a system under a name of its own; twice is the second time from files."""
+    settings, store = tones
+
+    def run(model, system):
+        call = {"model": model, "seed": 0, "system": system, "workers": 1}
+        return evaluate.score_system(settings, store, **call)
+
+    return run
+
+
+def test_table_has_a_row_for_everything(tones, oracle_scores):
+    tracks = 2 * len(tones[1].split("test"))
+    assert tuple(oracle_scores) == SCORE_COLUMNS
+    assert set(oracle_scores["protocol"]) == {entry.protocol for entry in METRICS}
+    assert not oracle_scores.duplicated(list(SCORE_COLUMNS[:7])).any()
+    v4, v3 = SDR_V4.rows(oracle_scores), SDR_V3.rows(oracle_scores)
+    assert len(v4) == len(v3) == tracks * len(INSTRUMENTS)
+    assert set(v4["frames"]) == {4} and set(v3["frames"]) == {1}
+
+
+def test_values_are_musevals(tones, oracle_scores):
+    _, store = tones
+    ensure_ffmpeg()
+    import museval
+
+    entry = store.split("test")[0]
+    audio = as_pcm(store.audio(entry))
+    references, estimates = audio[1:, :, None], np.repeat(audio[:1, :, None], 4, axis=0)
+    sdr, *_ = museval.evaluate(references, estimates, win=8192, hop=8192, mode="v4")
+    ours = SDR_V4.rows(oracle_scores).query("model == 'mixture' and track == @entry.name")
+    for index, instrument in enumerate(INSTRUMENTS):
+        value = ours.set_index("target")["value"][instrument]
+        assert value == pytest.approx(np.nanmedian(sdr[index]), abs=1e-4)
+
+
+def test_ideal_mask_is_far_above_the_mixture(oracle_scores):
+    sdr = SDR_V4.rows(oracle_scores)
+    by = sdr.pivot_table(index=["track", "target"], columns="model", values="value")
+    assert (by["ideal_ratio_mask"] > by["mixture"] + 5).all()
+
+
+def test_a_system_gets_the_mixture_alone_and_is_scored_once(tones, score):
+    settings, store = tones
+    system = Scaled(0.5)
+    first = score("scaled", system)
+    assert system.seen == [(entry.samples,) for entry in store.split("test")]
+    pd.testing.assert_frame_equal(first, score("scaled", system))
+    assert len(system.seen) == len(store.split("test"))
+    stored = pd.read_csv(settings.paths.scores / "scaled-seed0.csv", float_precision="round_trip")
+    pd.testing.assert_frame_equal(first, stored)
+
+
+def test_scores_of_other_weights_or_older_code_are_not_kept(score, monkeypatch):
+    score("older", Scaled(0.5))
+    changed = Scaled(0.4)
+    score("older", changed)
+    assert changed.seen
+    monkeypatch.setattr(evaluate, "code_hash", lambda *places: "changed")
+    again = Scaled(0.4)
+    score("older", again)
+    assert again.seen
+
+
+def test_a_track_without_its_file_is_scored_again_and_a_damaged_file_is_named(tones, score):
+    settings, store = tones
+    first = score("again", Scaled(0.5))
+    lost = settings.paths.tracks / "again-seed0" / f"{store.split('test')[0].name}.csv"
+    lost.unlink()
+    system = Scaled(0.5)
+    pd.testing.assert_frame_equal(score("again", system), first)
+    assert len(system.seen) == 1
+    lost.write_text("{")
+    with pytest.raises(ConfigError, match=r"tracks/again-seed0/.*\.csv is damaged.*delete it"):
+        score("again", system)
+
+
+def test_the_mixture_holds_all_energy_where_the_target_is_silent(tones, rng):
+    references = rng.normal(size=(4, 8192 * 2))
+    references[3, 8192:] = 0.0
+    mixture = references.sum(axis=0)
+    audio = np.concatenate([mixture[None], references])
+    table = evaluate.score_track(audio, np.stack([mixture] * 4), tones[0])
+    silence = table.query("metric == 'PES' and target == 'vocals'").iloc[0]
+    assert silence["value"] == pytest.approx(0.0)
+    assert (silence["frames"], silence["undefined_frames"]) == (2, 1)
+    # Four mixtures are three too many.
+    consistency = table.query("target == 'mixture'").iloc[0]
+    assert consistency["value"] == pytest.approx(-20 * np.log10(3))
+
+
+def test_real_excerpt_is_six_seconds_whose_stems_add_up():
+    audio = evaluate.real_excerpt(8192)
+    assert audio.shape[0] == 5 and 5.5 < audio.shape[1] / 8192 < 7
+    error = np.sum((audio[0] - audio[1:].sum(axis=0)) ** 2) / np.sum(audio[0] ** 2)
+    # Lossy coding, stem by stem.
+    assert error < 0.05
