@@ -254,7 +254,7 @@ def read_csv(path: Path, columns: Sequence[str] = (), **options: Any) -> pd.Data
         frame = pd.read_csv(io.BytesIO(text), **options)
     except FileNotFoundError as error:
         raise missing(path) from error
-    except (OSError, ValueError) as error:  # ParserError, EmptyDataError, UnicodeDecodeError
+    except (OSError, ValueError, OverflowError) as error:  # ParserError, UnicodeDecodeError, ...
         raise damaged(path, "it is not a CSV table") from error
     # Every table ends with a line break; pandas would fill up a row that was cut.
     if not text.endswith(b"\n"):
