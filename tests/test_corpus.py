@@ -7,7 +7,6 @@ meant.
 import hashlib
 import json
 import platform
-import re
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -18,7 +17,6 @@ import numpy as np
 import pytest
 import scipy
 import soundfile
-from conftest import ROOT
 
 from cunet_lib.preprocess.tracks import ensure_ffmpeg
 from rendered_corpus import CorpusError, render_corpus, tables
@@ -92,12 +90,6 @@ def copy(small, tmp_path):
 def songs():
     """Songs as data only, enough to meet every style."""
     return [compose(0, subset=s, index=k, seconds=30.0) for s in SUBSETS for k in range(40)]
-
-
-def test_corpus_and_library_share_only_a_folder():
-    for one, other in (("rendered_corpus", "cunet_lib"), ("cunet_lib", "rendered_corpus")):
-        text = "".join(path.read_text(encoding="utf-8") for path in (ROOT / one).rglob("*.py"))
-        assert text and not re.findall(rf"^ *(?:import|from) {other}\b", text, re.MULTILINE)
 
 
 def test_committed_digest(small):
