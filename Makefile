@@ -126,7 +126,7 @@ check: env  ## check the corpus of PROFILE: every problem, by file
 plan: env  ## estimate hours, disk and memory of a run of PROFILE, before it starts
 	@$(CUNET) plan $(PROFILE) --seeds "$(SEEDS)"
 torture: env  ## kill the whole study again and again, show bad input; nothing may change or break
-	@"$(PYTHON)" tests/torture.py --kills $(or $(KILLS),20) --seed $(or $(SEED),0) $(if $(FOLDER),--folder "$(FOLDER)") $(TORTURE_ARGS)
+	@"$(PYTHON)" -m benchmarks.torture --kills $(or $(KILLS),20) --seed $(or $(SEED),0) $(if $(FOLDER),--folder "$(FOLDER)") $(TORTURE_ARGS)
 lab: env  ## explore a trained model, and the notebooks, in Jupyter Lab (uploads may be 200 MB)
 	@"$(PYTHON)" -m jupyter lab --ServerApp.tornado_settings='{"websocket_max_message_size": 200000000}' notebooks/06_explore.ipynb $(LAB_ARGS)
 verify: env  ## compare the results with the committed ones, table by table

@@ -1,1 +1,1 @@
-"""Room benchmarks."""
+"""Speed and memory beside their references, and what kills and damages (docs/benchmarks.md)."""

@@ -14,7 +14,7 @@ import keras
 import numpy as np
 import pandas as pd
 
-from cunet_lib.core.processes import cores
+from cunet_lib.core.hardware import cores
 from cunet_lib.core.settings import Profile, load_profile
 from cunet_lib.core.systems import INSTRUMENTS
 from cunet_lib.evaluation.evaluate import real_excerpt

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import statistics
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from cunet_lib.core.hardware import peak_memory
 
 STATUS = Path("/proc/self/status")
 TASKS = Path("/proc/self/task")
@@ -86,19 +87,6 @@ def interleaved(
             taken[name].append(time.perf_counter() - start)
         turn += 1
     return taken
-
-
-def peak_memory() -> float:
-    """Peak resident bytes of this process since its start.
-
-    Not ``ru_maxrss`` where it can be helped: on Linux that begins with the peak of the parent.
-    """
-    with contextlib.suppress(OSError, KeyError):
-        return 1024.0 * _status()["VmHWM"]
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return float(peak if sys.platform == "darwin" else 1024 * peak)
 
 
 def resident() -> tuple[float, float]:

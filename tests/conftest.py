@@ -340,7 +340,7 @@ def keep_picture(page, name):
 
 def pytest_terminal_summary(terminalreporter):
     """Say how many bad inputs were shown, and leave the numbers to who asked for them."""
-    from gallery import TALLY
+    from benchmarks.damage import TALLY
 
     if TALLY:
         terminalreporter.write_line(f"{sum(TALLY.values())} bad or strange inputs were shown.")

@@ -1,11 +1,10 @@
-"""The networks on JAX: the same outputs as on TensorFlow, and the accelerator's figures.
+"""The networks on JAX: the same outputs as on TensorFlow.
 
 JAX is no dependency of the study. These tests run where it is installed beside Keras: in this
 environment, or in that of the interpreter which ``CUNET_JAX_PYTHON`` names.
 """
 
 import importlib.util
-import json
 import os
 import subprocess
 import sys
@@ -99,33 +98,9 @@ def test_every_model_gives_on_jax_what_it_gives_on_tensorflow(tmp_path, rng):
         assert np.ptp(expected[name][:4], axis=0).max() > 1e-3
 
 
-@needs_jax
-def test_accelerator_command_measures_on_any_jax_device(tmp_path):
-    done = run_jax(
-        *("-m", "benchmarks.accelerator", "--batch", 2, "--filters", 1, "--blocks", 2),
-        *("--frames", 8, "--product", 64, "--seconds", 0.05, "--precisions", "bfloat16"),
-        *("--out", tmp_path / "accelerator.json"),
-    )
-    assert done.returncode == 0, done.stderr
-    record = json.loads((tmp_path / "accelerator.json").read_text())
-    assert record["platform"] == "cpu"
-    (rates,) = record["rates"]
-    assert rates.pop("precision") == "bfloat16"
-    assert all(np.isfinite(value) and value > 0 for value in rates.values())
-    assert rates["share"] == pytest.approx(rates["tflops"] / rates["product_tflops"])
-
-
-def test_accelerator_command_asks_for_jax():
-    from benchmarks import accelerator
-    from cunet_lib.core.settings import ConfigError, Model
-
-    with pytest.raises(ConfigError, match="set KERAS_BACKEND=jax"):
-        accelerator.measure("dense_simple", Model(), batch=1, product=8, seconds=0.1)
-
-
 def test_operations_are_counted_from_the_layers():
     """A network small enough to count by hand: 2 blocks, 1 filter, 4 x 4 patches."""
-    from benchmarks.accelerator import forward_flops
+    from benchmarks.flops import forward_flops
 
     network = models.build_unet(shape=(4, 4, 1), filters=1, blocks=2)
     encoder = 2 * 25 * (1 * 1 * 2 * 2 + 1 * 2 * 1 * 1)

@@ -1,6 +1,6 @@
 """Bad input of every kind: one sentence with culprit and remedy, nothing written, nothing hangs.
 
-The cases stand in ``gallery.py``. Most are shown to the command in this process, some to a real
+The cases stand in ``benchmarks/damage.py``. Most are shown to the command in this process, some to a real
 one; property tests add inputs that nobody thought of.
 """
 
@@ -20,18 +20,18 @@ import tempfile
 import time
 from pathlib import Path
 
-import gallery
 import numpy as np
 import pytest
 import soundfile
 from conftest import ROOT, clean_environment, run_record
-from gallery import TALLY
 from hypothesis import HealthCheck, given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 from IPython.core.inputtransformer2 import TransformerManager
 from papermill.translators import PythonTranslator
 
+from benchmarks import damage as gallery
+from benchmarks.damage import TALLY
 from cunet_lib import cli
 from cunet_lib.core.files import WriteError
 from cunet_lib.core.settings import ConfigError, load_profile

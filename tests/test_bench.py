@@ -12,8 +12,9 @@ from conftest import ROOT, clean_environment
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks import bench, timing, workloads
-from cunet_lib.core.settings import ConfigError, load_profile
+from benchmarks import bench, flops, rows, scratch, steps, timing
+from cunet_lib.core import hardware
+from cunet_lib.core.settings import load_profile
 from cunet_lib.models import unet as models
 from cunet_lib.preprocess.store import build_store
 from cunet_lib.signal.spectral import stft
@@ -54,7 +55,7 @@ def test_peak_is_of_this_process():
     own, mapped = timing.resident()
     # Asked last, since threads of earlier tests may take memory in between. Linux sums its
     # counters up to a few dozen pages for each processor.
-    high = timing.peak_memory()
+    high = hardware.peak_memory()
     assert high > held.nbytes
     assert 0 < own + mapped <= high + 1e6
 
@@ -91,7 +92,6 @@ def test_mapped_files_are_weighed_apart(tmp_path):
 
 
 def test_operations_are_those_of_the_papers_layers():
-    from cunet_lib.models import unet as models
 
     network = models.build("unet_vocals")
     encoder = [(256 >> i) * (64 >> i) * 25 * (8 * 2**i if i else 1) * 16 * 2**i for i in range(6)]
@@ -101,20 +101,19 @@ def test_operations_are_those_of_the_papers_layers():
         for i, (a, b) in enumerate(zip(inputs, outputs, strict=True))
     ]
     forwards = 2 * (sum(encoder) + sum(decoder))
-    assert workloads.forward_flops(network) == forwards
-    assert workloads.step_flops(network) == 3 * forwards - 2 * encoder[0]
-    assert 4.4e9 < workloads.step_flops(network) < 4.6e9
+    assert flops.forward_flops(network) == forwards
+    assert flops.step_flops(network) == 3 * forwards - 2 * encoder[0]
+    assert 4.4e9 < flops.step_flops(network) < 4.6e9
 
 
 def test_operations_of_the_control_network_count():
-    from cunet_lib.models import unet as models
 
     size = {"shape": (64, 64, 1), "filters": 2, "blocks": 4}
-    plain = workloads.forward_flops(models.build("unet_bass", **size))
+    plain = flops.forward_flops(models.build("unet_bass", **size))
     features = 2 + 4 + 8 + 16
     dense = 2 * (4 * 16 + 16 * 256 + 256 * 1024 + 2 * 1024 * features)
     conditioned = models.build("dense_complex", **size)
-    assert workloads.forward_flops(conditioned) == plain + dense
+    assert flops.forward_flops(conditioned) == plain + dense
 
 
 def test_operations_of_layers_with_other_padding():
@@ -123,30 +122,30 @@ def test_operations_of_layers_with_other_padding():
     inner = keras.Sequential(
         [keras.Input((10, 3)), keras.layers.Conv1D(5, 4, padding="valid"), keras.layers.ReLU()]
     )
-    assert workloads.forward_flops(inner) == 2 * 7 * 4 * 3 * 5
+    assert flops.forward_flops(inner) == 2 * 7 * 4 * 3 * 5
 
 
 # ------------------------------------------------------------------------------------- workloads
 
 
 @pytest.fixture
-def scratch(tmp_path, monkeypatch):
+def folders(tmp_path, monkeypatch):
     monkeypatch.setenv("CUNET_DATA", str(tmp_path / "data"))
     monkeypatch.setenv("CUNET_RESULTS", str(tmp_path / "results"))
     return tmp_path
 
 
-def test_noise_corpus_is_one_that_the_study_can_prepare(scratch):
+def test_noise_corpus_is_one_that_the_study_can_prepare(folders):
     settings = load_profile("smoke")
-    workloads.noise_corpus(settings.paths.corpus, tracks={"train": 2, "test": 1}, seconds=1.0)
+    scratch.noise_corpus(settings.paths.corpus, tracks={"train": 2, "test": 1}, seconds=1.0)
     store = build_store(settings, workers=1)
     assert [entry.split for entry in store.entries].count("train") == 1
     assert store.audio(store.entries[0]).shape == (5, 8192)
 
 
-def test_a_store_with_copies_is_so_many_times_larger(scratch):
+def test_a_store_with_copies_is_so_many_times_larger(folders):
     settings = load_profile("smoke")
-    store = workloads.noise_store(settings, tracks={"train": 2}, seconds=9.0, copies=3)
+    store = scratch.noise_store(settings, tracks={"train": 2}, seconds=9.0, copies=3)
     assert len(store.split("train")) == 6
     assert len({entry.file for entry in store.entries}) == 6
     batch = TrainingBatches(store, settings, model="dense_simple", seed=0).batch(0)
@@ -157,7 +156,7 @@ def test_released_pipeline_gives_patches_of_its_spectrograms(rng):
     settings = load_profile("smoke", "train.remix=0 train.progressive=0 train.batch_size=2")
     stems = rng.normal(size=(5, 30000)).astype(np.float32)
     song = np.stack([stft(stem, settings.signal) for stem in stems], axis=-1)
-    (mixture, condition), target = next(iter(workloads.released_pipeline([song], settings)))
+    (mixture, condition), target = next(iter(steps.released_pipeline([song], settings)))
     assert mixture.shape == target.shape == (2, *settings.patch_shape)
     frames, magnitudes = settings.model.patch_frames, np.abs(song)[: settings.signal.bins]
     for patch, z, wanted in zip(mixture, condition, target, strict=True):
@@ -170,92 +169,35 @@ def test_released_pipeline_gives_patches_of_its_spectrograms(rng):
 
 
 def test_a_workload_runs_in_a_process_of_its_own():
-    found = bench.run_workload("librosa_memory", tracks=1, seconds=0.5)
-    assert found["peak"] > 1e7
+    found = bench.run_workload("preprocessing", tracks=2, seconds=0.5, turns=1)
+    assert set(found["taken"]) == {"ours", "librosa"} and found["worker_peak"] > 1e7
 
 
 def test_a_workload_that_fails_is_told():
-    with pytest.raises(bench.BenchFailed, match=r"librosa_memory failed: .*unexpected"):
-        bench.run_workload("librosa_memory", nonsense=1)
-
-
-LAYERS = {
-    "encoder_1_film": "FiLM",
-    "encoder_1_convolution": "Conv2D",
-    "decoder_6_convolution": "ToOneChannel",
-    "decoder_6_skip": "Concatenate",
-    "encoder_1": "LeakyReLU",
-    "control": "Functional",
-}
-
-
-@pytest.mark.parametrize(
-    ("operation", "kind", "work"),
-    [
-        ("cnn_complex_1/encoder_1_film_1/mul", "Mul", "FiLM"),
-        ("gradient_tape/cnn_complex_1/encoder_1_film_1/mul/Mul_1", "Mul", "FiLM"),
-        ("cnn_complex_1/encoder_1_film/mul", "Mul", "FiLM"),
-        ("cnn_complex_1/encoder_1_convolution_1/BiasAdd", "_FusedConv2D", "convolutions"),
-        ("Conv2DBackpropFilter", "Conv2DBackpropFilter", "convolutions"),
-        ("cnn_complex_1/encoder_1_convolution_1/MatMul_4", "_MklBatchMatMulV2", "convolutions"),
-        ("cnn_complex_1/decoder_6_convolution_1/transpose", "Transpose", "convolutions"),
-        ("cnn_complex_1/decoder_6_convolution_1/BiasAdd", "BiasAdd", "convolutions' biases"),
-        ("gradient_tape/cnn_complex_1/decoder_6_skip_1/Slice_1", "Slice", "skip connections"),
-        ("AddN_6", "AddN", "skip connections"),
-        ("cnn_complex_1/encoder_1_1/LeakyRelu", "LeakyRelu", "activations"),
-        ("adam_1/ResourceApplyAdam_34", "ResourceApplyAdam", "Adam"),
-        ("cnn_complex_1/control_1/dense/MatMul", "MatMul", "mask, loss, control network, others"),
-        ("Mean", "Mean", "mask, loss, control network, others"),
-    ],
-)
-def test_operations_of_a_step_are_told_apart(operation, kind, work):
-    assert workloads._work(operation, kind, LAYERS) == work
-
-
-def test_a_step_is_profiled():
-    found = bench.run_workload("profile", steps=1, batch=4)
-    kinds = found["kinds"]
-    assert {"convolutions", "normalisation", "FiLM", "dropout", "Adam"} < set(kinds)
-    assert max(kinds, key=kinds.get) == "convolutions" and min(kinds.values()) > 0
-    rows = bench._where_time_goes(found)
-    assert sum(row.ratio for row in rows) == pytest.approx(1)
-    assert "GFLOP/s" in rows[0].ours
-
-
-def test_operations_done_are_counted_too():
-    """Three of five are left of the paper's network, by the multiplications of its layers."""
-    counted = done = 0
-    network = models.build("cnn_complex")
-    for layer in network.layers:
-        if not layer.name.endswith("_convolution"):
-            continue
-        high, wide = max(layer.input.shape[1:3], layer.output.shape[1:3])
-        products = high * wide // 4 * np.prod(layer.kernel.shape)
-        counted += products
-        block = int(layer.name.split("_")[1])
-        deep = block >= 4 if layer.name.startswith("encoder") else block <= 3
-        # Four outputs by eleven in place of twenty; the deepest are two outputs wide.
-        done += products * ((11 / 20) * (7 / 10 if wide == 4 else 11 / 20) if deep else 1)
-    assert workloads.done_share(network) == pytest.approx(done / counted, rel=1e-3)
-    assert 0.6 < done / counted < 0.65
+    with pytest.raises(bench.BenchFailed, match=r"preprocessing failed: .*unexpected"):
+        bench.run_workload("preprocessing", nonsense=1)
 
 
 # ----------------------------------------------------------------------------------------- table
 
 
 def record(**changes):
-    rows = [
-        bench.Row("a", "21 patches/s", "1 patches/s, slow", 21.0, 20.5, 21.5, ">= 20"),
-        bench.Row("b", "3 MB", "2 MB, small", 1.5, wanted="<= 1.1"),
-        bench.Row("c", "1"),
+    found = [
+        rows.Row("a", "21 patches/s", "1 patches/s, slow", 21.0, 20.5, 21.5, ">= 20"),
+        rows.Row("b", "3 MB", "2 MB, small", 1.5, wanted="<= 1.1"),
+        rows.Row("c", "1"),
     ]
-    part = {"quick": False, "rows": [row.__dict__ for row in rows], "found": {}}
+    part = {"quick": False, "rows": [row.__dict__ for row in found], "found": {}}
     machine = {"processor": "One", "cores": 2, "tensorflow": "3"}
     return {"machine": machine, "parts": {"batches": part | changes}}
 
 
+def table(content):
+    return rows.markdown(content, tuple(bench.PARTS))
+
+
 def test_table_says_what_is_reached_and_what_is_missed():
-    text = bench.markdown(record())
+    text = table(record())
     assert (
         "| batches | a | 21 patches/s | 1 patches/s, slow | 21 (20.5 to 21.5) | >= 20, reached |"
         in text
@@ -263,38 +205,20 @@ def test_table_says_what_is_reached_and_what_is_missed():
     assert "|  | b | 3 MB | 2 MB, small | 1.5 | <= 1.1, **missed** |" in text
     assert "|  | c | 1 |  |  |  |" in text
     assert "hurry" not in text
-    assert "rough: batches" in bench.markdown(record(quick=True))
-
-
-def test_document_keeps_all_but_the_table():
-    document = f"before\n{bench.BEGIN}\nold\n{bench.END}\nafter\n"
-    once = bench.inserted(document, "| new |")
-    assert once == f"before\n{bench.BEGIN}\n\n| new |\n\n{bench.END}\nafter\n"
-    assert bench.inserted(once, "| new |") == once
-    with pytest.raises(ConfigError, match="put them back"):
-        bench.inserted("nothing", "| new |")
-
-
-def test_readme_and_results_agree():
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    found = bench.read_record()
-    assert bench.inserted(readme, bench.in_readme(found)) == readme
-    if found is not None:
-        text = (bench.FOLDER / "bench.md").read_text(encoding="utf-8")
-        assert text == bench.markdown(found) + "\n"
+    assert "rough: batches" in table(record(quick=True))
 
 
 def test_a_part_replaces_its_own_figures_only(tmp_path, monkeypatch, capsys):
     earlier = record()
     (tmp_path / "bench.json").write_text(json.dumps(earlier))
-    row = bench.Row("new", "1 s", "2 s", 0.5)
-    monkeypatch.setitem(bench.PARTS, "demo", lambda options: ([row], {"quick": options.quick}))
-    assert bench.main(["--only", "demo", "--quick", "--out", str(tmp_path)]) == 0
-    kept = bench.read_record(tmp_path)
+    row = rows.Row("new", "1 s", "2 s", 0.5)
+    monkeypatch.setitem(bench.PARTS, "panel", lambda options: ([row], {"quick": options.quick}))
+    assert bench.main(["--only", "panel", "--quick", "--out", str(tmp_path)]) == 0
+    kept = rows.read_record(tmp_path)
     assert kept["parts"]["batches"] == earlier["parts"]["batches"]
-    assert kept["parts"]["demo"]["found"] == {"quick": True}
-    assert bench.markdown(kept) in capsys.readouterr().out
-    assert (tmp_path / "bench.md").read_text() == bench.markdown(kept) + "\n"
+    assert kept["parts"]["panel"]["found"] == {"quick": True}
+    assert table(kept) in capsys.readouterr().out
+    assert (tmp_path / "bench.md").read_text() == table(kept) + "\n"
 
 
 def test_a_failure_keeps_what_was_measured(tmp_path, monkeypatch, capsys):
@@ -306,40 +230,14 @@ def test_a_failure_keeps_what_was_measured(tmp_path, monkeypatch, capsys):
     command = ["--only", "evaluation", "growth", "--out", str(tmp_path)]
     assert bench.main(command) == 1
     assert capsys.readouterr().err == "Workload x failed: no memory\n"
-    assert list(bench.read_record(tmp_path)["parts"]) == ["evaluation"]
+    assert list(rows.read_record(tmp_path)["parts"]) == ["evaluation"]
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"parts": {}}'])
 def test_a_damaged_record_is_told(tmp_path, content, capsys):
     (tmp_path / "bench.json").write_text(content)
-    assert bench.main(["--only", "demo", "--out", str(tmp_path)]) == 2
+    assert bench.main(["--only", "panel", "--out", str(tmp_path)]) == 2
     assert capsys.readouterr().err.endswith("delete it and run `make bench` again.\n")
-
-
-def test_demo_reads_the_logs_of_the_last_run(tmp_path, monkeypatch):
-    monkeypatch.setenv("CUNET_RESULTS", str(tmp_path))
-    monkeypatch.setattr(bench, "START_UP", {"TensorFlow and Keras, as they come": "pass"})
-    logs = tmp_path / "smoke" / "logs"
-    logs.mkdir(parents=True)
-    (logs / "00_corpus.log").write_text("notebook\ndone in 30.0 s\n")
-    (logs / "04_evaluate.unet-seed0.log").write_text("done in 5.0 s\n")
-    (logs / "04_evaluate.oracles-seed0.log").write_text("done in 5.0 s\n")
-    (logs / "05_plot.log").write_text("not done in 5.0 s\n")
-    rows, found = bench.demo(bench.Options(quick=True, profile="smoke"))
-    assert [(row.what, row.ratio) for row in rows[:2]] == [
-        ("00_corpus, 1 run", 0.75),
-        ("04_evaluate, 2 runs", 0.25),
-    ]
-    assert "05_plot" not in found["stages"]
-
-
-def test_growth_is_drawn(tmp_path):
-    stages = {
-        n: {"stages": {s: {"seconds": n, "peak": 1e9} for s in bench.STAGES}} for n in (1, 2, 4, 8)
-    }
-    found = {"size": {"tracks": 2, "seconds": 6.0}, "factors": {str(n): stages[n] for n in stages}}
-    assert bench.draw_growth(found, tmp_path).is_file()
-    assert {path.name for path in tmp_path.iterdir()} == {"growth.png", "growth.svg", "growth.txt"}
 
 
 # -------------------------------------------------------------------------------------- start-up

@@ -5,6 +5,8 @@ size, threads, precision (float32 or bfloat16). Then reads numbers of steps from
 and answers each with the seconds that they took.
 """
 
+# ruff: noqa: D101, D102, D103
+
 import sys
 import time
 

@@ -13,10 +13,10 @@ A fixed plan from a seed, bounded by a number of kills and a time for each run:
    study.
 3. Scores, tables and training histories of all three are compared, save for times.
 4. The gallery of bad input is shown to the library (``tests/test_bad_input.py``), and counted.
-5. What deterministic operations would cost is measured (``tests/determinism.py``).
+5. What deterministic operations would cost is measured (:mod:`benchmarks.determinism`).
 
-``make torture`` runs it and writes ``results/reliability/reliability.{json,md}`` and the README's
-table. With ``--folder`` it works there, and goes on there when it was stopped itself.
+``make torture`` runs it and writes ``results/reliability/reliability.{json,md}``. With
+``--folder`` it works there, and goes on there when it was stopped itself.
 """
 
 from __future__ import annotations
@@ -40,26 +40,16 @@ from pathlib import Path
 
 import pandas as pd
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
-import determinism  # noqa: E402
-
-from cunet_lib.core.files import write_atomically, write_json  # noqa: E402
-from cunet_lib.core.processes import cores  # noqa: E402
-from cunet_lib.train.checkpoint import REUSED  # noqa: E402
-from cunet_lib.workflow.stages import run_name  # noqa: E402
+from benchmarks import determinism
+from benchmarks.reliability import EPOCHS, PHASES, report
+from cunet_lib.core.files import write_atomically, write_json
+from cunet_lib.core.hardware import cores
+from cunet_lib.core.settings import ROOT
+from cunet_lib.train.checkpoint import REUSED
+from cunet_lib.workflow.stages import run_name
 
 SIGNALS = (signal.SIGKILL, signal.SIGINT, signal.SIGKILL, signal.SIGTERM)
 """Dealt in turn, so that half of the kills cannot be caught, to moments in any order."""
-
-PHASES = {
-    "preprocessing": (r"0[01]_.*", 0.2),
-    "training": (r"0[23]_.*", 0.4),
-    "evaluation": (r"04_.*", 0.25),
-    "plotting": (r"05_.*|report", 0.15),
-}
-"""Names of a phase's stages, and its share of the kills; in the order of the study."""
 
 ANY = "at any time"
 
@@ -71,12 +61,6 @@ SOON = 1.0
 """Seconds after such a sign within which a kill falls; five epochs take twice as long."""
 
 PROFILE = Path("notebooks/profiles/smoke.yaml")
-
-EPOCHS = 6
-"""Of every training in a clone; the profile's second and last takes half a second."""
-
-MARKS = ("<!-- reliability: begin -->", "<!-- reliability: end -->")
-"""Between them the README has the outcome."""
 
 OUTPUT = ROOT / "results" / "reliability"
 
@@ -344,103 +328,6 @@ def bad_input(folder: Path) -> dict:
     return {"cases": json.loads(counted.read_text(encoding="utf-8")), "failed": failed}
 
 
-# -------------------------------------------------------------------------------------- the report
-
-
-def summary(record: dict) -> list[tuple[str, str]]:
-    """The outcome in a few rows, as the README shows it."""
-    strikes = [strike for strike in record["strikes"] if strike["signal"]]
-    counts = {
-        name: sum(strike["signal"] == name for strike in strikes)
-        for name in ("SIGKILL", "SIGTERM", "SIGINT")
-    }
-    phases = ", ".join(
-        f"{phase} {sum(bool(re.fullmatch(pattern, strike['stage'])) for strike in strikes)}"
-        for phase, (pattern, _) in PHASES.items()
-    )
-    stops = [strike["ended_in"] for strike in strikes if strike["signal"] == "SIGINT"]
-    rows = [
-        ("Kills", f"{len(strikes)} ({', '.join(f'{n} {name}' for name, n in counts.items())})"),
-        ("Kills by phase", phases),
-        ("Results that differ from an undisturbed run", _listed(record["differences"])),
-        ("Trainings that went on from a checkpoint", str(sum(record["resumed"].values()))),
-        ("Finished trainings used again", str(sum(record["reused"].values()))),
-        (
-            "Ctrl-C to the end",
-            f"at most {max(stops):.1f} s" if stops else "not tried",
-        ),
-        ("Undisturbed run", f"{record['undisturbed_seconds']:.0f} s"),
-        ("Killed run, all its starts together", f"{record['killed_seconds']:.0f} s"),
-        ("Results that differ between two clones", _listed(record["clones_differ"])),
-    ]
-    if record["bad_input"]:
-        shown, failed = record["bad_input"]["cases"], record["bad_input"]["failed"]
-        rows.append(("Bad inputs shown", f"{sum(shown.values())}"))
-        rows.append(("Bad inputs without a clean refusal", str(len(failed))))
-    cost = record["determinism"]
-    if cost:
-        speed, repeats = cost["patches_per_second"], cost["repeats"]
-        rows.append(
-            (
-                f"Deterministic operations ({cost['model']})",
-                f"{speed['on']:.0f} patches/s with them, {speed['off']:.0f} without: "
-                f"{cost['slower_by']:.2f} times the time",
-            )
-        )
-        without = "the same weights" if repeats["off"] else "other weights"
-        rows.append(("Training repeated without them", without))
-    return rows
-
-
-def _listed(names: list[str] | None) -> str:
-    if names is None:
-        return "not tried"
-    return ", ".join(names) or "none"
-
-
-def report(record: dict) -> str:
-    """The outcome as Markdown."""
-    lines = [
-        "# Reliability of `make reproduce`",
-        "",
-        f"Profile `smoke` with {EPOCHS} epochs a training, {record['kills']} kills planned from "
-        f"seed {record['seed']}, {record['cores']} cores, {record['machine']}, Python "
-        f"{record['python']}. Each kill was followed by the same command again. Made by "
-        "`make torture`.",
-        "",
-        table(record),
-        "",
-        "## Every kill",
-        "",
-        "| stage | moment | signal | after (s) | ended in (s) | stages that told what is kept |",
-        "|---|---|---|---:|---:|---:|",
-    ]
-    lines += [
-        f"| {strike['stage']} | {strike['when']} | {strike['signal'] or 'none: it had finished'} "
-        f"| {strike['after']} | {strike.get('ended_in', '')} | {strike.get('told', '')} |"
-        for strike in record["strikes"]
-    ]
-    if record["bad_input"]:
-        lines += ["", "## Bad input", "", "| kind | cases |", "|---|---:|"]
-        cases = record["bad_input"]["cases"]
-        lines += [f"| {kind} | {number} |" for kind, number in sorted(cases.items())]
-    return "\n".join(lines) + "\n"
-
-
-def table(record: dict) -> str:
-    """The outcome as a table of Markdown."""
-    rows = [f"| {name} | {value} |" for name, value in summary(record)]
-    return "\n".join(["| what | outcome |", "|---|---|", *rows])
-
-
-def in_readme(text: str, record: dict) -> str:
-    """The README with the outcome between its two marks."""
-    begin, end = MARKS
-    before, _, rest = text.partition(begin)
-    _, _, after = rest.partition(end)
-    return f"{before}{begin}\n{table(record)}\n{end}{after}"
-
-
 def main() -> int:
     """Run the plan; exit status 1 if anything differs, hangs or fails."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -448,14 +335,6 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--limit", type=float, default=1800, help="seconds for one whole run")
     parser.add_argument("--folder", type=Path, help="work here and keep it (default: temporary)")
-    parser.add_argument("--output", type=Path, default=OUTPUT)
-    parser.add_argument(
-        "--no-second-clone", action="store_true", help="compare no two clones, keep last time's"
-    )
-    parser.add_argument(
-        "--no-gallery", action="store_true", help="keep what bad input did last time"
-    )
-    parser.add_argument("--no-cost", action="store_true", help="keep the cost of last time")
     options = parser.parse_args()
     if options.kills < 0:
         parser.error("--kills must be at least 0")
@@ -464,43 +343,27 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="cunet-torture-") as scratch:
         folder = (options.folder or Path(scratch)).resolve()
         folder.mkdir(parents=True, exist_ok=True)
-        record = torture(
-            folder,
-            kills=options.kills,
-            seed=options.seed,
-            limit=options.limit,
-            twice=not options.no_second_clone,
-        )
-        path = options.output / "reliability.json"
-        before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        if options.no_second_clone:
-            record["clones_differ"] = before.get("clones_differ")
-        record["bad_input"] = before.get("bad_input") if options.no_gallery else bad_input(folder)
-        record["determinism"] = (
-            before.get("determinism") if options.no_cost else determinism.measure()
-        )
-    write_json(path, record)
+        record = torture(folder, kills=options.kills, seed=options.seed, limit=options.limit)
+        record["bad_input"] = bad_input(folder)
+        record["determinism"] = determinism.measure()
+    write_json(OUTPUT / "reliability.json", record)
     text = report(record)
-    write_atomically(options.output / "reliability.md", text)
-    if options.output == OUTPUT:
-        readme = ROOT / "README.md"
-        write_atomically(readme, in_readme(readme.read_text(encoding="utf-8"), record))
+    write_atomically(OUTPUT / "reliability.md", text)
     print(text)
     return 1 if failed(record) else 0
 
 
 def failed(record: dict) -> bool:
     """Whether anything was not as it must be."""
-    shown = record["bad_input"]
     return bool(
         record["differences"]
         or record["clones_differ"]
         or any(strike.get("tracebacks") for strike in record["strikes"])
-        or (shown and shown["failed"])
+        or record["bad_input"]["failed"]
     )
 
 
-def torture(folder: Path, *, kills: int, seed: int, limit: float, twice: bool = True) -> dict:
+def torture(folder: Path, *, kills: int, seed: int, limit: float) -> dict:
     """Run the plan in a folder and return its record; go on where an earlier call was stopped."""
     words = ["git", "-C", str(ROOT), "rev-parse", "HEAD"]
     commit = subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
@@ -514,7 +377,7 @@ def torture(folder: Path, *, kills: int, seed: int, limit: float, twice: bool = 
     undisturbed = Study(one, folder / "undisturbed")
     killed = Study(two, folder / "killed")
     again = Study(two, folder / "again")
-    for name, study in (("undisturbed", undisturbed), *((("again", again),) if twice else ())):
+    for name, study in (("undisturbed", undisturbed), ("again", again)):
         if name not in known:
             print(f"{name} run", flush=True)
             known[name] = round(study.finish(limit=limit), 1)
@@ -550,7 +413,7 @@ def torture(folder: Path, *, kills: int, seed: int, limit: float, twice: bool = 
         "reused": reused(killed),
         "strikes": strikes,
         "differences": differences(undisturbed, killed),
-        "clones_differ": differences(undisturbed, again) if twice else None,
+        "clones_differ": differences(undisturbed, again),
     }
 
 

@@ -2,7 +2,7 @@
 
 The demo's largest C-U-Net takes some training steps in fresh processes, with and without
 ``tf.config.experimental.enable_op_determinism``, twice each; speeds and the weights' hashes are
-compared. ``make torture`` runs it; ``python tests/determinism.py`` does so alone.
+compared. ``make torture`` runs it; ``python -m benchmarks.determinism`` does so alone.
 """
 
 from __future__ import annotations
