@@ -1,7 +1,7 @@
 """Bad input of every kind: one sentence with culprit and remedy, nothing written, nothing hangs.
 
-The cases stand in ``benchmarks/damage.py``. Most are shown to the command in this process, some to a real
-one; property tests add inputs that nobody thought of.
+The cases stand in ``benchmarks/damage.py``. Most are shown to the command in this process, some to
+a real one; property tests add inputs that nobody thought of.
 """
 
 import ast

@@ -6,7 +6,6 @@ import subprocess
 import zipfile
 from pathlib import Path
 
-import gallery
 import keras
 import numpy as np
 import pytest
@@ -14,6 +13,7 @@ import soundfile
 from conftest import PROJECT, ROOT
 
 import cunet_lib.report.tables as tables
+from benchmarks import damage
 from cunet_lib.core.settings import ConfigError
 from cunet_lib.explore import steering
 from cunet_lib.models import unet as models
@@ -192,8 +192,8 @@ def test_ffmpeg_is_given_files_and_never_addresses(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("kind", ["m3u8", "ffconcat", "mpd", "sdp"])
 def test_an_uploaded_playlist_opens_nothing(kind):
-    server, host = gallery.listener()
-    content = gallery.PLAYLISTS[kind].replace("{host}", host).encode()
+    server, host = damage.listener()
+    content = damage.PLAYLISTS[kind].replace("{host}", host).encode()
     with server:
         with pytest.raises(ConfigError, match="cannot be read as audio"):
             steering.decode_upload(f"song.{kind}", content, 8192)
