@@ -72,15 +72,6 @@ def test_holm_leaves_missing_p_values_out_of_the_family():
     assert adjusted[1:].tolist() == inference.holm([0.02, 0.04]).tolist()
 
 
-@given(pvalues=PVALUES)
-def test_holm_is_monotone_and_between_no_correction_and_bonferroni(pvalues):
-    adjusted = inference.holm(pvalues)
-    order = np.argsort(pvalues, kind="stable")
-    assert (np.diff(adjusted[order]) >= 0).all()
-    assert (adjusted >= pvalues).all()
-    assert (adjusted <= np.minimum(1, np.multiply(pvalues, len(pvalues)))).all()
-
-
 @given(pvalues=PVALUES, alpha=st.floats(0.001, 0.3))
 def test_holm_rejects_what_stepping_down_rejects(pvalues, alpha):
     rejected = set()
@@ -131,26 +122,11 @@ DIFFERENCES = arrays.arrays(
 )
 
 
-@settings(max_examples=10)  # exact p values of ties are slow
-@given(values=DIFFERENCES)
-def test_swapping_the_systems_changes_no_p_value(values):
-    assert inference.equivalence(-values, 0.5) == pytest.approx(
-        inference.equivalence(values, 0.5), nan_ok=True
-    )
-    assert inference.signed_rank(-values) == pytest.approx(inference.signed_rank(values))
-
-
 @given(values=DIFFERENCES, margin=st.floats(0.01, 3), beyond=st.floats(1e-6, 5))
 def test_a_mean_beyond_the_margin_is_never_equivalent(values, margin, beyond):
     shifted = values - values.mean() + margin + beyond
     for side in (1, -1):
         assert not inference.equivalence(side * shifted, margin) <= 0.05
-
-
-@given(values=DIFFERENCES)
-def test_wider_margins_are_easier(values):
-    narrow, wide = (inference.equivalence(values, margin) for margin in (0.5, 1.0))
-    assert np.isnan(narrow) or wide <= narrow + 1e-12
 
 
 # ------------------------------------------------------------------------------ verdicts

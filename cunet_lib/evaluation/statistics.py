@@ -152,9 +152,7 @@ def verdict(
     There is a difference if the corrected p value is at most ``alpha`` and the interval of the
     mean leaves out zero; its sign is the interval's. There is equivalence if the p value of TOST
     is at most ``alpha``. Equivalence comes first, since a difference below the margin was called
-    unimportant beforehand; its sign is then added: "equivalent (worse by less than the margin)".
-    "better" and "worse" say that there is a difference and that it may be as large as the margin
-    or larger; "undecided" that neither was shown.
+    unimportant beforehand; its sign is then added. "undecided": neither was shown.
 
     Parameters
     ----------
