@@ -33,7 +33,8 @@ from benchmarks.damage_results import (
     noise,
     zipped,
 )
-from cunet_lib.preprocess.tracks import STEMS, ensure_ffmpeg
+from cunet_lib.preprocess.tracks import STEMS
+from cunet_lib.signal.audio import ensure_ffmpeg
 
 __all__ = ["ARRAYS", "BROKEN_JSON", "JUNK", "MODELS", "altered_archive", "arrays", "broken_json"]
 

@@ -69,7 +69,7 @@ def evaluation(tracks: int, seconds: float, turns: int) -> dict:
     """
     from threadpoolctl import threadpool_limits
 
-    from cunet_lib.preprocess.tracks import ensure_ffmpeg
+    from cunet_lib.signal.audio import ensure_ffmpeg
 
     ensure_ffmpeg()
     import museval  # noqa: F401 - its import is not scoring

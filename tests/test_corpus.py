@@ -18,7 +18,7 @@ import pytest
 import scipy
 import soundfile
 
-from cunet_lib.preprocess.tracks import ensure_ffmpeg
+from cunet_lib.signal.audio import ensure_ffmpeg
 from rendered_corpus import CorpusError, render_corpus, tables
 from rendered_corpus import render as corpus
 from rendered_corpus.composer import compose, song_name

@@ -8,7 +8,7 @@ from cunet_lib.core.settings import ConfigError
 from cunet_lib.core.systems import INSTRUMENTS
 from cunet_lib.evaluation import evaluate
 from cunet_lib.evaluation.metrics import METRICS, SCORE_COLUMNS, SDR_V3, SDR_V4, as_pcm
-from cunet_lib.preprocess.tracks import ensure_ffmpeg
+from cunet_lib.signal.audio import ensure_ffmpeg
 
 
 class Scaled:

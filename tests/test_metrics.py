@@ -8,7 +8,7 @@ import pytest
 from cunet_lib.core.systems import INSTRUMENTS
 from cunet_lib.evaluation import metrics
 from cunet_lib.evaluation.metrics import Measure
-from cunet_lib.preprocess.tracks import ensure_ffmpeg
+from cunet_lib.signal.audio import ensure_ffmpeg
 
 RATE = 2048
 

@@ -329,7 +329,7 @@ def test_a_file_that_is_no_audio_is_one_sentence_and_changes_nothing(explorer):
 def test_what_libsndfile_does_not_read_ffmpeg_does(tmp_path):
     import subprocess
 
-    from cunet_lib.preprocess.tracks import ensure_ffmpeg
+    from cunet_lib.signal.audio import ensure_ffmpeg
 
     tone = 0.5 * np.sin(2 * np.pi * 440 * np.arange(44100) / 44100)
     soundfile.write(tmp_path / "tone.wav", tone, 44100)

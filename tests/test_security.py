@@ -161,7 +161,7 @@ def test_programs_get_words_and_not_a_line_for_a_shell(path, call):
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)
 def test_every_ffmpeg_reads_local_files_only(path):
     """Commands of ffmpeg and ffprobe begin with LOCAL, which has the protocol whitelist."""
-    assert stems.LOCAL[-2:] == ("-protocol_whitelist", "file,pipe")
+    assert audio.LOCAL[-2:] == ("-protocol_whitelist", "file,pipe")
     source = path.read_text(encoding="utf-8")
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.List) and node.elts:
@@ -206,7 +206,7 @@ def test_a_stem_file_that_refers_to_others_is_refused(tmp_path):
     soundfile.write(tmp_path / "secret.wav", np.zeros(9000), 44100)
     path = tmp_path / "x.stem.mp4"
     path.write_text("ffconcat version 1.0\nfile secret.wav\n")
-    with pytest.raises(ConfigError, match=r"x\.stem\.mp4 cannot be decoded"):
+    with pytest.raises(ConfigError, match=r"x\.stem\.mp4 cannot be read"):
         stems.decode(stems.Source("x", "test", (path,), False), 8192)
 
 

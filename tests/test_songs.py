@@ -22,10 +22,10 @@ from cunet_lib.core.systems import INSTRUMENTS
 from cunet_lib.evaluation.evaluate import real_excerpt
 from cunet_lib.models import unet as models
 from cunet_lib.models.conditions import vector
-from cunet_lib.preprocess.tracks import ensure_ffmpeg
 from cunet_lib.report import card as cards
 from cunet_lib.separation import catalog, songs, stream
 from cunet_lib.signal import audio
+from cunet_lib.signal.audio import ensure_ffmpeg
 
 SETTINGS = load_profile("smoke")
 SHAPE = {"shape": SETTINGS.patch_shape, "filters": 2, "blocks": 4}

@@ -83,7 +83,9 @@ class _Section(BaseModel):
 class Data(_Section):
     """Where the tracks come from."""
 
-    source: Literal["rendered", "musdb18", "musdb7s"]
+    source: Literal["rendered", "musdb18", "musdb7s", "folder"] = Field(
+        description="where the tracks are from; folder: one's own, where MUSDB says"
+    )
     seed: int = Field(0, ge=0)
     train_tracks: int = Field(48, ge=2, description="rendered songs in the train subset")
     test_tracks: int = Field(12, ge=1, description="rendered songs in the test subset")

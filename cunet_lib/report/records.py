@@ -63,8 +63,8 @@ def number(value: float, decimals: int = 2, *, sign: bool = False) -> str:
 
 
 def data_note(settings: Profile) -> str:
-    """Name of the data; rendered music is marked as such."""
-    if settings.data.source == "rendered":
+    """Name of the data; what is not MUSDB18 is marked as such."""
+    if settings.data.source in ("rendered", "folder"):
         return f"Data: {settings.title} - not comparable with MUSDB18 figures."
     return f"Data: {settings.title}."
 

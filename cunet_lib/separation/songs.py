@@ -152,7 +152,7 @@ def separate(
 
 
 def _separate_array(separator, samples, rate, wanted, residual) -> dict[str, np.ndarray]:
-    low, high = audio.MINIMUM_RATE, audio.MAXIMUM_RATE
+    low, high = audio.RATES
     if not isinstance(rate, int | float | np.number) or rate % 1 or not low <= rate <= high:
         raise ConfigError(
             f"An array needs its rate, a whole number of Hz between {low} and {high} "

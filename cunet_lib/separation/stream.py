@@ -39,9 +39,8 @@ import soxr
 
 from cunet_lib.core import hardware
 from cunet_lib.core.settings import ConfigError, Signal
-from cunet_lib.preprocess.tracks import LOUDEST, downmix
 from cunet_lib.separation.catalog import Found
-from cunet_lib.signal.audio import AudioFile
+from cunet_lib.signal.audio import AudioFile, check_samples, downmix
 from cunet_lib.signal.spectral import hann, stft
 
 HIGHS = ("extend", "cut")
@@ -367,15 +366,7 @@ def _masked(spectrum: np.ndarray, mask: np.ndarray, bands, highs: str) -> np.nda
 def _checked(song: AudioFile) -> Iterator[np.ndarray]:
     """Mean of the channels ``(samples,)``, block by block."""
     for block in song.blocks():
-        if not np.isfinite(block).all():
-            raise ConfigError(
-                f"{song.path} holds values that are not finite; export the song again."
-            )
-        if np.abs(block).max(initial=0.0) > LOUDEST:
-            raise ConfigError(
-                f"{song.path} holds values beyond {LOUDEST:g} times full scale; "
-                "export the song again."
-            )
+        check_samples(song.path, block)  # an array's, which no file's reader has checked
         if len(block):
             yield downmix(block)
 

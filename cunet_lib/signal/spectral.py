@@ -87,6 +87,13 @@ def magnitude_scale(mixture: np.ndarray, signal: Signal) -> float:
     return peak if peak > 0.0 else 1.0
 
 
+def loudest(audio: np.ndarray, length: int) -> int:
+    """First sample of the stretch of ``length`` samples in which ``(samples,)`` is loudest."""
+    energy = np.cumsum(np.concatenate([[0.0], audio.astype(float) ** 2]))
+    length = min(length, len(audio))
+    return int(np.argmax(energy[length:] - energy[: len(energy) - length]))
+
+
 def graph_magnitude(audio, signal: Signal):
     """Magnitude patches of waveforms, inside the graph.
 

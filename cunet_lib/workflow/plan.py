@@ -23,7 +23,8 @@ from cunet_lib.core.settings import Profile
 from cunet_lib.core.systems import INSTRUMENTS, UNETS, VARIANTS
 from cunet_lib.evaluation.ablation import ABLATIONS
 from cunet_lib.preprocess.check import CHANNELS, RATE, read_layout
-from cunet_lib.preprocess.tracks import STEMS, SUBSETS, corpus_root, ensure_ffmpeg
+from cunet_lib.preprocess.tracks import STEMS, SUBSETS, corpus_root
+from cunet_lib.signal.audio import ensure_ffmpeg
 
 PUBLISHED = {
     "musdb18": (
@@ -188,7 +189,7 @@ def extent_of(settings: Profile) -> Extent:
 def _is_there(settings: Profile) -> bool:
     if settings.data.source == "musdb18":
         return bool(os.environ.get("CUNET_MUSDB"))
-    return settings.data.source == "musdb7s" and (corpus_root(settings) / "train").is_dir()
+    return settings.data.source == "folder" or (corpus_root(settings) / "train").is_dir()
 
 
 def estimate(
