@@ -35,11 +35,10 @@ from benchmarks.damage import TALLY
 from cunet_lib import cli
 from cunet_lib.core.files import WriteError
 from cunet_lib.core.settings import ConfigError, load_profile
-from cunet_lib.core.systems import UNETS, VARIANTS
 from cunet_lib.evaluation import scores as analysis
 from cunet_lib.evaluation.metrics import SCORE_COLUMNS
 from cunet_lib.explore import conditioning as control
-from cunet_lib.models import archive, conditions
+from cunet_lib.models import conditions, weights
 from cunet_lib.models import unet as models
 from cunet_lib.preprocess.check import check_corpus
 from cunet_lib.preprocess.store import Store, build_store, open_store
@@ -657,7 +656,7 @@ def test_papermill_s_cell_holds_text_as_text(text):
 def test_wrong_model(trained, sandbox, monkeypatch, case, capsys):
     path = sandbox / "mine.keras"
     path.write_bytes(gallery.MODELS[case](trained.read_bytes()))
-    refused(lambda: models.load(path), "mine.keras", kind="models")
+    refused(lambda: load(path), "mine.keras", kind="models")
     (sandbox / "song.wav").write_bytes(gallery.container("wav"))
     before = contents(sandbox)
     assert cli.main(["separate", "../song.wav", "--model", str(path)]) != 0
@@ -668,7 +667,7 @@ def test_wrong_model(trained, sandbox, monkeypatch, case, capsys):
 @pytest.mark.parametrize("kind", [kind for kind in gallery.SPECIAL if kind != "null byte"])
 def test_what_is_no_file_is_no_model(sandbox, kind):
     path = gallery.special(kind, sandbox / "mine.keras")
-    refused(lambda: models.load(path), kind="models")
+    refused(lambda: load(path), kind="models")
     refused(lambda: catalog.find(str(path)), kind="models")
 
 
@@ -682,11 +681,13 @@ def test_any_change_of_a_model_is_seen_before_keras_reads_it(trained, tmp_path, 
         content[place % len(content)] = value
     path = tmp_path / "any.keras"
     path.write_bytes(content)
-    reason = archive.problem(path, (*UNETS, *VARIANTS))
-    if reason is None:
-        # Only what no checksum covers may have changed: dates and padding of the archive.
-        read = gallery.altered_archive(bytes(content), lambda members: members)
-        assert read == gallery.altered_archive(before, lambda members: members)
+    try:
+        weights._content(path)
+    except Exception:  # zip and JSON have dozens; `load` makes one sentence of them
+        return
+    # Only what no checksum covers may have changed: dates and padding of the archive.
+    read = gallery.altered_archive(bytes(content), lambda members: members)
+    assert read == gallery.altered_archive(before, lambda members: members)
 
 
 @pytest.mark.parametrize("junk", gallery.JUNK, ids=repr)

@@ -14,6 +14,7 @@ from cunet_lib.explore import conditioning as control
 from cunet_lib.explore import conditioning_figures as control_figures
 from cunet_lib.models import unet as models
 from cunet_lib.models.conditions import PAIRS, all_one_hot
+from cunet_lib.models.film import film_parameters
 from cunet_lib.report import verify as report
 
 SMALL = {"shape": (64, 32, 1), "filters": 2, "blocks": 3}
@@ -118,7 +119,7 @@ def test_uncontrolled_network_has_neutral_film_and_ignores_z(name, rng):
     network = models.build(name, **SMALL, start="he", seed=2)
     before = [np.array(weight) for weight in network.get_weights()]
     free = control.uncontrolled(network)
-    table = models.film_parameters(free, rng.random((5, 4)))
+    table = film_parameters(free, rng.random((5, 4)))
     assert (table["gamma"] == 1).all() and (table["beta"] == 0).all()
     mixture = np.repeat(rng.random((1, *SMALL["shape"]), np.float32), 4, axis=0)
     estimates = free.predict_on_batch([mixture, all_one_hot()])
@@ -143,7 +144,7 @@ def test_gammas_are_linear_in_the_embedding(name, rng):
     hidden = control.embeddings(network, z)
     head = network.get_layer("control").get_layer("gammas")
     kernel, bias = head.get_weights()
-    table = models.film_parameters(network, z)
+    table = film_parameters(network, z)
     gammas = table.pivot_table(index="condition", columns=["block", "feature"], values="gamma")
     np.testing.assert_allclose(hidden @ kernel + bias, gammas, rtol=1e-4, atol=1e-5)
 

@@ -21,6 +21,7 @@ from conftest import ROOT, clean_environment, keep_picture
 
 from cunet_lib.core.settings import load_profile
 from cunet_lib.models import unet as models
+from cunet_lib.models.weights import save_half
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -47,7 +48,7 @@ def lab(tmp_path_factory):
         settings = load_profile("smoke")
         size = {"shape": settings.patch_shape, "filters": 2, "blocks": settings.model.blocks}
         network = models.build(settings.shipped, **size, start="he")
-        models.save_half(network, results / "smoke" / "models" / f"{settings.shipped}.keras")
+        save_half(network, results / "smoke" / "models" / f"{settings.shipped}.keras")
         text = text.replace('profile = \\"demo\\"', 'profile = \\"smoke\\"')
     # Lab saves what it opens: never the source.
     (root / "notebooks").mkdir()

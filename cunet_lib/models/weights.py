@@ -29,6 +29,7 @@ ARCHIVE_BYTES = 1 << 31
 
 FREE = {"dtype", "seed", "rate", "build_config", "compile_config"}
 FREE |= {f"{of}_initializer" for of in ("kernel", "bias", "gamma", "beta")}
+FREE |= {"renorm_momentum"}  # Keras before 3.13 has none; without effect, as renorm is off
 """What may differ between networks of one architecture and size; it is not taken from the file."""
 
 
@@ -65,7 +66,7 @@ def load(path: Path | str, *, precision: str | None = None) -> keras.Model:
 
 
 def _content(path: Path) -> tuple[dict, int]:
-    """Configuration of a ``.keras`` file, and bytes of its weights; ``ValueError`` if it is none."""
+    """Configuration and size in bytes of the weights of a ``.keras`` file."""
     with zipfile.ZipFile(path) as archive:
         sizes = {member.filename: member.file_size for member in archive.infolist()}
         if set(sizes) != PARTS or sum(sizes.values()) > ARCHIVE_BYTES:

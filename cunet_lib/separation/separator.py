@@ -16,7 +16,8 @@ from cunet_lib.core.files import read_run
 from cunet_lib.core.settings import ConfigError, Profile, Separate, Signal
 from cunet_lib.core.systems import INSTRUMENTS, UNETS
 from cunet_lib.models.conditions import all_one_hot
-from cunet_lib.models.unet import is_conditioned, load, mask_model
+from cunet_lib.models.unet import is_conditioned, mask_model
+from cunet_lib.models.weights import load
 from cunet_lib.signal.spectral import cut_patches, istft, join_patches, stft
 
 
