@@ -7,7 +7,6 @@ the graph takes from them are then within [0, 1] before any remixing (paper, sec
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,11 +28,18 @@ class Batch:
         ``(batch, patch_samples)`` float32.
     condition
         ``(batch, instruments)`` float32.
+    tracks
+        Names of the training tracks that it is cut from, in order, without repetition.
     """
 
     mixture: np.ndarray
     target: np.ndarray
     condition: np.ndarray
+    tracks: tuple[str, ...] = ()
+
+    def pair(self, *, conditioned: bool) -> tuple:
+        """Inputs and target of a C-U-Net, or of a dedicated U-Net, which sees no condition."""
+        return (self.mixture, self.condition) if conditioned else self.mixture, self.target
 
 
 class _Track:
@@ -83,7 +89,6 @@ class TrainingBatches:
         starts = np.array([track.starts for track in self.tracks], float)
         self._draw = np.cumsum(starts / starts.sum())
         self.instrument = INSTRUMENTS.index(model.removeprefix("unet_")) if model in UNETS else None
-        self._seen: set[str] | None = None
 
     def batch(self, step: int) -> Batch:
         """The batch of one training step."""
@@ -97,10 +102,11 @@ class TrainingBatches:
         group = 1 if self.instrument is not None else train.conditions_per_mixture
         # Everything is written where it stays: fresh memory costs more than the sums.
         sources = np.empty((len(INSTRUMENTS), samples), np.float32)
+        tracks = set()
         for first in range(0, size, group):
             asked = self._ask(rng, group)
-            track, start = self._place(rng)
-            self._mix(rng, track, start, [levels for _, levels in asked], mixture[first], sources)
+            wanted = [levels for _, levels in asked]
+            tracks |= self._mix(rng, *self._place(rng), wanted, mixture[first], sources)
             for row, (kind, levels) in enumerate(asked, start=first):
                 # The mixture stays as it is: z is a fader of the target alone.
                 if kind == "one_hot" and rng.random() < train.progressive:
@@ -109,7 +115,7 @@ class TrainingBatches:
                     mixture[row] = mixture[first]
                 _weighted_sum(sources, levels, target[row])
                 condition[row] = levels
-        return Batch(mixture, target, condition)
+        return Batch(mixture, target, condition, tuple(sorted(tracks)))
 
     def _ask(self, rng: np.random.Generator, count: int) -> list[tuple[str, np.ndarray]]:
         """Kinds and levels ``(instruments,)`` of the conditions that a mixture is asked for.
@@ -139,10 +145,10 @@ class TrainingBatches:
         asked: list[np.ndarray],
         mix: np.ndarray,
         sources: np.ndarray,
-    ) -> None:
+    ) -> set[str]:
         """Fill the mixture ``(samples,)`` and its sources ``(instruments, samples)`` of a place.
 
-        Only sources that are asked for are read, unless others are mixed in; the rest of
+        Returns the names of the tracks that they come from. Only sources that are asked for are read, unless others are mixed in; the rest of
         ``sources`` stays as it was. With probability ``train.remix`` the instruments that the
         first condition does not want come from other places; the wanted ones stay together.
         """
@@ -151,8 +157,8 @@ class TrainingBatches:
             track.cut(0, start, mix)
             for needed in np.flatnonzero(np.any(asked, axis=0)):
                 track.cut(1 + needed, start, sources[needed])
-            return
-        wanted = asked[0] != 0
+            return {track.name}
+        wanted, names = asked[0] != 0, {track.name}
         for row in np.flatnonzero(wanted):
             track.cut(1 + row, start, sources[row])
         _weighted_sum(sources, wanted.astype(np.float32), mix)
@@ -160,44 +166,30 @@ class TrainingBatches:
             other_track, other_start = self._place(rng)
             other_track.cut(1 + other, other_start, sources[other])
             mix += sources[other]
+            names.add(other_track.name)
+        return names
 
     def _place(self, rng: np.random.Generator) -> tuple[_Track, int]:
         place = int(np.searchsorted(self._draw, rng.random(), side="right"))
         track = self.tracks[min(place, len(self.tracks) - 1)]
-        if self._seen is not None:
-            self._seen.add(track.name)
         return track, int(rng.integers(track.starts))
 
-    def tracks_of(self, step: int) -> list[str]:
-        """Names of the tracks that the batch of a step is cut from."""
-        again = copy.copy(self)  # other threads go on with this one
-        again._seen = set()
-        again.batch(step)
-        return sorted(again._seen)
-
     def dataset(self, first_step: int = 0):
-        """Endless ``tf.data`` of ``((mixture, condition), target)`` from a step on.
-
-        A dedicated U-Net gets ``(mixture, target)``.
-        """
+        """Endless ``tf.data`` of what :meth:`Batch.pair` gives, from a step on."""
         import tensorflow as tf
 
         size, samples = self.settings.train.batch_size, self.settings.patch_samples
 
+        shapes = ((size, samples), (size, samples), (size, len(INSTRUMENTS)))
+
         def load(step):
             batch = self.batch(int(step))
-            return batch.mixture, batch.condition, batch.target
+            return batch.mixture, batch.target, batch.condition
 
         def fetch(step):
-            mixture, condition, target = tf.numpy_function(
-                load, [step], [tf.float32] * 3, stateful=False
-            )
-            mixture = tf.ensure_shape(mixture, (size, samples))
-            target = tf.ensure_shape(target, (size, samples))
-            condition = tf.ensure_shape(condition, (size, len(INSTRUMENTS)))
-            if self.instrument is None:
-                return (mixture, condition), target
-            return mixture, target
+            arrays = tf.numpy_function(load, [step], [tf.float32] * 3, stateful=False)
+            batch = Batch(*map(tf.ensure_shape, arrays, shapes))
+            return batch.pair(conditioned=self.instrument is None)
 
         steps = tf.data.Dataset.counter(start=first_step)
         return steps.map(fetch, num_parallel_calls=2, deterministic=True).prefetch(4)
@@ -214,24 +206,20 @@ def _weighted_sum(sources: np.ndarray, levels: np.ndarray, out: np.ndarray) -> N
         out += sources[row] * levels[row]
 
 
-def validation_batches(
-    store: Store, settings: Profile, *, model: str, batch_size: int | None = None
-) -> list[Batch]:
+def validation_batches(store: Store, settings: Profile, *, model: str) -> list[Batch]:
     """Fixed patches of the held-out training tracks, spread evenly over their time.
 
     Every patch is asked for each instrument (C-U-Net) or for the model's own (dedicated U-Net),
     without augmentation; whatever ``train.conditions`` is, so that losses stay comparable. At most
     ``train.validation_patches`` patches per instrument.
     """
-    size = batch_size or settings.train.batch_size
-    samples, hop = settings.patch_samples, settings.signal.hop
+    size, samples = settings.train.batch_size, settings.patch_samples
+    step = settings.model.patch_frames * settings.signal.hop
     wanted = [model.removeprefix("unet_")] if model in UNETS else INSTRUMENTS
     places = []
     for entry in store.split("valid"):
         last = max(entry.samples + settings.signal.n_fft - samples, 0)
-        places += [
-            (entry, start) for start in range(0, last + 1, settings.model.patch_frames * hop)
-        ]
+        places += [(entry, start) for start in range(0, last + 1, step)]
     if not places:
         raise ConfigError(f"The store {store.folder} has no validation tracks.")
     count = min(len(places), settings.train.validation_patches)
@@ -242,8 +230,7 @@ def validation_batches(
         padded = np.pad(padded, ((0, 0), (0, samples - padded.shape[1]))) / entry.scale
         for instrument in wanted:
             index = INSTRUMENTS.index(instrument)
-            condition = np.eye(len(INSTRUMENTS), dtype=np.float32)[index]
-            rows.append((padded[0], padded[1 + index], condition))
+            rows.append((padded[0], padded[1 + index], all_one_hot()[index]))
     return [
         Batch(*(np.stack(column).astype(np.float32) for column in zip(*part, strict=True)))
         for part in (rows[i : i + size] for i in range(0, len(rows), size))

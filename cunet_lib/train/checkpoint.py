@@ -1,13 +1,9 @@
-"""The state of a training on disk, until its notebook is done: whole, or not at all.
+"""The state of an unfinished training on disk: whole, or not at all.
 
 A checkpoint is one file, ``epoch-<number>.<hash>.npz``: the arrays of network and optimiser, and
 the rest as JSON. Its name carries the SHA-256 of its content, so that a file cut short or altered
-is seen; it is written under another name and renamed, and the one before it goes only then. Which
-training it belongs to stands in it too: a checkpoint of another is never continued.
-
-When the training is finished, ``finished.json`` takes their place: it says only which training that
-was, since the run folder has its results. A notebook that is run again because it was stopped after
-its training finds them by that.
+is seen; it is written under another name and renamed, and the one before it goes only then. It also
+says which training it belongs to: one of another training is never continued.
 """
 
 from __future__ import annotations
@@ -16,7 +12,6 @@ import hashlib
 import io
 import json
 import re
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,18 +19,14 @@ from typing import Any
 
 import numpy as np
 
-from cunet_lib.core.files import remove_unfinished, sync_folder, write_atomically, write_json
+from cunet_lib.core.files import remove_unfinished, sync_folder, write_atomically
 
 FOLDER = "checkpoint"
-"""Inside a run folder."""
+"""Inside a run folder, until the training is finished."""
 
-REUSED = (
-    "was trained to the end before and nothing changed since: not trained again "
-    f"(delete its folder {FOLDER} to do so)"
-)
+REUSED = "finished before, and nothing changed since: not trained again (delete its folder to do so)"
 """Line for a training whose results are there already."""
 
-_FINISHED = "finished.json"
 _NAME = re.compile(r"epoch-(\d+)\.([0-9a-f]{16})\.npz")
 _KEPT = 2
 
@@ -109,64 +100,30 @@ def load(
             report(f"checkpoint {path.name} is damaged and is passed over")
             path.unlink(missing_ok=True)
             continue
-        if changed := _changed(found.facts, facts):
-            report(
-                f"an unfinished training of {epochs_of(path)} epochs is discarded: "
-                f"{', '.join(changed)} changed since"
-            )
+        if others := changed(found.facts, facts):
+            epochs = _epochs(path)
+            report(f"an unfinished training of {epochs} epochs is discarded: {others}")
             return None
         return found
     return None
 
 
-def finish(folder: Path, facts: Mapping[str, Any]) -> None:
-    """Note that a training is finished and its results are written; its checkpoints go.
-
-    Raises
-    ------
-    cunet_lib.core.files.WriteError
-        If the note cannot be written; the checkpoints are then as they were.
-    """
-    write_json(folder / _FINISHED, facts)
-    sync_folder(folder)
-    for path in _files(folder):
-        path.unlink(missing_ok=True)
-
-
-def finished(folder: Path, facts: Mapping[str, Any], report: Callable[[str], None] = print) -> bool:
-    """Whether this training was finished, and not forgotten since.
-
-    One line says so if another was. Parameters are those of :func:`load`.
-    """
-    try:
-        known = dict(json.loads((folder / _FINISHED).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError, RecursionError):
-        return False
-    if changed := _changed(known, facts):
-        report(f"a finished training is replaced: {', '.join(changed)} changed since")
-    return not changed
-
-
-def forget(run: Path) -> None:
-    """Let the next training into a run folder begin anew, if the last one there is finished."""
-    # A training that goes on there meanwhile keeps what is its own.
-    if (run / FOLDER / _FINISHED).exists():
-        shutil.rmtree(run / FOLDER, ignore_errors=True)
+def changed(known: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
+    """What changed since facts were known, such as ``"settings, code changed since"``, or ``""``."""
+    names = [name for name in facts if known.get(name) != facts[name]]
+    return f"{', '.join(names)} changed since" if names else ""
 
 
 def kept(run: Path) -> str:
     """What the stopped training of a run folder has kept, and how to go on; for people."""
-    files = _files(run / FOLDER)
-    if (run / FOLDER / _FINISHED).exists():
-        return "the training is finished and kept; the same command does the rest of its notebook"
-    if files:
-        return f"epoch {epochs_of(files[0])} is kept; the same command goes on from there"
     if (run / "run.json").exists():
-        return "an earlier run is as it was; the same command starts this training anew"
+        return "the training is finished and kept; the same command does the rest of its notebook"
+    if files := _files(run / FOLDER):
+        return f"epoch {_epochs(files[0])} is kept; the same command goes on from there"
     return "no epoch was finished; the same command starts this training anew"
 
 
-def epochs_of(path: Path) -> int:
+def _epochs(path: Path) -> int:
     """Epochs after which a checkpoint was written, by its name."""
     return int(_NAME.fullmatch(path.name)[1])
 
@@ -174,13 +131,7 @@ def epochs_of(path: Path) -> int:
 def _files(folder: Path) -> list[Path]:
     """Checkpoints, newest first."""
     found = [path for path in folder.glob("epoch-*.npz") if _NAME.fullmatch(path.name)]
-    return sorted(found, key=epochs_of, reverse=True)
-
-
-def _changed(known: Mapping[str, Any], facts: Mapping[str, Any]) -> list[str]:
-    """Names of the facts that are not as they were known."""
-    facts = json.loads(json.dumps(facts))  # as JSON returns it: lists for tuples
-    return [name for name in facts if known.get(name) != facts[name]]
+    return sorted(found, key=_epochs, reverse=True)
 
 
 def _read(path: Path) -> Checkpoint | None:
@@ -195,7 +146,5 @@ def _read(path: Path) -> Checkpoint | None:
                 for part in ("network", "optimizer")
             }
         return Checkpoint(facts=dict(about["facts"]), state=dict(about["state"]), **parts)
-    except Exception:
-        # Its name fits its content, which still is none of ours: archives and arrays of other
-        # kinds raise a dozen errors, which all mean that this is no checkpoint.
+    except Exception:  # the name fits, but it is another archive: a dozen kinds of error
         return None

@@ -355,19 +355,13 @@ def _scoring(settings: Profile, rng: np.random.Generator) -> float:
 def _training(settings: Profile, rng: np.random.Generator, seconds: float):
     """Seconds per training step and per validation batch, and the largest C-U-Net."""
     from cunet_lib.models.conditions import all_one_hot
-    from cunet_lib.models.fast import Adam
     from cunet_lib.train import training
 
-    count, train = settings.train.batch_size, settings.train
+    count = settings.train.batch_size
     audio = rng.normal(size=(count, settings.patch_samples)).astype(np.float32)
     inputs = (audio, np.resize(all_one_hot(), (count, len(INSTRUMENTS))))
     network = training.new_network(settings, "dense_complex", seed=0)
-    trainer = training.WaveformModel(network, settings.signal)
-    trainer.compile(
-        optimizer=Adam(train.learning_rate, beta_1=train.beta_1),
-        loss=training.magnitude_error(settings.signal),
-        jit_compile=training._jit(settings),
-    )
+    trainer = training.compiled(network, settings)
     trainer.train_on_batch(inputs, 0.5 * audio)
     step = _timed(lambda: trainer.train_on_batch(inputs, 0.5 * audio), seconds)
     trainer.test_on_batch(inputs, 0.5 * audio)
