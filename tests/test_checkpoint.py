@@ -31,7 +31,7 @@ def names(folder):
     return sorted(path.name.split(".")[0] for path in folder.iterdir())
 
 
-def test_what_is_read_is_what_was_written(folder):
+def test_what_is_read_is_what_was_written_and_the_one_before_is_kept(folder):
     found = checkpoint.load(folder, FACTS)
     expected = made(3)
     assert found.state == expected.state and found.facts == FACTS
@@ -39,62 +39,15 @@ def test_what_is_read_is_what_was_written(folder):
         for ours, theirs in zip(getattr(found, part), getattr(expected, part), strict=True):
             assert ours.dtype == theirs.dtype
             np.testing.assert_array_equal(ours, theirs)
-
-
-def test_the_newest_and_the_one_before_are_kept(folder):
     assert names(folder) == ["epoch-000002", "epoch-000003"]
-    assert checkpoint.kept(folder.parent).startswith("epoch 3 is kept")
 
 
 def test_what_is_kept_is_told_in_every_state(folder):
     run = folder.parent
     assert checkpoint.kept(run) == "epoch 3 is kept; the same command goes on from there"
-    (run / "run.json").touch()  # and killed before the next step
-    assert checkpoint.kept(run).startswith("epoch 3 is kept")
-    checkpoint.finish(folder, FACTS)
-    assert checkpoint.kept(run) == (
-        "the training is finished and kept; the same command does the rest of its notebook"
-    )
-    checkpoint.forget(run)
-    assert checkpoint.kept(run) == (
-        "an earlier run is as it was; the same command starts this training anew"
-    )
-    (run / "run.json").unlink()
-    assert checkpoint.kept(run) == (
-        "no epoch was finished; the same command starts this training anew"
-    )
-
-
-def test_a_finished_training_is_known_until_it_is_forgotten(folder):
-    lines = []
-    assert not checkpoint.finished(folder, FACTS, lines.append)
-    checkpoint.finish(folder, FACTS | {"conditions": ("one_hot", "zero")})
-    assert names(folder) == ["finished"]
-    assert checkpoint.finished(folder, FACTS | {"conditions": ("one_hot", "zero")}, lines.append)
-    assert lines == []
-    assert not checkpoint.finished(folder, FACTS | {"seed": 1}, lines.append)
-    assert lines == ["a finished training is replaced: seed changed since"]
-    checkpoint.forget(folder.parent)
-    assert not folder.exists()
-    assert not checkpoint.finished(folder, FACTS, lines.append) and len(lines) == 1
-
-
-def test_an_unfinished_training_is_not_forgotten(folder):
-    checkpoint.forget(folder.parent)
-    assert checkpoint.load(folder, FACTS).state["epochs"] == 3
-
-
-@pytest.mark.parametrize("text", ["", "[1]", "{", "null", "[" * 100_000])
-def test_a_damaged_note_is_no_finished_training(folder, text):
-    (folder / "finished.json").write_text(text)
-    assert not checkpoint.finished(folder, FACTS)
-
-
-def test_a_full_disk_leaves_the_checkpoints_of_a_finished_training(folder, full_disk):
-    full_disk()
-    with pytest.raises(WriteError, match=r"finished\.json"):
-        checkpoint.finish(folder, FACTS)
-    assert names(folder) == ["epoch-000002", "epoch-000003"]
+    (run / "run.json").touch()
+    assert checkpoint.kept(run).startswith("the training is finished and kept")
+    assert checkpoint.kept(folder).startswith("no epoch was finished")
 
 
 def test_more_arrays_than_ten_keep_their_order(tmp_path):

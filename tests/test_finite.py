@@ -9,6 +9,7 @@ from conftest import write_tones
 
 from cunet_lib.core.settings import load_profile
 from cunet_lib.models import unet as models
+from cunet_lib.models.weights import load
 from cunet_lib.preprocess.store import build_store
 from cunet_lib.separation.separator import Separator
 from cunet_lib.signal.spectral import graph_magnitude
@@ -110,5 +111,5 @@ def test_a_corpus_with_silent_tracks_trains(tmp_path, monkeypatch):
         settings, store, "dense_simple", seed=0, folder=tmp_path / "run", report=print
     )
     assert np.isfinite(record["best_val_loss"])
-    kept = models.load(tmp_path / "run" / "model.keras")
+    kept = load(tmp_path / "run" / "model.keras")
     assert all(np.isfinite(weight).all() for weight in kept.get_weights())

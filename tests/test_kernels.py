@@ -19,6 +19,7 @@ from cunet_lib.models.fast import (
     Dropout,
     ToOneChannel,
 )
+from cunet_lib.models.weights import load, with_precision
 
 SHAPES = st.tuples(*(st.integers(*bounds) for bounds in ((1, 3), (1, 9), (1, 9), (1, 12))))
 
@@ -366,8 +367,8 @@ def test_bfloat16_is_multiplied_in_float32_where_the_processor_has_no_other_way(
 
 def test_the_shipped_model_has_the_layers_of_today(rng):
     """Saved files name their classes: one that is renamed would leave them unreadable."""
-    saved = models.load(ROOT / "results" / "demo" / "models" / "cnn_complex.keras")
-    network = models.with_precision(saved, "float32")
+    saved = load(ROOT / "results" / "demo" / "models" / "cnn_complex.keras")
+    network = with_precision(saved, "float32")
     kinds = [
         [
             (layer.name, type(layer))
@@ -388,14 +389,14 @@ def test_the_shipped_model_has_the_layers_of_today(rng):
 
 def test_a_file_of_a_younger_keras_is_read(monkeypatch, rng):
     path = ROOT / "results" / "demo" / "models" / "cnn_complex.keras"
-    wanted = models.load(path)
+    wanted = load(path)
 
     def too_old(*_, **__):
         raise TypeError("Unrecognized keyword arguments passed to Dense")
 
     monkeypatch.setattr(keras.saving, "load_model", too_old)
     monkeypatch.setattr(keras, "__version__", "3.12.4")
-    found = models.load(path)
+    found = load(path)
     assert found.name == wanted.name and found.inputs[0].shape == wanted.inputs[0].shape
     for one, two in zip(found.weights, wanted.weights, strict=True):
         assert one.dtype == two.dtype

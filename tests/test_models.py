@@ -7,7 +7,8 @@ import pytest
 from cunet_lib.core.settings import ConfigError
 from cunet_lib.core.systems import INSTRUMENTS, UNETS, VARIANTS
 from cunet_lib.models import unet as models
-from cunet_lib.models.film import FiLM
+from cunet_lib.models.film import FiLM, film_parameters
+from cunet_lib.models.weights import load, save_half, with_precision
 
 SMALL = {"shape": (64, 32, 1), "filters": 4, "blocks": 4}
 
@@ -43,7 +44,7 @@ def test_saved_model_gives_identical_outputs_in_safe_mode(name, tmp_path, rng):
     model = models.build(name, **SMALL, seed=3)
     inputs = inputs_of(model, rng)
     model.save(tmp_path / "model.keras")
-    again = models.load(tmp_path / "model.keras")
+    again = load(tmp_path / "model.keras")
     np.testing.assert_array_equal(model.predict_on_batch(inputs), again.predict_on_batch(inputs))
 
 
@@ -138,7 +139,7 @@ def test_description_follows_the_shapes_of_the_built_model():
 
 def test_he_start_spreads_gammas_around_one_and_tells_conditions_apart():
     model = models.build("dense_complex", **SMALL, start="he")
-    table = models.film_parameters(model, np.eye(4))
+    table = film_parameters(model, np.eye(4))
     assert table["gamma"].mean() == pytest.approx(1, abs=0.3)
     by_condition = table.pivot(index=["block", "feature"], columns="condition", values="gamma")
     assert by_condition.std(axis=1).mean() > 0.1
@@ -149,10 +150,10 @@ def test_half_precision_copy_is_half_the_size_and_close(tmp_path, rng):
     size = {**SMALL, "filters": 16}
     model = models.build("cnn_complex", **size, seed=1, start="he")
     model.save(tmp_path / "full.keras")
-    models.save_half(model, tmp_path / "half.keras")
+    save_half(model, tmp_path / "half.keras")
     sizes = [(tmp_path / name).stat().st_size for name in ("full.keras", "half.keras")]
     assert sizes[1] < 0.6 * sizes[0]
-    again = models.load(tmp_path / "half.keras", precision="float32")
+    again = load(tmp_path / "half.keras", precision="float32")
     inputs = inputs_of(model, rng)
     np.testing.assert_allclose(
         again.predict_on_batch(inputs), model.predict_on_batch(inputs), atol=2e-3
@@ -174,7 +175,7 @@ def test_folded_network_gives_the_same_masks_at_any_length(name, rng):
     assert not any(layer.name.endswith("_normalization") for layer in same.layers)
     masks = models.mask_model(same).predict_on_batch(inputs)
     np.testing.assert_allclose(masks, expected, atol=1e-5)
-    rounded = models.folded(models.with_precision(model, "mixed_bfloat16"), frames=32)
+    rounded = models.folded(with_precision(model, "mixed_bfloat16"), frames=32)
     masks = models.mask_model(rounded).predict_on_batch(inputs)
     assert masks.dtype == np.float32 and np.abs(masks - expected).mean() < 0.01
     long = models.folded(model, frames=128)
@@ -187,18 +188,16 @@ def test_folded_network_gives_the_same_masks_at_any_length(name, rng):
 def test_unknown_names_are_refused_by_name():
     with pytest.raises(ConfigError, match="No model 'unet_flute'"):
         models.build("unet_flute")
-    with pytest.raises(ConfigError, match="control='rnn'"):
-        models.build_cunet(control="rnn", film="simple")
     assert len(UNETS) == 4
 
 
 def test_a_file_that_is_no_model_of_ours_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="No model at"):
-        models.load(tmp_path / "missing.keras")
+        load(tmp_path / "missing.keras")
     (tmp_path / "text.keras").write_text("not a model")
     with pytest.raises(ConfigError, match="not a model of the study"):
-        models.load(tmp_path / "text.keras")
+        load(tmp_path / "text.keras")
     foreign = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)], name="foreign")
     foreign.save(tmp_path / "foreign.keras")
     with pytest.raises(ConfigError, match="not a model of the study"):
-        models.load(tmp_path / "foreign.keras")
+        load(tmp_path / "foreign.keras")

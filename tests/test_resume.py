@@ -14,8 +14,8 @@ from conftest import ROOT, clean_environment
 
 from cunet_lib.core import files
 from cunet_lib.core.settings import ConfigError
-from cunet_lib.models import unet as models
-from cunet_lib.train import checkpoint, training
+from cunet_lib.models.weights import load
+from cunet_lib.train import callbacks, checkpoint, training
 from cunet_lib.train.batches import TrainingBatches
 
 # The rate falls in most epochs, and early stopping ends the training in the fifth.
@@ -41,7 +41,7 @@ class Recorder:
         self.last = None
         self.at_step = self.at_save = None
         self.at_end = False
-        save, finite, load = checkpoint.save, training._Finite.on_train_batch_end, models.load
+        save, finite = checkpoint.save, callbacks.Finite.on_train_batch_end
 
         def on_save(folder, content, *, epochs):
             if epochs == self.at_save:
@@ -54,14 +54,16 @@ class Recorder:
             if int(callback.model.optimizer.iterations.numpy()) == self.at_step:
                 raise Killed
 
-        def on_load(path, **options):
+        recorded = training._recorded
+
+        def on_end(*arguments):
             if self.at_end:
                 raise Killed
-            return load(path, **options)
+            return recorded(*arguments)
 
         monkeypatch.setattr(checkpoint, "save", on_save)
-        monkeypatch.setattr(training._Finite, "on_train_batch_end", on_batch)
-        monkeypatch.setattr(models, "load", on_load)
+        monkeypatch.setattr(callbacks.Finite, "on_train_batch_end", on_batch)
+        monkeypatch.setattr(training, "_recorded", on_end)
 
 
 def assert_equal_runs(one, other):
@@ -81,7 +83,7 @@ def assert_equal_folders(one, other):
     pd.testing.assert_frame_equal(
         *(history.drop(columns=TIME_COLUMNS) for history in histories), check_exact=True
     )
-    kept = [models.load(folder / "model.keras").get_weights() for folder in (one, other)]
+    kept = [load(folder / "model.keras").get_weights() for folder in (one, other)]
     for ours, theirs in zip(*kept, strict=True):
         assert np.array_equal(ours, theirs)
     records = [json.loads((folder / "run.json").read_text()) for folder in (one, other)]
@@ -138,9 +140,7 @@ def test_a_killed_training_ends_as_one_that_was_not(tones, tmp_path, monkeypatch
     assert said == [f"goes on after epoch {n}, where it was stopped" for n in (1, 3, 5)]
     left = {path.name for path in (tmp_path / "killed").iterdir()}
     assert left == {path.name for path in (tmp_path / "undisturbed").iterdir()}
-    assert [path.name for path in (tmp_path / "killed" / checkpoint.FOLDER).iterdir()] == [
-        "finished.json"
-    ]
+    assert checkpoint.FOLDER not in left
 
 
 SCRIPT = """
@@ -253,54 +253,42 @@ def test_a_damaged_best_model_begins_anew_and_says_so(stopped):
     assert record["resumed"] == 0
 
 
-def test_a_finished_training_is_used_as_it_is_until_it_is_forgotten(stopped):
+def test_a_finished_training_is_used_again_while_its_facts_fit(stopped):
     settings, store, folder = stopped
     record, _ = finish(settings, store, folder)
-    (folder / "left.txt").touch()
     before = contents(folder)
+    # A process that was killed just before the end left its checkpoints.
+    (folder / checkpoint.FOLDER).mkdir()
+    (folder / checkpoint.FOLDER / "epoch-000002.0123456789abcdef.npz").touch()
     again, lines = finish(settings, store, folder)
-    assert again == record and record["resumed"] == 1
-    assert contents(folder) == before
-    assert lines == [checkpoint.REUSED]
+    assert again == record and record["resumed"] == 1 and lines == [checkpoint.REUSED]
+    assert contents(folder) == before and not (folder / checkpoint.FOLDER).exists()
 
-    checkpoint.forget(folder)
-    record, lines = finish(settings, store, folder)
-    assert record["resumed"] == 0 and len(lines) == 2
-    assert not (folder / "left.txt").exists()
+    (folder / "left.txt").touch()
+    record, lines = finish(settings, store, folder, seed=1)
+    assert lines[0] == "a finished training is replaced: seed changed since"
+    assert record["resumed"] == 0 and not (folder / "left.txt").exists()
 
 
-def test_a_finished_training_that_changed_or_lacks_a_part_begins_anew_and_says_so(stopped):
+@pytest.mark.parametrize("name", ["run.json", "model.keras"])
+def test_a_finished_training_that_lacks_a_part_begins_anew_and_says_so(stopped, name):
     settings, store, folder = stopped
     finish(settings, store, folder)
-    facts = training._facts(settings, store, "unet_bass", seed=0)
-    lines = []
-
-    def found(**changes):
-        return training._finished(folder, facts=facts | changes, report=lines.append)
-
-    assert found()["epochs"] == 2
-    assert found(settings="others") is None
-    assert lines[-1] == "a finished training is replaced: settings changed since"
-    for name in ("run.json", "model.keras"):
-        (folder / name).write_text("{")
-        assert found() is None
-        assert lines[-1].endswith(f"{name} is missing or damaged; the training starts anew")
-    record, _ = finish(settings, store, folder)
+    (folder / name).write_text("{")
+    record, lines = finish(settings, store, folder)
+    assert name in lines[0] and lines[0].endswith("damaged; the training starts anew")
     assert record["resumed"] == 0 and record["epochs"] == 2
 
 
-def test_a_training_killed_while_it_noted_its_end_is_not_trained_again(stopped, monkeypatch):
-    settings, store, folder = stopped
-
-    def killed(*arguments):
-        raise Killed
-
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(checkpoint, "finish", killed)
-        finish(settings, store, folder)
-    record, lines = finish(settings, store, folder)
-    assert record["resumed"] == 2
-    assert lines == ["goes on after epoch 2, where it was stopped"]
+def test_another_variant_in_the_registry_leaves_a_finished_training_alone(tones, monkeypatch):
+    settings, store = tones
+    facts = training._facts(settings, store, "cnn_simple", seed=0)
+    monkeypatch.setitem(training.VARIANTS, "another", training.VARIANTS["cnn_complex"])
+    assert training._facts(settings, store, "cnn_simple", seed=0) == facts
+    monkeypatch.setitem(training.VARIANTS, "cnn_simple", training.VARIANTS["cnn_complex"])
+    assert checkpoint.changed(facts, training._facts(settings, store, "cnn_simple", seed=0)) == (
+        "variant changed since"
+    )
 
 
 def test_two_trainings_do_not_share_a_folder(stopped, monkeypatch):
@@ -332,11 +320,12 @@ def test_the_batch_whose_loss_is_not_finite_is_named_and_the_epoch_before_kept(
     with pytest.raises(ConfigError) as caught:
         training.train(settings, store, "unet_bass", seed=0, folder=folder, report=print)
     message = str(caught.value)
+    monkeypatch.undo()
     batches = TrainingBatches(store, settings, model="unet_bass", seed=0)
     assert "not finite in step 6" in message
-    assert f"(batch from: {', '.join(batches.tracks_of(6))})" in message
+    assert f"(batch from: {', '.join(batches.batch(6).tracks)})" in message
     assert "up to epoch 1 is kept" in message and "train.learning_rate" in message
-    assert all(np.isfinite(value).all() for value in models.load(folder / "model.keras").weights)
+    assert all(np.isfinite(value).all() for value in load(folder / "model.keras").weights)
     assert checkpoint.kept(folder).startswith("epoch 1 is kept")
     assert not (folder / "run.json").exists()
 
@@ -344,7 +333,5 @@ def test_the_batch_whose_loss_is_not_finite_is_named_and_the_epoch_before_kept(
 def test_tracks_of_a_batch_are_training_tracks(tones):
     settings, store = tones
     batches = TrainingBatches(store, settings, model="dense_simple", seed=0)
-    before = batches.batch(3)
-    names = batches.tracks_of(3)
+    names = batches.batch(3).tracks
     assert names and set(names) <= {entry.name for entry in store.split("train")}
-    np.testing.assert_array_equal(batches.batch(3).mixture, before.mixture)

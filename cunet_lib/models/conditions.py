@@ -1,8 +1,8 @@
 """Condition vectors: which instruments a conditioned model is asked for.
 
-A condition ``z`` has one value per instrument, in the order of :data:`cunet_lib.core.systems.INSTRUMENTS`
-(bass, drums, other, vocals; paper, section 3). 1 asks for the instrument, 0 leaves it out, values
-between ask for it at that level.
+A condition ``z`` has one value per instrument, in the order of ``INSTRUMENTS`` (bass, drums, other,
+vocals; paper, section 3). 1 asks for the instrument, 0 leaves it out, values between ask for it at
+that level.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from itertools import combinations
 
 import numpy as np
 
-from cunet_lib.core.settings import CONDITION_KINDS, ConfigError
+from cunet_lib.core.settings import ConfigError
 from cunet_lib.core.systems import INSTRUMENTS
 
 PAIRS = tuple(combinations(INSTRUMENTS, 2))
@@ -20,18 +20,7 @@ PAIRS = tuple(combinations(INSTRUMENTS, 2))
 
 
 def one_hot(instrument: str) -> np.ndarray:
-    """Condition that asks for one instrument.
-
-    Returns
-    -------
-    numpy.ndarray
-        ``(instruments,)`` float32.
-
-    Raises
-    ------
-    ConfigError
-        If the instrument is unknown.
-    """
+    """Condition ``(instruments,)`` float32 for one instrument; errors as :func:`vector`."""
     return vector({instrument: 1.0})
 
 
@@ -64,29 +53,12 @@ def all_one_hot() -> np.ndarray:
 
 
 def faded(instrument: str, levels: Sequence[float]) -> np.ndarray:
-    """Conditions that ask for one instrument at several levels.
-
-    Returns
-    -------
-    numpy.ndarray
-        ``(levels, instruments)`` float32.
-
-    Raises
-    ------
-    ConfigError
-        As :func:`vector`.
-    """
+    """Conditions ``(levels, instruments)`` float32 for one instrument at several levels."""
     return np.stack([vector({instrument: level}) for level in levels])
 
 
 def between(start: np.ndarray, end: np.ndarray, steps: int) -> np.ndarray:
-    """Conditions on the straight way from one to another, both included.
-
-    Returns
-    -------
-    numpy.ndarray
-        ``(steps, instruments)`` float32.
-    """
+    """Conditions ``(steps, instruments)`` float32 on the way between two, both included."""
     share = np.linspace(0.0, 1.0, steps)[:, None]
     return ((1 - share) * np.asarray(start) + share * np.asarray(end)).astype(np.float32)
 
@@ -113,17 +85,16 @@ def draw(kind: str, rng: np.random.Generator) -> np.ndarray:
         If the kind is unknown.
     """
     size = len(INSTRUMENTS)
-    if kind == "one_hot":
-        return all_one_hot()[int(rng.integers(size))]
-    if kind == "zero":
-        return np.zeros(size, np.float32)
-    if kind == "all":
-        return np.ones(size, np.float32)
-    if kind == "pairs":
-        return vector(dict.fromkeys(PAIRS[int(rng.integers(len(PAIRS)))], 1.0))
-    if kind == "continuous":
-        return rng.random(size).astype(np.float32)
-    raise ConfigError(f"No kind of condition {kind!r}; there are: {', '.join(CONDITION_KINDS)}.")
+    kinds = {
+        "one_hot": lambda: all_one_hot()[int(rng.integers(size))],
+        "zero": lambda: np.zeros(size),
+        "all": lambda: np.ones(size),
+        "pairs": lambda: vector(dict.fromkeys(PAIRS[int(rng.integers(len(PAIRS)))], 1.0)),
+        "continuous": lambda: rng.random(size),
+    }
+    if kind not in kinds:
+        raise ConfigError(f"No kind of condition {kind!r}; there are: {', '.join(kinds)}.")
+    return kinds[kind]().astype(np.float32)
 
 
 def parse(text: str) -> dict[str, float]:

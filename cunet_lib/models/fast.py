@@ -63,10 +63,16 @@ def _convolved(product, inputs, kernel, shrink: int):
     return ops.transpose(_by_float32(product, inputs, kernel), (0, 2, 1, 3))
 
 
-def _treats_axes_alike(layer) -> bool:
-    """Whether a layer's options are the same for both axes; its kernel may be of any shape."""
-    same = len({*layer.strides}) == len({*layer.dilation_rate}) == 1
-    return same and layer.data_format == "channels_last"
+def _plain(layer) -> bool:
+    """Whether a layer has the strides, padding and layout of the study's; sizes are free."""
+    return (
+        tuple(layer.strides) == (winograd.STRIDE, winograd.STRIDE)
+        and tuple(layer.dilation_rate) == (1, 1)
+        and layer.padding == "same"
+        and layer.data_format == "channels_last"
+        and getattr(layer, "output_padding", None) is None
+        and getattr(layer, "groups", 1) == 1
+    )
 
 
 def _by_float32(product, inputs, kernel):
@@ -88,12 +94,7 @@ def _saves_multiplications(layer, inputs, grows: int, training) -> bool:
         training is True
         and float32
         and _on_processor()
-        and _treats_axes_alike(layer)
-        and layer.strides[0] == winograd.STRIDE
-        and layer.dilation_rate[0] == 1
-        and layer.padding == "same"
-        and getattr(layer, "output_padding", None) is None
-        and getattr(layer, "groups", 1) == 1
+        and _plain(layer)
         and None not in (height, width)
         and winograd.pays(grows * height, grows * width, tuple(layer.kernel.shape))
     )
@@ -119,7 +120,7 @@ class Conv2D(keras.layers.Conv2D):
 
     def convolution_op(self, inputs, kernel):
         """Convolve ``(batch, height, width, channels)``; the dtype is that of ``inputs``."""
-        shrink = self.strides[0] if _treats_axes_alike(self) else 0
+        shrink = winograd.STRIDE if _plain(self) else 0
         return _convolved(super().convolution_op, inputs, kernel, shrink)
 
 
@@ -129,7 +130,7 @@ class Conv2DTranspose(keras.layers.Conv2DTranspose):
 
     def call(self, inputs, training=None):
         """``(batch, height, width, channels)`` to the same, larger by the strides."""
-        if self.data_format != "channels_last":
+        if not _plain(self):
             return super().call(inputs)
         if _saves_multiplications(self, inputs, winograd.STRIDE, training):
             kernel = ops.cast(self.kernel, inputs.dtype)
@@ -141,12 +142,10 @@ class Conv2DTranspose(keras.layers.Conv2DTranspose):
                 kernel,
                 strides=list(self.strides),
                 padding=self.padding,
-                output_padding=self.output_padding,
                 dilation_rate=self.dilation_rate,
             )
 
-        alike = _treats_axes_alike(self) and self.output_padding is None
-        return _finished(self, _convolved(product, inputs, self.kernel, 1 if alike else 0))
+        return _finished(self, _convolved(product, inputs, self.kernel, 1))
 
 
 @keras.saving.register_keras_serializable(package="cunet")
@@ -154,8 +153,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
     """Batch normalisation over the last axis in TensorFlow's fused kernel.
 
     The statistics are taken in float32, whatever the dtype of the feature maps. Maps of one
-    channel, other backends and synchronised replicas go Keras' way: the first because that is
-    faster there, the others because the kernel cannot.
+    channel go Keras' way, which is faster there.
     """
 
     def call(self, inputs, training=None, mask=None):
@@ -165,7 +163,6 @@ class BatchNormalization(keras.layers.BatchNormalization):
             and len(inputs.shape) == 4
             and inputs.shape[-1] > 1
             and inputs.dtype in ("float32", "bfloat16")
-            and not self.synchronized
             and mask is None
         )
         if not fused:
@@ -214,9 +211,7 @@ class ToOneChannel(Conv2DTranspose):
     def call(self, inputs, training=None):
         """``(batch, frequency, time, channels)`` to ``(batch, 2 frequency, 2 time, 1)``."""
         even = all(size is not None and size % 2 == 0 for size in inputs.shape[1:3])
-        plain = _treats_axes_alike(self) and self.padding == "same" and self.dilation_rate[0] == 1
-        serves = even and plain and self.output_padding is None and self.compute_dtype != "float16"
-        if not (serves and _on_processor()):
+        if not (even and _plain(self) and self.compute_dtype != "float16" and _on_processor()):
             return super().call(inputs, training=training)
         kernel = ops.cast(self.kernel, inputs.dtype)
         return _finished(self, _by_float32(_by_squares, inputs, kernel))
@@ -295,15 +290,10 @@ class Adam(keras.optimizers.Adam):
 
     def update_step(self, gradient, variable, learning_rate):
         """Move one variable, and its two moments with it."""
-        single = keras.backend.backend() == "tensorflow" and not self.amsgrad
-        if single:
-            import tensorflow as tf
-
-            # Replicas keep copies of a variable, which only Keras' way moves together.
-            replicas = tf.distribute.get_strategy().num_replicas_in_sync
-            single = replicas == 1 and isinstance(gradient, tf.Tensor)
-        if not single:
+        if keras.backend.backend() != "tensorflow" or self.amsgrad:
             return super().update_step(gradient, variable, learning_rate)
+        import tensorflow as tf
+
         index = self._get_variable_index(variable)
         moments = (self._momentums[index].value, self._velocities[index].value)
         step = tf.cast(self.iterations.value + 1, variable.dtype)

@@ -148,7 +148,8 @@ class TrainingBatches:
     ) -> set[str]:
         """Fill the mixture ``(samples,)`` and its sources ``(instruments, samples)`` of a place.
 
-        Returns the names of the tracks that they come from. Only sources that are asked for are read, unless others are mixed in; the rest of
+        Returns the names of the tracks that they come from. Only sources that are asked for are
+        read, unless others are mixed in; the rest of
         ``sources`` stays as it was. With probability ``train.remix`` the instruments that the
         first condition does not want come from other places; the wanted ones stay together.
         """

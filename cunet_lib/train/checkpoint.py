@@ -24,7 +24,9 @@ from cunet_lib.core.files import remove_unfinished, sync_folder, write_atomicall
 FOLDER = "checkpoint"
 """Inside a run folder, until the training is finished."""
 
-REUSED = "finished before, and nothing changed since: not trained again (delete its folder to do so)"
+REUSED = (
+    "finished before, and nothing changed since: not trained again (delete its folder to do so)"
+)
 """Line for a training whose results are there already."""
 
 _NAME = re.compile(r"epoch-(\d+)\.([0-9a-f]{16})\.npz")
@@ -109,7 +111,7 @@ def load(
 
 
 def changed(known: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
-    """What changed since facts were known, such as ``"settings, code changed since"``, or ``""``."""
+    """What is not as it was known, such as ``"settings, code changed since"``; or nothing."""
     names = [name for name in facts if known.get(name) != facts[name]]
     return f"{', '.join(names)} changed since" if names else ""
 
