@@ -40,6 +40,7 @@ from cunet_lib.evaluation.metrics import SCORE_COLUMNS
 from cunet_lib.explore import conditioning as control
 from cunet_lib.models import conditions, weights
 from cunet_lib.models import unet as models
+from cunet_lib.models.weights import load
 from cunet_lib.preprocess.check import check_corpus
 from cunet_lib.preprocess.store import Store, build_store, open_store
 from cunet_lib.preprocess.tracks import Source, decode

@@ -25,7 +25,7 @@ HEAVY = ("tensorflow", "keras", "numpy", "pandas", "librosa", "matplotlib")
 NEVER = {
     "core": ("librosa", "matplotlib"),
     "preprocess": ("tensorflow", "keras"),
-    "models": ("soundfile", "musdb", "stempeg", "pandas"),
+    "models": ("soundfile", "musdb", "stempeg"),
     "separation": ("musdb",),
 }
 """Other packages that a room never imports."""

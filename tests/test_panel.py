@@ -16,6 +16,8 @@ from cunet_lib.explore import panel as explore
 from cunet_lib.explore import steering
 from cunet_lib.models import unet as models
 from cunet_lib.models.conditions import all_one_hot
+from cunet_lib.models.film import film_parameters
+from cunet_lib.models.weights import save_half
 from cunet_lib.separation.separator import Separator
 from cunet_lib.signal.spectral import stft
 
@@ -92,7 +94,7 @@ def test_one_instrument_is_the_separator_s_estimate(explorer, network, audio):
 
 def test_values_are_those_of_the_control_network(explorer, network):
     explorer.set(drums=0.3, other=0.9)
-    table = models.film_parameters(network, explorer.z[None])
+    table = film_parameters(network, explorer.z[None])
     np.testing.assert_allclose(explorer.steered.gammas, table["gamma"], atol=1e-5)
     np.testing.assert_allclose(explorer.steered.betas, table["beta"], atol=1e-5)
 
@@ -369,7 +371,7 @@ def elsewhere(tmp_path, monkeypatch):
 def test_the_shipped_model_is_found_and_computes_in_single_precision(elsewhere):
     network = models.build("cnn_complex", **SIZE)
     for folder in elsewhere:
-        models.save_half(network, folder / "cnn_complex.keras")
+        save_half(network, folder / "cnn_complex.keras")
         found = steering.load_network(SETTINGS)
         assert found.name == "cnn_complex"
         assert {weight.dtype for weight in found.weights} == {"float32"}
@@ -382,6 +384,6 @@ def test_a_missing_or_unfit_model_is_one_sentence(elsewhere):
     with pytest.raises(ConfigError, match=r"dense_simple-seed3.*missing; run `make reproduce`"):
         steering.load_network(SETTINGS, "dense_simple", seed=3)
     small = {**SIZE, "shape": (256, 64, 1)}
-    models.save_half(models.build("cnn_complex", **small), elsewhere[0] / "cnn_complex.keras")
+    save_half(models.build("cnn_complex", **small), elsewhere[0] / "cnn_complex.keras")
     with pytest.raises(ConfigError, match="256 frequency bins"):
         steering.load_network(SETTINGS)

@@ -16,7 +16,7 @@ import cunet_lib.report.tables as tables
 from benchmarks import damage
 from cunet_lib.core.settings import ConfigError
 from cunet_lib.explore import steering
-from cunet_lib.models import unet as models
+from cunet_lib.models.weights import load
 from cunet_lib.preprocess import tracks as stems
 from cunet_lib.signal import audio
 
@@ -219,7 +219,7 @@ def test_a_model_with_code_in_it_is_refused_before_it_is_built(tmp_path, monkeyp
     network.save(tmp_path / "evil.keras")
     assert "Lambda" in zipfile.ZipFile(tmp_path / "evil.keras").read("config.json").decode()
     with pytest.raises(ConfigError, match=r"evil\.keras is not a model of the study"):
-        models.load(tmp_path / "evil.keras")
+        load(tmp_path / "evil.keras")
     assert built == []
 
 

@@ -22,6 +22,7 @@ from cunet_lib.core.systems import INSTRUMENTS
 from cunet_lib.evaluation.evaluate import real_excerpt
 from cunet_lib.models import unet as models
 from cunet_lib.models.conditions import vector
+from cunet_lib.models.weights import save_half
 from cunet_lib.report import card as cards
 from cunet_lib.separation import catalog, songs, stream
 from cunet_lib.signal import audio
@@ -638,7 +639,7 @@ def test_processors_that_compute_with_bfloat16_separate_with_it(
 ):
     monkeypatch.setattr(hardware, "computes_bfloat16", lambda: able)
     monkeypatch.setattr(hardware, "gpus", lambda: gpu)
-    models.save_half(models.build("cnn_complex", **SHAPE, start="he"), tmp_path / "half.keras")
+    save_half(models.build("cnn_complex", **SHAPE, start="he"), tmp_path / "half.keras")
     separator = songs.SongSeparator(catalog.find(str(tmp_path / "half.keras")))
     assert separator.precision == expected
     assert separator.separator._mask.output.dtype == "float32"

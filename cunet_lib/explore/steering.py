@@ -19,7 +19,8 @@ import soxr
 from cunet_lib.core.settings import ROOT, ConfigError, Profile, Separate, Signal
 from cunet_lib.core.systems import INSTRUMENTS
 from cunet_lib.evaluation.evaluate import real_excerpt
-from cunet_lib.models.unet import is_conditioned, load
+from cunet_lib.models.unet import is_conditioned
+from cunet_lib.models.weights import load
 from cunet_lib.preprocess.store import open_store
 from cunet_lib.separation.separator import Separator, load_run
 from cunet_lib.signal.audio import downmix, open_audio

@@ -112,7 +112,8 @@ class SongSeparator:
         precision: str | None = None,
     ):
         # Keras takes seconds to be imported; wrong requests are told before.
-        from cunet_lib.models.unet import folded, load
+        from cunet_lib.models.unet import folded
+        from cunet_lib.models.weights import load
         from cunet_lib.separation.separator import Separator
 
         if highs not in HIGHS:
