@@ -244,10 +244,11 @@ def test_target_is_the_sum_of_levels_times_sources(tones, kind, remix, monkeypat
     mix = TrainingBatches._mix
 
     def record(self, rng, track, start, asked, mixture, sources):
-        mix(self, rng, track, start, asked, mixture, sources)
+        names = mix(self, rng, track, start, asked, mixture, sources)
         (levels,) = asked
         stems = np.stack([cut(track, row, start) for row in range(5)])
         recorded.append((stems, mixture.copy(), sources.copy(), np.flatnonzero(levels)))
+        return names
 
     monkeypatch.setattr(TrainingBatches, "_mix", record)
     batch = batches.batch(2)

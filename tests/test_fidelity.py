@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import pytest
 import yaml
-from conftest import ROOT, write_tones
+from conftest import ROOT, run_record, write_tones
 from test_imports import ROOMS
 
 from cunet_lib.core.settings import Model, Separate, Signal, Train, load_profile
@@ -265,8 +265,7 @@ def finished_run(settings, name):
         start="he",
     )
     model.save(folder / "model.keras")
-    record = {"settings": settings.model_dump(mode="json")}
-    (folder / "run.json").write_text(json.dumps(record))
+    (folder / "run.json").write_text(json.dumps(run_record(settings, name)))
 
 
 class Guarded(np.ndarray):
