@@ -3,5 +3,5 @@
 ``separator`` is the one pipeline of masks, used by test tracks, users' songs and the control
 panel; ``stream`` applies its masks to songs of any rate, channels and length; ``songs`` is what
 users ask for, files in and out; ``catalog`` finds trained models. References are never seen here.
-May import core, signal and models, and ``downmix`` and limits of ``preprocess.tracks``.
+May import core, signal and models.
 """
