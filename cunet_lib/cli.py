@@ -242,10 +242,10 @@ def _verify(options: argparse.Namespace) -> int:
 
 
 def _report(options: argparse.Namespace) -> int:
-    from cunet_lib.report.webpage import build_report
+    from cunet_lib.report.verify import write_page
     from cunet_lib.workflow.run import shown
 
-    print(shown(build_report(load_profile(options.profile))))
+    print(shown(write_page(load_profile(options.profile))))
     return 0
 
 

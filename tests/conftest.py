@@ -301,6 +301,15 @@ def full_disk(monkeypatch):
     return fill
 
 
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    """A made-up study, and what notebook 05 made of it (see ``made_up.plotted``)."""
+    from made_up import plotted
+
+    with pytest.MonkeyPatch.context() as patch:
+        yield plotted(patch, tmp_path_factory.mktemp("study"))
+
+
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 CHROMIUM = next(filter(None, map(shutil.which, BROWSERS)), None)
 

@@ -12,7 +12,7 @@ import pytest
 import soundfile
 from conftest import PROJECT, ROOT
 
-import cunet_lib.report.tables as tables
+import cunet_lib.report.records as tables
 from benchmarks import damage
 from cunet_lib.core.settings import ConfigError
 from cunet_lib.explore import steering

@@ -1,48 +1,29 @@
-"""Result files and how they are spoken of: reading, writing, names and captions.
-
-Tables, figures and the report share what is here: atomic writing, errors that say which make
-target writes a missing file, one name for each system, and the sentences of a caption that name
-data, protocol, rate and seeds.
-"""
+"""What tables and figures share: the words, the runs and sounds that they read, and ``Table``."""
 
 from __future__ import annotations
 
-import json
+import html
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
+import soundfile
 
+from cunet_lib.core.files import damaged, missing, read_csv, read_run, write_atomically
 from cunet_lib.core.settings import ConfigError, Profile
-from cunet_lib.core.systems import (
-    INSTRUMENTS,
-    LABELS,  # noqa: F401
-    UNETS,
-    VARIANTS,
-)
-from cunet_lib.evaluation.metrics import SDR_V4
-from cunet_lib.evaluation.scores import ALL, SYSTEMS, TRAINED
+from cunet_lib.core.systems import INSTRUMENTS, LABELS, MODELS, SYSTEMS, TRAINED
+from cunet_lib.evaluation.metrics import PROTOCOL_METRICS, SCORE_COLUMNS, Measure
+from cunet_lib.evaluation.scores import ALL
 
-RATIOS = {
-    "SDR": "source-to-distortion ratio",
-    "SIR": "source-to-interference ratio",
-    "SAR": "source-to-artifacts ratio",
-    "ISR": "image-to-spatial-distortion ratio",
-}
+TRIALS = ("smoke", "demo")
+"""Profiles that show that everything runs; their models are trained for minutes."""
 
-V3_NOTE = (
-    "BSS Eval v3 (museval's bss_eval_sources), the paper's protocol: the whole track as one frame; "
-    "two sources, the target and the accompaniment, which is the mixture minus the target and "
-    "estimated as the mixture minus the estimate; it sees neither gain nor filters of 512 taps. "
-    "Ratios above 100 dB are rounding noise and given as infinite."
-)
-"""What the paper's protocol is, for captions."""
+__all__ = ["LABELS", "MODELS", "count", "data_note", "listed", "load_runs", "number"]
 
-
-def target_label(target: str) -> str:
-    """Name of an instrument, or of their mean."""
-    return "all (mean)" if target == ALL else target
+# ------------------------------------------------------------------------------ words
 
 
 def check_name(name: str, caption: str) -> None:
@@ -50,7 +31,7 @@ def check_name(name: str, caption: str) -> None:
     if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
         raise ConfigError(f"Table or figure name {name!r} may hold letters, digits, - and _ only.")
     if not caption.strip():
-        raise ConfigError(f"{name} needs a caption that says data, protocol and aggregation.")
+        raise ConfigError(f"{name} needs a caption that says what it shows, and on which data.")
 
 
 def number(value: float, decimals: int = 2, *, sign: bool = False) -> str:
@@ -62,72 +43,9 @@ def number(value: float, decimals: int = 2, *, sign: bool = False) -> str:
     return text.replace("-", "", 1) if float(text) == 0 and text.startswith("-") else text
 
 
-def data_note(settings: Profile) -> str:
-    """Name of the data; what is not MUSDB18 is marked as such."""
-    if settings.data.source in ("rendered", "folder"):
-        return f"Data: {settings.title} - not comparable with MUSDB18 figures."
-    return f"Data: {settings.title}."
-
-
-def score_note(
-    settings: Profile, scores: pd.DataFrame, *, metrics: Sequence[str] = ("SDR",)
-) -> str:
-    """Data, tracks, metric, protocol, rate and seeds behind a table or figure of scores."""
-    chosen = scores[
-        scores["metric"].isin(metrics)
-        & (scores["aggregation"] == SDR_V4.aggregation)
-        & (scores["protocol"] == SDR_V4.protocol)
-    ]
-    ratios = ", ".join(f"{metric}: {RATIOS[metric]}" for metric in metrics)
-    # Every metric of a frame is undefined together: count one of them.
-    one = chosen[chosen["metric"] == metrics[0]]
-    undefined, frames = int(one["undefined_frames"].sum()), int(one["frames"].sum())
-    left_out = (
-        f"Of {frames} frames, counted over all systems, instruments and runs, {undefined} have no "
-        "defined score (a signal in them is silent) and are left out."
-    )
-    bounds = ""
-    if "ideal_ratio_mask" in set(chosen["model"]):
-        bounds = (
-            " Ideal ratio mask: the target's power over the sum of all instruments' powers, known "
-            "from the references."
-        )
-    return (
-        f"{data_note(settings)} {ratios} in dB by {SDR_V4.protocol} (museval), "
-        f"{settings.evaluate.window_seconds:g} s frames, {SDR_V4.aggregation} in each track; "
-        f"signals rounded to 16 bits, {rate_note(settings)}; "
-        f"{count(chosen['track'].nunique(), 'test track')}; {seed_note(chosen)}."
-        f" {left_out}{bounds}"
-    )
-
-
-def seed_note(scores: pd.DataFrame) -> str:
-    """Training runs behind scores."""
-    seeds = sorted(set(scores.loc[scores["model"].isin(TRAINED), "seed"]))
-    if not seeds:
-        return "no trained model"
-    if len(seeds) == 1:
-        return (
-            f"one training run per model (seed {seeds[0]}), so the spread between runs is not seen"
-        )
-    return f"mean over seeds {listed(seeds)} per track"
-
-
-def run_note(settings: Profile, runs: pd.DataFrame) -> str:
-    """Data, rate and seeds behind a table or figure of training runs."""
-    seeds = sorted(set(runs["seed"]))
-    label = f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {listed(seeds)}"
-    return f"{data_note(settings)} {rate_note(settings)}; {label}."
-
-
 def count(number: int, noun: str) -> str:
     """Such as ``"1 track"``, ``"2 tracks"``."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
-def rate_note(settings: Profile) -> str:
-    """Sample rate and channels."""
-    return f"{settings.signal.sample_rate} Hz mono"
 
 
 def listed(values: Sequence) -> str:
@@ -136,28 +54,156 @@ def listed(values: Sequence) -> str:
     return f"{', '.join(first)} and {last}" if first else last
 
 
-_RUN_KEYS = (
-    "seed",
-    "parameters",
-    "trainable_parameters",
-    "batch_size",
-    "steps",
-    "epochs",
-    "best_epoch",
-    "best_val_loss",
-    "seconds",
-    "patches_per_second",
-    "precision",
+def rate_note(settings: Profile) -> str:
+    """Sample rate and channels."""
+    return f"{settings.signal.sample_rate} Hz mono"
+
+
+def data_note(settings: Profile, *facts: str) -> str:
+    """The sentence that names the data; what is not MUSDB18 is marked, its scores stand alone."""
+    facts = ", ".join([settings.title, *facts])
+    if settings.data.source in ("rendered", "folder"):
+        facts += "; not comparable with MUSDB18 figures"
+    return f"Data: {facts}."
+
+
+def basis(settings: Profile, table: pd.DataFrame) -> str:
+    """Data, test tracks and training runs behind a table of scores or runs."""
+    tracks = [count(table["track"].nunique(), "test track")] if "track" in table else []
+    trained = table["model"].isin((*TRAINED, *MODELS))
+    seeds = sorted(set(table.loc[trained, "seed"]))
+    runs = [f"seed {seeds[0]}" if len(seeds) == 1 else f"mean over seeds {listed(seeds)}"]
+    return data_note(settings, *tracks, rate_note(settings), *(runs if seeds else ()))
+
+
+def target_label(target: str) -> str:
+    """Name of an instrument, or of their mean."""
+    return "all (mean)" if target == ALL else target
+
+
+def heading(measure: Measure) -> str:
+    """A measure as tables name it: ``"SDR v4"``, ``"SI-SDR"``, ``"Plain SDR"``."""
+    if measure.protocol.startswith("BSS Eval "):
+        return f"{measure.metric} {measure.protocol.removeprefix('BSS Eval ')}"
+    several = len(PROTOCOL_METRICS[measure.protocol]) > 1 and measure.metric != "SDR"
+    name = measure.metric if several else measure.protocol
+    return name[:1].upper() + name[1:]
+
+
+def column(measure: Measure) -> str:
+    """The same as the beginning of a column's name: ``"sdr_v4"``, ``"si_sdr"``."""
+    return re.sub(r"\W", "_", heading(measure).lower())
+
+
+# ------------------------------------------------------------------------------ tables
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table with its caption; notebooks show both.
+
+    ``frame`` has machine names and full precision: it goes to CSV and is what ``make verify``
+    compares. ``display`` has rounded text under readable headings, for Markdown, LaTeX and HTML.
+    """
+
+    name: str
+    frame: pd.DataFrame
+    display: pd.DataFrame
+    caption: str
+
+    def save(self, folder: Path) -> Table:
+        """Write CSV, Markdown and LaTeX, equal bytes for equal tables; returns the table.
+
+        Raises
+        ------
+        ConfigError
+            If the name is not a plain file name, or the caption is empty.
+        """
+        check_name(self.name, self.caption)
+        shown, place = self.display.astype(str), Path(folder) / self.name
+        write_atomically(place.with_suffix(".md"), _markdown(shown, self.caption))
+        write_atomically(place.with_suffix(".tex"), _latex(shown, self.name, self.caption))
+        text = self.frame.to_csv(index=False, lineterminator="\n")
+        write_atomically(place.with_suffix(".csv"), text)
+        return self
+
+    def _repr_html_(self) -> str:
+        """A plain table."""
+        lines = [
+            "".join(
+                f'<td data-order="{_sort_key(str(cell))}">{html.escape(str(cell))}</td>'
+                for cell in row
+            )
+            for row in self.display.itertuples(index=False)
+        ]
+        head = "".join(f"<th>{html.escape(str(name))}</th>" for name in self.display)
+        body = "".join(f"<tr>{line}</tr>" for line in lines)
+        return (
+            f'<div class="cunet-table"><table id="table-{self.name}"><thead><tr>{head}</tr></thead>'
+            f"<tbody>{body}</tbody></table></div><p><small>{html.escape(self.caption)}</small></p>"
+        )
+
+
+def _sort_key(text: str) -> str:
+    """The number that a text begins with, nothing for ``"n/a"``, else the text itself.
+
+    >>> _sort_key("+5.75 (4.1 to 7.0)"), _sort_key("10,419,925"), _sort_key("drums")
+    ('+5.75', '10419925', 'drums')
+    """
+    if text in ("", "-", "n/a"):
+        return ""
+    found = re.match(r"(?:more than |[<±] ?)?([+-]?(?:inf|\d[\d,]*(?:\.\d+)?))\b", text)
+    return found[1].replace(",", "").replace("inf", "1e999") if found else html.escape(text)
+
+
+def _is_numeric(texts: pd.Series) -> bool:
+    return bool(texts.str.match(r"^(?:[+<-]?(?:\d|inf\b)|n/a$)").all())
+
+
+def _markdown(display: pd.DataFrame, caption: str) -> str:
+    cells = display.map(lambda text: text.replace("|", r"\|").replace("\n", " "))
+    align = ["right" if _is_numeric(display[name]) else "left" for name in display]
+    table = cells.to_markdown(index=False, disable_numparse=True, colalign=align)
+    return f"{caption}\n\n{table}\n"
+
+
+_TEX = str.maketrans(
+    {
+        "\\": r"\textbackslash{}",
+        "{": r"\{",
+        "}": r"\}",
+        **{character: f"\\{character}" for character in "&%$#_"},
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "<": r"\textless{}",
+        ">": r"\textgreater{}",
+        "±": r"$\pm$",
+        "×": r"$\times$",
+        "\n": " ",
+    }
 )
 
 
+def _latex(display: pd.DataFrame, name: str, caption: str) -> str:
+    cells = display.map(lambda text: text.translate(_TEX))
+    cells.columns = [name.translate(_TEX) for name in display.columns]
+    return cells.style.hide(axis="index").to_latex(
+        column_format="".join("r" if _is_numeric(display[name]) else "l" for name in display),
+        caption=caption.translate(_TEX),
+        label=f"tab:{name}",
+        position="tbp",
+        position_float="centering",
+        hrules=True,
+    )
+
+
+# ------------------------------------------------------------------------------ readers
+
+
 def load_runs(
-    settings: Profile,
-    *,
-    require: Sequence[str] = (*UNETS, *VARIANTS),
-    seeds: Sequence[int] | None = None,
+    settings: Profile, *, require: Sequence[str] = MODELS, seeds: Sequence[int] | None = None
 ) -> pd.DataFrame:
-    """Records of all training runs, one row per model and seed.
+    """Records of the study's training runs, one row per model and seed.
 
     Parameters
     ----------
@@ -169,149 +215,127 @@ def load_runs(
     Returns
     -------
     pandas.DataFrame
-        The columns of ``run.json``, and ``folder``; models in the study's order, then seeds.
+        The keys of ``run.json``, and ``folder``; models in the study's order, then seeds.
 
     Raises
     ------
     ConfigError
         If a required run is missing, or a record cannot be read.
     """
-    paths = settings.paths
-    rows = []
-    # A folder with a suffix holds a run with other settings: none of the study's.
-    folders = [
-        path.parent
-        for path in sorted(paths.runs.glob("*-seed*/run.json"))
-        if re.fullmatch(r".*-seed\d+", path.parent.name)
-    ]
-    for model in require:
-        if not any(folder.name.startswith(f"{model}-seed") for folder in folders):
-            raise missing(settings, paths.run(model, settings.seed) / "run.json")
-    for path in (folder / "run.json" for folder in folders):
-        record = read_json(settings, path)
-        if "model" not in record:
-            raise ConfigError(
-                f"{_relative(settings, path)} lacks 'model'; delete it and {_remedy(settings)}."
-            )
-        if record.get("model") in (*UNETS, *VARIANTS) and (
-            seeds is None or record.get("seed") in seeds
-        ):
-            rows.append({**record, "folder": path.parent})
-    if not rows:
-        raise missing(settings, paths.run(next(iter(VARIANTS)), settings.seed) / "run.json")
-    order = {model: position for position, model in enumerate((*UNETS, *VARIANTS))}
-    rows.sort(key=lambda row: (order[row["model"]], row["seed"]))
-    frame = pd.DataFrame(rows)
-    for column in _RUN_KEYS:
-        lacking = frame["folder"] if column not in frame else frame["folder"][frame[column].isna()]
-        if len(lacking):
-            path = lacking.iloc[0] / "run.json"
-            raise ConfigError(
-                f"{_relative(settings, path)} lacks {column!r}; delete it and {_remedy(settings)}."
-            )
-    return frame
+    paths, rows = settings.paths, []
+    for model in MODELS:
+        # A folder with a suffix holds a run with other settings: none of the study's.
+        found = {
+            int(path.parent.name.rsplit("-seed", 1)[1]): path.parent
+            for path in paths.runs.glob(f"{model}-seed*/run.json")
+            if re.fullmatch(rf"{model}-seed\d+", path.parent.name)
+        }
+        chosen = sorted(seed for seed in found if seeds is None or seed in seeds)
+        if model in require and not chosen:
+            raise missing(paths.run(model, settings.seed if not seeds else seeds[0]) / "run.json")
+        rows += [{**read_run(found[seed]), "folder": found[seed]} for seed in chosen]
+    return pd.DataFrame(rows)
 
 
-def load_excerpt(settings: Profile, *, seeds: Sequence[int] | None = None) -> pd.DataFrame:
-    """Scores on the one real excerpt, one row per system and instrument, means over seeds.
-
-    Returns
-    -------
-    pandas.DataFrame
-        Columns model, target, metric, seeds, value (dB).
-
-    Raises
-    ------
-    ConfigError
-        If there are none, or a table lacks a column.
-    """
-    folder = settings.paths.scores / "excerpt"
+def _load_each(settings: Profile, folder: str, model: str, seeds, columns, **options):
+    """All tables ``<model>-seed<seed>.csv`` in a folder of the scores, of these seeds."""
+    place = settings.paths.scores / folder
     paths = [
         path
-        for path in sorted(folder.glob("*-seed*.csv"))
+        for path in sorted(place.glob("*-seed*.csv"))
         if seeds is None
         or path.stem.rsplit("-seed", 1)[0] not in TRAINED
         or path.stem.rsplit("-seed", 1)[1] in map(str, seeds)
     ]
     if not paths:
-        raise missing(settings, folder / "unet-seed0.csv")
+        raise missing(place / f"{model}-seed{seeds[0] if seeds else settings.seed}.csv")
+    return pd.concat([read_csv(path, columns, **options) for path in paths], ignore_index=True)
+
+
+def load_excerpt(settings: Profile, *, seeds: Sequence[int] | None = None) -> pd.DataFrame:
+    """Scores on the one real excerpt: columns model, target, metric, seeds, value (dB).
+
+    One row per system and instrument, means over seeds.
+
+    Raises
+    ------
+    ConfigError
+        If there are none, or a table is damaged.
+    """
     columns = ("model", "seed", "target", "metric", "value")
-    table = pd.concat([read_csv(settings, path, columns) for path in paths], ignore_index=True)
+    table = _load_each(settings, "excerpt", "unet", seeds, columns)
     grouped = table.groupby(["model", "target", "metric"], as_index=False).agg(
         seeds=("seed", "nunique"), value=("value", "mean")
     )
     order = {name: place for place, name in enumerate((*SYSTEMS, *INSTRUMENTS))}
-    return grouped.sort_values(
-        ["model", "target"], key=lambda column: column.map(order), ignore_index=True
-    )
+    return grouped.sort_values(["model", "target"], key=lambda c: c.map(order), ignore_index=True)
 
 
-def read_json(settings: Profile, path: Path, kind: type = dict):
-    """Content of a JSON file of the results, an object or what ``kind`` says.
+def load_ablation(settings: Profile, *, seeds: Sequence[int] | None = None) -> pd.DataFrame:
+    """Scores under each ablation: column ablation, then those of the long score table.
 
     Raises
     ------
     ConfigError
-        If it is missing or damaged; the message says which make target writes it.
+        If there are none, or a table is damaged.
     """
-    if not path.is_file():
-        raise missing(settings, path)
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(
-            f"{_relative(settings, path)} is not valid JSON; delete it and {_remedy(settings)}."
-        ) from error
-    if not isinstance(content, kind):
-        raise ConfigError(
-            f"{_relative(settings, path)} holds something else; delete it and {_remedy(settings)}."
-        )
-    return content
+    # Track names such as "NA" are names; only values may be missing.
+    options = {"keep_default_na": False, "na_values": {"value": ["", "nan", "NaN"]}}
+    columns = ("ablation", *SCORE_COLUMNS)
+    return _load_each(settings, "ablation", settings.shipped, seeds, columns, **options)
 
 
-def read_csv(settings: Profile, path: Path, columns: Sequence[str], **options) -> pd.DataFrame:
-    """A CSV file of the results, with at least these columns; options of ``pandas.read_csv``.
+def load_songs(settings: Profile, seconds: float = 10.0) -> dict[str, dict[str, np.ndarray]]:
+    """The liveliest excerpt of each song that was kept as audio.
+
+    Returns
+    -------
+    dict
+        Song to sounds ``(samples,)`` at the study rate: ``"mixture"``, each instrument, and
+        ``"<system>/<instrument>"`` of every trained system.
 
     Raises
     ------
     ConfigError
-        If it is missing, damaged, empty or lacks a column.
+        If there is no song, or a file is damaged.
     """
+    rate, songs = settings.signal.sample_rate, {}
+    for folder in sorted(path.parent for path in settings.paths.examples.glob("*/mixture.flac")):
+        systems = [f"{name}/" for name in TRAINED if (folder / name).is_dir()]
+        names = [
+            "mixture",
+            *(f"{system}{name}" for system in ("", *systems) for name in INSTRUMENTS),
+        ]
+        sounds = {name: _load_audio(folder / f"{name}.flac", rate) for name in names}
+        if len({len(sound) for sound in sounds.values()}) > 1:
+            raise damaged(folder, "its sounds differ in length")
+        part = _liveliest(np.stack([sounds[name] for name in INSTRUMENTS]), rate, seconds)
+        songs[folder.name] = {name: sound[part] for name, sound in sounds.items()}
+    if not songs:
+        raise missing(settings.paths.examples / "*" / "mixture.flac")
+    return songs
+
+
+def _load_audio(path: Path, rate: int) -> np.ndarray:
     if not path.is_file():
-        raise missing(settings, path)
-    # Every table ends with a line break; pandas would fill up a row that was cut.
-    if not path.read_bytes().endswith(b"\n"):
-        raise ConfigError(
-            f"{_relative(settings, path)} is cut short; delete it and {_remedy(settings)}."
-        )
+        raise missing(path)
     try:
-        frame = pd.read_csv(path, **options)
-    except ValueError as error:  # ParserError, EmptyDataError, UnicodeDecodeError
-        raise ConfigError(
-            f"{_relative(settings, path)} is not a CSV table; delete it and {_remedy(settings)}."
-        ) from error
-    lacking = [column for column in columns if column not in frame]
-    if lacking or frame.empty:
-        what = f"lacks column {lacking[0]!r}" if lacking else "has no rows"
-        raise ConfigError(f"{_relative(settings, path)} {what}; delete it and {_remedy(settings)}.")
-    return frame
+        audio, given = soundfile.read(path, dtype="float32")
+    except soundfile.LibsndfileError as error:
+        raise damaged(path, "it is no audio") from error
+    if given != rate or audio.ndim != 1:
+        raise damaged(path, f"it has {given} Hz instead of {rate}, or several channels")
+    return audio
 
 
-def missing(settings: Profile, path: Path) -> ConfigError:
-    """The error for a result that is not there."""
-    return ConfigError(f"{_relative(settings, path)} is missing; {_remedy(settings)}.")
+def _liveliest(stems: np.ndarray, rate: int, seconds: float) -> slice:
+    """The samples, from a whole second on, in which all stems ``(stems, samples)`` sound most.
 
-
-def _relative(settings: Profile, path: Path) -> str:
-    results = settings.paths.results
-    inside = path.relative_to(results) if path.is_relative_to(results) else Path(path.name)
-    return (Path(results.name) / inside).as_posix()
-
-
-def _remedy(settings: Profile) -> str:
-    return f"run `make reproduce PROFILE={settings.name}`"
-
-
-def json_text(content) -> str:
-    """JSON as the study writes it: indented, not-a-number refused."""
-    return json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    That is where the product of the stems' shares of their energy is largest.
+    """
+    length = min(stems.shape[1], int(seconds * rate))
+    starts = np.arange(0, stems.shape[1] - length + 1, rate)
+    energy = np.cumsum(np.pad(stems.astype(float) ** 2, ((0, 0), (1, 0))), axis=1)
+    shares = (energy[:, starts + length] - energy[:, starts]) / np.maximum(energy[:, -1:], 1e-12)
+    start = int(starts[np.log(np.maximum(shares, 1e-6)).sum(axis=0).argmax()])
+    return slice(start, start + length)

@@ -1,0 +1,210 @@
+"""Results of a whole study, made up in a second: what training and evaluation leave behind."""
+
+import ast
+import json
+import sys
+import types
+from dataclasses import replace
+
+import nbformat
+import numpy as np
+import pandas as pd
+import soundfile
+from nbformat.v4 import new_output
+
+from cunet_lib.core.settings import ROOT, load_profile
+from cunet_lib.core.systems import INSTRUMENTS, MODELS, TRAINED, VARIANTS
+from cunet_lib.evaluation.metrics import SCORE_COLUMNS
+from cunet_lib.report import figures
+
+LEVELS = {"mixture": -6.0, "unet": 6.0, "ideal_ratio_mask": 10.5}
+LEVELS |= {variant: 4.6 - 0.3 * place for place, variant in enumerate(VARIANTS)}
+
+
+def architecture(settings, model):
+    """What models.describe() gives, without building a model."""
+    blocks, filters = settings.model.blocks, settings.model.filters
+    bins, frames, _ = settings.patch_shape
+    channels = [filters * 2**place for place in range(blocks)]
+    rows = []
+
+    def block(name, part, kind, inputs, outputs, **facts):
+        empty = dict.fromkeys(("kernel", "stride", "film", "activation", "skip_from"))
+        shapes = {"input_shape": inputs, "output_shape": outputs}
+        empty |= {"normalization": False, "dropout": 0.0, "name": name, "part": part}
+        rows.append({**empty, "type": kind, **shapes, **facts})
+
+    film = VARIANTS[model].film if model in VARIANTS else None
+    if film:
+        dense = VARIANTS[model].control == "dense"
+        block(
+            "control_1", "control", "Dense" if dense else "Conv1D", [4], [16] if dense else [4, 16]
+        )
+        values = sum(channels) if film == "complex" else blocks
+        for name in ("gammas", "betas"):
+            block(name, "control", "Dense", [16], [values])
+    shape = [bins, frames, 1]
+    for place, size in enumerate(channels):
+        out = [shape[0] // 2, shape[1] // 2, size]
+        block(f"encoder_{place + 1}", "encoder", "Conv2D", shape, out, film=film)
+        shape = out
+    for place in range(blocks):
+        size = 1 if place == blocks - 1 else channels[-2 - place]
+        out = [2 * shape[0], 2 * shape[1], size]
+        skip = f"encoder_{blocks - place}" if place else None
+        block(f"decoder_{place + 1}", "decoder", "Conv2DTranspose", shape, out, skip_from=skip)
+        shape = out
+    return rows
+
+
+def write_runs(settings, rng):
+    train = settings.train
+    for model in MODELS:
+        folder = settings.paths.run(model, settings.seed)
+        folder.mkdir(parents=True)
+        epochs = train.cunet_epochs if model in VARIANTS else train.unet_epochs
+        epoch = np.arange(1, epochs + 1)
+        loss = 0.004 + 0.02 * np.exp(-epoch / 3) + rng.normal(0, 1e-4, epochs)
+        history = pd.DataFrame({"epoch": epoch, "loss": 1.1 * loss, "val_loss": loss})
+        history.to_csv(folder / "history.csv", index=False)
+        steps, size = epochs * train.steps_per_epoch, 9_826_325 + 300_000 * (model in VARIANTS)
+        record = {
+            **{"model": model, "seed": settings.seed, "profile": settings.name},
+            **{"settings": settings.model_dump(mode="json"), "batch_size": train.batch_size},
+            **{"parameters": size, "trainable_parameters": size - 3000, "steps": steps},
+            **{"epochs": epochs, "best_epoch": epochs, "best_val_loss": float(loss.min())},
+            **{"seconds": steps * 0.19, "patches_per_second": 85.0, "precision": "float32"},
+            **{"threads": 2, "versions": {"keras": "3"}, "commit": "0123456789abcdef"},
+        }
+        (folder / "run.json").write_text(json.dumps(record))
+        (folder / "architecture.json").write_text(json.dumps(architecture(settings, model)))
+        if model in VARIANTS:
+            rows = [
+                (instrument, number, 0, rng.normal(1, 0.3), rng.normal(0, 0.3))
+                for instrument in INSTRUMENTS
+                for number in range(1, settings.model.blocks + 1)
+            ]
+            film = pd.DataFrame(rows, columns=["instrument", "block", "feature", "gamma", "beta"])
+            film.to_csv(folder / "film.csv", index=False)
+
+
+def write_scores(settings, rng, *, tracks=5):
+    """Every protocol's rows; vocals are silent in two frames of each track."""
+    names = [f"Band {place} - Song {place}" for place in range(tracks)]
+    hardness = rng.normal(0, 1.5, (tracks, len(INSTRUMENTS)))
+    for system, level in LEVELS.items():
+        rows = []
+        for track, name in enumerate(names):
+            for place, target in enumerate(INSTRUMENTS):
+                key = (system, settings.seed, name, target)
+                sdr = level + hardness[track, place] + rng.normal(0, 0.7)
+                for metric, extra in (("SDR", 0.0), ("SIR", 5.0), ("SAR", 1.0), ("ISR", 3.0)):
+                    facts = ("BSS Eval v4", "median over frames")
+                    rows.append((*key, metric, *facts, sdr + extra, 30, 3 * (place == 3)))
+                for metric, protocol, extra in (
+                    *(("SDR", "BSS Eval v3", 1.0), ("SIR", "BSS Eval v3", 6.0)),
+                    *(("SAR", "BSS Eval v3", 11.0), ("SDR", "SI-SDR", -0.5)),
+                    *(("SDR", "plain SDR", -1.0), ("residual SDR", "plain SDR", 4.0)),
+                ):
+                    rows.append((*key, metric, protocol, "whole track", sdr + extra, 1, 0))
+                silent = 2 * (target == "vocals")
+                facts = ("energy at silence", "mean over silent frames")
+                energy = -10.0 - sdr if silent else float("nan")
+                rows.append((*key, "PES", *facts, energy, 30, 30 - silent))
+                rows.append((*key, "EPS", *facts, float("nan"), 30, 30))
+            key = (system, settings.seed, name, "mixture", "sum SDR", "plain SDR", "whole track")
+            rows.append((*key, 2.0 * level, 1, 0))
+        frame = pd.DataFrame(rows, columns=SCORE_COLUMNS)
+        save(frame, settings.paths.scores / f"{system}-seed{settings.seed}.csv")
+    return names
+
+
+def save(frame, path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    frame.to_csv(path, index=False)
+
+
+def write_ablation(settings):
+    """The shipped model's own scores, and what the ablations add to them."""
+    name = f"{settings.shipped}-seed{settings.seed}.csv"
+    scores = pd.read_csv(settings.paths.scores / name)
+    added = {"sound": 0.0, "end to end": -0.25}
+    added |= {"own maximum": -4.0, "reference range": 1.5, "as released": 0.5}
+    frames = [
+        scores.assign(value=scores["value"] + difference, ablation=ablation)
+        for ablation, difference in added.items()
+    ]
+    save(pd.concat(frames), settings.paths.scores / "ablation" / name)
+
+
+def write_excerpt(settings):
+    for system, level in LEVELS.items():
+        facts = {"model": system, "seed": settings.seed, "metric": "SDR, whole excerpt"}
+        frame = pd.DataFrame({"target": INSTRUMENTS, "value": level / 2}).assign(**facts)
+        save(frame, settings.paths.scores / "excerpt" / f"{system}-seed{settings.seed}.csv")
+
+
+def write_song(settings, rng, song, *, seconds=3):
+    rate, folder = settings.signal.sample_rate, settings.paths.examples / song
+    sounds = {name: 0.05 * rng.normal(0, 1, seconds * rate) for name in INSTRUMENTS}
+    for system in ("", *TRAINED):
+        (folder / system).mkdir(parents=True, exist_ok=True)
+        for name, sound in sounds.items():
+            soundfile.write(folder / system / f"{name}.flac", sound, rate)
+    soundfile.write(folder / "mixture.flac", sum(sounds.values()), rate)
+
+
+# No file name holds a slash, so the closing tag has a look-alike.
+EVIL = "<script>alert(1)<\N{FRACTION SLASH}script>"
+
+
+def write_study(settings, *, tracks=5, songs=("A song", EVIL)):
+    rng = np.random.default_rng(0)
+    write_runs(settings, rng)
+    write_scores(settings, rng, tracks=tracks)
+    write_ablation(settings)
+    write_excerpt(settings)
+    for song in songs:
+        write_song(settings, rng, song)
+
+
+def plotted(patch, folder, **options):
+    """Run the plot notebook's code on a made-up study, and keep an executed copy of it.
+
+    Returns
+    -------
+    types.SimpleNamespace
+        settings, and the notebook's runs, scores and paper (the counts at the paper's size).
+    """
+    patch.setenv("CUNET_RESULTS", str(folder / "results"))
+    patch.setenv("CUNET_DATA", str(folder / "data"))
+    settings = load_profile("smoke")
+    write_study(settings, **options)
+    # Counting parameters takes TensorFlow, and small pictures are enough here.
+    sizes = {"model": ["unet", *VARIANTS], "parameters": 4 * 9_826_325, "trainable": 1}
+    stand_in = types.ModuleType("cunet_lib.models.unet")
+    stand_in.parameter_table = lambda: pd.DataFrame(sizes)
+    patch.setitem(sys.modules, "cunet_lib.models.unet", stand_in)
+    rendered = figures.Figure._rendered
+    small = lambda figure, *about: rendered(replace(figure, dpi=40), *about)  # noqa: E731
+    patch.setattr(figures.Figure, "_rendered", small)
+    notebook, names = nbformat.read(ROOT / "notebooks" / "05_plot.ipynb", as_version=4), {}
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            shown = run_cell(cell.source, names)
+            kinds = {"text/html": "_repr_html_", "text/markdown": "_repr_markdown_"}
+            data = {kind: getattr(shown, by)() for kind, by in kinds.items() if hasattr(shown, by)}
+            cell.outputs = [new_output("display_data", data)] if data else []
+            names["profile"] = "smoke"
+    settings.paths.notebooks.mkdir()
+    nbformat.write(notebook, settings.paths.notebooks / "05_plot.ipynb")
+    study = {name: names[name] for name in ("settings", "runs", "scores")}
+    return types.SimpleNamespace(**study, paper=stand_in.parameter_table())
+
+
+def run_cell(source, names):
+    """Run a cell's code; return the value of its last expression, if it ends in one."""
+    body = ast.parse(source).body
+    last = body.pop() if isinstance(body[-1], ast.Expr) else None
+    exec(compile(ast.Module(body, []), "cell", "exec"), names)
+    return eval(compile(ast.Expression(last.value), "cell", "eval"), names) if last else None
