@@ -150,7 +150,7 @@ def test_another_variant_is_built_described_and_saved_like_the_papers(both, tmp_
     again = load(tmp_path / "half.keras", precision="float32")
     inputs = inputs_of(model, rng)
     np.testing.assert_allclose(
-        again.predict_on_batch(inputs), model.predict_on_batch(inputs), atol=2e-3
+        again.predict_on_batch(inputs), model.predict_on_batch(inputs), atol=1e-2
     )
     masks = models.mask_model(models.folded(model, frames=32)).predict_on_batch(inputs)
     expected = models.mask_model(model).predict_on_batch(inputs)
