@@ -1,0 +1,105 @@
+"""What docs/extend.md says: its lines, put where it says, give a variant, a metric and a corpus."""
+
+import re
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+import soundfile
+import yaml
+from conftest import ROOT, clean_environment
+
+PAGE = (ROOT / "docs" / "extend.md").read_text(encoding="utf-8")
+SECTIONS = dict(re.findall(r"^## (.*?)\n(.*?)(?=^## |\Z)", PAGE, re.MULTILINE | re.DOTALL))
+BLOCK = re.compile(r"^(Above|In) `(\w+)` \w+ `(\S+)`:\n\n```python\n(.*?)```", re.M | re.S)
+
+
+@pytest.fixture
+def project(tmp_path):
+    """A copy of the project; call it with a section of the page to make its changes."""
+    root = tmp_path / "project"
+    for name in ("cunet_lib", "rendered_corpus", "notebooks"):
+        shutil.copytree(ROOT / name, root / name)
+
+    def change(section):
+        blocks = BLOCK.findall(SECTIONS[section])
+        assert blocks
+        for place, name, path, lines in blocks:
+            source = (root / path).read_text(encoding="utf-8")
+            start = re.search(rf"^{name}\b.* = [\[({{]$", source, re.MULTILINE)
+            if place == "Above":
+                source = (
+                    source[: start.start()] + lines.strip() + "\n\n\n" + source[start.start() :]
+                )
+            else:
+                end = re.compile(r"^[\])}]", re.MULTILINE).search(source, start.end()).start()
+                source = source[:end] + lines + source[end:]
+            (root / path).write_text(source, encoding="utf-8")
+        return root
+
+    return change
+
+
+def run(root, *words, **environment):
+    done = subprocess.run(
+        [sys.executable, *words],
+        cwd=root,
+        env=clean_environment(PYTHONPATH=root, **environment),
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_a_variant_goes_through_the_smoke_study_to_its_tables(project, smoke_study, tmp_path):
+    root = project("A variant")
+    copy = smoke_study.copy(tmp_path)
+    roots = {"CUNET_DATA": copy.data, "CUNET_RESULTS": copy.results}
+    for stage in ("03_train_cunet.gated_simple-seed0", "04_evaluate.gated_simple-seed0", "05_plot"):
+        run(root, "-m", "cunet_lib.cli", "run", stage, "--profile", "smoke", **roots)
+    scores = pd.read_csv(copy.folder / "scores" / "scores.csv")
+    assert "gated_simple" in set(scores["model"])
+    for table in ("models", "training", "scores_overall", "differences", "differences_v3"):
+        text = (copy.folder / "tables" / f"{table}.md").read_text(encoding="utf-8")
+        assert "gated, simple" in text, table
+    assert "gated" in (copy.folder / "figures" / "training_curves.svg").read_text(encoding="utf-8")
+
+
+def test_a_metric_has_its_rows_and_its_heading(project):
+    code = (
+        "import numpy as np\n"
+        "from cunet_lib.core.settings import load_profile\n"
+        "from cunet_lib.evaluation import metrics\n"
+        "stems = np.random.default_rng(0).normal(size=(4, 20000))\n"
+        "rows = metrics.track_rows(stems.sum(axis=0), stems, 0 * stems, load_profile('smoke'))\n"
+        "print(rows[rows['metric'] == 'EL'][['target', 'value']].round(1).to_string())\n"
+        "print([measure.heading for measure in metrics.FURTHER])\n"
+    )
+    printed = run(project("A metric"), "-c", code)
+    assert [float(x) for x in re.findall(r"-?\d+\.\d$", printed, re.MULTILINE)] == [
+        pytest.approx(-6, abs=0.3)
+    ] * 4
+    assert "Error level" in printed
+
+
+def test_a_folder_of_stems_with_a_profile_is_a_corpus(tmp_path):
+    profile = re.search(r"```yaml\n(.*?)```", SECTIONS["A corpus"], re.DOTALL)
+    settings = yaml.safe_load(profile[1])
+    settings["data"]["validation"] = 1
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
+    rng = np.random.default_rng(0)
+    for song in ("train/a", "train/b", "test/c"):
+        folder = tmp_path / "songs" / song
+        folder.mkdir(parents=True)
+        stems = 0.1 * rng.normal(size=(4, 16000))
+        for name, stem in zip(("bass", "drums", "other", "vocals"), stems, strict=True):
+            soundfile.write(folder / f"{name}.wav", stem, 16000)
+        soundfile.write(folder / "mixture.wav", stems.sum(axis=0), 16000)
+    roots = {"CUNET_DATA": tmp_path / "data", "CUNET_RESULTS": tmp_path / "results"}
+    words = ("-m", "cunet_lib.cli", "check", tmp_path / "mine.yaml")
+    assert "The corpus is in order" in run(ROOT, *words, CUNET_MUSDB=tmp_path / "songs", **roots)
