@@ -412,6 +412,7 @@ body.jp-Notebook { padding: 0; }
 .jp-RenderedHTMLCommon .cunet-table table.dataTable {
   margin: 0; font-size: 12.5px; table-layout: auto; width: auto !important; }
 .cunet-table .dt-layout-row:has(.dt-layout-cell:empty) { display: none; }
+.cunet-table .dt-layout-cell { overflow: visible !important; }
 .cunet-table :is(th, td) { white-space: nowrap; text-align: left !important; }
 .jp-RenderedHTMLCommon .cunet-table :is(th, td) { padding: 3px 10px !important; }
 .jp-RenderedHTMLCommon .cunet-table thead th { padding-right: 26px !important; }
