@@ -242,7 +242,7 @@ def _verify(options: argparse.Namespace) -> int:
 
 
 def _report(options: argparse.Namespace) -> int:
-    from cunet_lib.report.verify import write_page
+    from cunet_lib.report.page import write_page
     from cunet_lib.workflow.run import shown
 
     print(shown(write_page(load_profile(options.profile))))

@@ -12,6 +12,9 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+# Before NumPy: BLAS with a thread per core, in a test process per core, slows all of them.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 import filelock
 import hypothesis
 import nbformat
@@ -45,7 +48,7 @@ SLOW = ("test_torture", "test_resume", "test_bad_input", "test_sweep", "test_lab
 
 # What an outer make, or the user's shell, would pass on to the make under test.
 OUTER = ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "PROFILE", "JOBS", "SEEDS", "MUSDB")
-OUTER += ("CLUSTER",)
+OUTER += ("CLUSTER", "OPENBLAS_NUM_THREADS")
 OURS = ("CUNET_DATA", "CUNET_RESULTS", "CUNET_PYTHON", "CUNET_MUSDB", "CUNET_THREADS")
 OURS += ("CUNET_CLUSTER",)
 CONDA = ("CONDA_PREFIX", "CONDA_DEFAULT_ENV")

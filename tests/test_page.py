@@ -16,8 +16,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 from cunet_lib.core.settings import ConfigError, load_profile
 from cunet_lib.core.systems import INSTRUMENTS, TRAINED
 from cunet_lib.evaluation.metrics import SDR_V3, SDR_V4
-from cunet_lib.report import tables
-from cunet_lib.report import verify as page
+from cunet_lib.report import page, tables
 
 
 @pytest.fixture(scope="module")

@@ -37,28 +37,6 @@ def write(path, *rows, columns=published.COLUMNS):
     return path
 
 
-def ours(version, targets, value=3.0):
-    """A table of our scores, as ``scores_table`` makes them."""
-    frame = pd.DataFrame(
-        {
-            "model": ["unet", "dense_simple"] * len(targets),
-            "target": np.repeat(targets, 2),
-            "protocol": f"BSS Eval {version}",
-            "aggregation": "whole track" if version == "v3" else "median over frames",
-            "tracks": 50,
-        }
-    )
-    display = pd.DataFrame({"Model": ["Dedicated U-Nets", "C-U-Net"] * len(targets)})
-    for metric in ("sdr", "sir", "sar"):
-        for statistic in ("mean", "std", "median"):
-            frame[f"{metric}_{version}_{statistic}_db"] = value
-        display[f"{metric.upper()} {version}, dB"] = "3.00 ± 3.00 (3.00)"
-    display["Tracks"] = "50"
-    if targets != ["all"]:
-        display.insert(0, "Instrument", frame["target"])
-    return tables.Table("scores", frame, display, "Ours.")
-
-
 def scores():
     return pd.concat([score_rows(model, lambda *_: 1.0) for model in ("unet", "dense_simple")])
 
@@ -118,33 +96,20 @@ def test_lines_of_other_length_other_columns_and_no_file_are_named(tmp_path):
 # ------------------------------------------------------------------------------ beside ours
 
 
-def test_added_rows_of_the_papers_protocol_join_our_table(tmp_path):
-    rows = [{**ROW, "metric": metric} for metric in ("SDR", "SIR", "ISR")]
-    path = write(
-        tmp_path / "scores.csv", *rows, {**ROW, "target": "bass"}, {**ROW, "target": "overall"}
-    )
-    added = published.load_published(path)
-    table = tables.with_published(MUSDB, ours("v3", list(INSTRUMENTS)), SDR_V3, scores=added)
-    assert len(table.frame) == len(table.display) == 2 * 4 + 2
-    vocals = table.frame[table.frame["target"] == "vocals"]
-    assert vocals["model"].tolist() == ["unet", "dense_simple", "C-U-Net-Test (Nobody 2000)"]
-    row = vocals.iloc[-1]
-    assert (row["sdr_v3_mean_db"], row["sdr_v3_std_db"]) == (1.25, 0.5)
-    assert np.isnan(row["sdr_v3_median_db"]) and np.isnan(row["sar_v3_mean_db"])
-    assert row["source"] == "a test, table 0"
-    shown = table.display[table.display["Model"] == row["model"]]
-    assert shown["Instrument"].tolist() == ["bass", "vocals"]
-    assert shown["SDR v3, dB"].tolist() == ["1.25 ± 0.50 (n/a)"] * 2
-    assert shown["SAR v3, dB"].tolist() == ["-", "-"]
-    assert shown["Source"].tolist() == ["a test, table 0"] * 2
-    assert set(table.display["Source"]) == {"here", "a test, table 0"}
-    assert "Rows with a source: published scores whose protocol" in table.caption
-    table.save(tmp_path)
-    assert "C-U-Net-Test (Nobody 2000)" in (tmp_path / "scores.md").read_text()
-
-    overall = tables.with_published(MUSDB, ours("v3", ["all"]), SDR_V3, scores=added)
-    assert overall.frame["sdr_v3_mean_db"].tolist() == [3.0, 3.0, 1.25]
-    assert np.isnan(overall.frame["sdr_v3_std_db"].iloc[-1])  # over what, is not said
+def test_ours_stand_below_scores_of_equal_protocol_alone(tmp_path, monkeypatch):
+    path = write(tmp_path / "scores.csv", ROW, {**ROW, "protocol": V4})
+    monkeypatch.setattr(published.load_published, "__defaults__", (path,))
+    whole = scores().assign(protocol="BSS Eval v3", aggregation="whole track")
+    table = tables.published_table(MUSDB, pd.concat([scores(), whole])).save(tmp_path)
+    frame = table.frame
+    theirs = frame[frame["study"] == "Nobody 2000"]
+    assert theirs[["protocol", "equal_protocol"]].to_numpy().tolist() == [[V3, True], [V4, False]]
+    ours = frame[frame["study"] == "this run"]
+    assert set(ours["protocol"]) == {V3} and ours["equal_protocol"].all()
+    assert set(ours["system"]) == {"Dedicated U-Nets", "C-U-Net dense, simple"}
+    assert set(ours["target"]) == {*INSTRUMENTS, "overall"}
+    assert ours["mean_db"].notna().all()
+    assert "this run" in (tmp_path / "published.md").read_text()
 
 
 @pytest.mark.parametrize(
@@ -154,8 +119,7 @@ def test_added_rows_of_the_papers_protocol_join_our_table(tmp_path):
 def test_another_rate_or_rendered_music_keeps_them_apart(tmp_path, override):
     settings = load_profile("musdb18", [override, "data.validation=1"])
     added = published.load_published(write(tmp_path / "scores.csv", ROW))
-    table = ours("v3", list(INSTRUMENTS))
-    assert tables.with_published(settings, table, SDR_V3, scores=added) is table
+    assert published.of_equal_protocol(settings, SDR_V3, added).empty
 
 
 def test_other_evaluations_aggregations_and_unknown_words_keep_them_apart(tmp_path):
@@ -189,27 +153,11 @@ def test_framing_and_rate_are_compared_too():
     assert published.our_protocol(longer, SDR_V4) != mono
 
 
-def test_our_scores_at_8192_hz_mono_stand_alone_today():
-    whole = scores().assign(protocol="BSS Eval v3", aggregation="whole track")
-    both = pd.concat([scores(), whole])
-    table = tables.scores_table(MUSDB, both, by_instrument=True)
-    assert "source" not in table.frame and len(table.frame) == 2 * 4
-    assert tables.scores_table(load_profile("demo"), both).frame["model"].nunique() == 2
-
-
 def test_the_list_of_published_scores_spells_every_protocol_out(tmp_path):
     table = tables.published_table(MUSDB, scores()).save(tmp_path)
     assert len(table.frame) == len(published.load_published())
     assert set(table.display["Protocol"]) == set(published.load_published()["protocol"])
     assert set(table.display["Equal to ours"]) == {"no"}
-    assert "Ours: 8192 Hz mono, BSS Eval v4, " in table.caption
+    assert "8192 Hz mono" in table.caption
     with pytest.raises(ConfigError, match="profile demo has other tracks"):
         tables.published_table(load_profile("demo"), scores())
-
-
-def test_the_list_says_which_scores_stand_beside_ours(tmp_path, monkeypatch):
-    path = write(tmp_path / "scores.csv", ROW, {**ROW, "protocol": V4})
-    monkeypatch.setattr(published.load_published, "__defaults__", (path,))
-    whole = scores().assign(protocol="BSS Eval v3", aggregation="whole track")
-    table = tables.published_table(MUSDB, pd.concat([scores(), whole]))
-    assert table.display["Equal to ours"].tolist() == ["yes", "no"]

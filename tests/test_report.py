@@ -23,7 +23,7 @@ from cunet_lib.core.systems import INSTRUMENTS, MODELS, TRAINED, VARIANTS
 from cunet_lib.evaluation import statistics as inference
 from cunet_lib.evaluation.metrics import PROTOCOL_V3, SDR_V3, SDR_V4
 from cunet_lib.evaluation.scores import load_scores, summary
-from cunet_lib.report import architecture as drawing
+from cunet_lib.explore import architecture as drawing
 from cunet_lib.report import figures, records, tables, verify
 
 TABLES = {

@@ -454,13 +454,6 @@ METRICS = (
 )
 """Every metric of the study, in the order of the score table."""
 
-PROTOCOL_METRICS = {}
-for _entry in METRICS:
-    PROTOCOL_METRICS[_entry.protocol] = (
-        *PROTOCOL_METRICS.get(_entry.protocol, ()),
-        *_entry.headings,
-    )
-
 FURTHER = tuple(
     Measure(metric, entry.protocol, entry.aggregations[0])
     for entry in METRICS

@@ -15,7 +15,7 @@ import soundfile
 from cunet_lib.core.files import damaged, missing, read_csv, read_run, write_atomically
 from cunet_lib.core.settings import ConfigError, Profile
 from cunet_lib.core.systems import INSTRUMENTS, LABELS, MODELS, SYSTEMS, TRAINED
-from cunet_lib.evaluation.metrics import PROTOCOL_METRICS, SCORE_COLUMNS, Measure
+from cunet_lib.evaluation.metrics import SCORE_COLUMNS
 from cunet_lib.evaluation.scores import ALL
 
 TRIALS = ("smoke", "demo")
@@ -79,20 +79,6 @@ def basis(settings: Profile, table: pd.DataFrame) -> str:
 def target_label(target: str) -> str:
     """Name of an instrument, or of their mean."""
     return "all (mean)" if target == ALL else target
-
-
-def heading(measure: Measure) -> str:
-    """A measure as tables name it: ``"SDR v4"``, ``"SI-SDR"``, ``"Plain SDR"``."""
-    if measure.protocol.startswith("BSS Eval "):
-        return f"{measure.metric} {measure.protocol.removeprefix('BSS Eval ')}"
-    several = len(PROTOCOL_METRICS[measure.protocol]) > 1 and measure.metric != "SDR"
-    name = measure.metric if several else measure.protocol
-    return name[:1].upper() + name[1:]
-
-
-def column(measure: Measure) -> str:
-    """The same as the beginning of a column's name: ``"sdr_v4"``, ``"si_sdr"``."""
-    return re.sub(r"\W", "_", heading(measure).lower())
 
 
 # ------------------------------------------------------------------------------ tables

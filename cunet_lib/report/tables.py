@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import pandas as pd
 
@@ -15,11 +14,9 @@ from cunet_lib.evaluation import scores as analysis
 from cunet_lib.evaluation import statistics as inference
 from cunet_lib.evaluation.ablation import ABLATIONS, SOUND
 from cunet_lib.evaluation.metrics import (
+    FURTHER,
     MIXTURE,
     PLAIN_SDR,
-    PROTOCOL,
-    PROTOCOL_METRICS,
-    PROTOCOL_V3,
     SDR_V3,
     SDR_V4,
     SI_SDR,
@@ -31,10 +28,8 @@ from cunet_lib.evaluation.scores import ALL, TARGETS
 from cunet_lib.report.records import (
     Table,
     basis,
-    column,
     count,
     data_note,
-    heading,
     listed,
     number,
     rate_note,
@@ -48,22 +43,11 @@ BSS_EVAL = tuple(
 )
 """Measures of the tables of scores."""
 
-FURTHER = tuple(
-    Measure(metric, protocol, WHOLE_TRACK)
-    for protocol, metrics in PROTOCOL_METRICS.items()
-    if protocol not in (PROTOCOL, PROTOCOL_V3, SILENCE)
-    for metric in metrics
-)
-"""Measures of the table of further scores."""
-
 ABLATED = (*BSS_EVAL[3:], SDR_V4, *(Measure("SDR", p, WHOLE_TRACK) for p in (PLAIN_SDR, SI_SDR)))
 """Measures that ablations are compared by."""
 
 PLACE = ["model", "target"]
 STATISTICS = ("mean", "std", "median")
-
-
-# ------------------------------------------------------------------------------ columns as text
 
 
 def texts(values: pd.Series, decimals: int = 2, *, sign: bool = False) -> list[str]:
@@ -83,9 +67,6 @@ def spread(frame: pd.DataFrame, prefix: str) -> list[str]:
 def named(frame: pd.DataFrame) -> dict[str, pd.Series]:
     """Columns that name a row's model and instrument."""
     return {"Model": frame["model"].map(LABELS), "Instrument": frame["target"].map(target_label)}
-
-
-# ------------------------------------------------------------------------------ models, training
 
 
 def models_table(settings: Profile, runs: pd.DataFrame, paper: pd.DataFrame) -> Table:
@@ -187,7 +168,7 @@ def statistics(
     frame[counts] = parts[measures[0]][counts]
     for measure, part in parts.items():
         for statistic in STATISTICS:
-            frame[f"{column(measure)}_{statistic}_db"] = part[statistic]
+            frame[f"{measure.column}_{statistic}_db"] = part[statistic]
     return frame
 
 
@@ -201,7 +182,7 @@ def scores_table(settings: Profile, scores: pd.DataFrame, *, by_instrument: bool
     for measure in BSS_EVAL:
         seeds = inference.seed_spread(scores, measure, by_target=by_instrument)
         if len(seeds):
-            frame[f"{column(measure)}_seed_std_db"] = seeds.set_index(PLACE)["seed_std"]
+            frame[f"{measure.column}_seed_std_db"] = seeds.set_index(PLACE)["seed_std"]
     frame = frame.reset_index()
     if by_instrument:
         places = frame["target"].map({name: place for place, name in enumerate(INSTRUMENTS)})
@@ -210,12 +191,12 @@ def scores_table(settings: Profile, scores: pd.DataFrame, *, by_instrument: bool
     if by_instrument:
         display.insert(0, "Instrument", frame["target"])
     for measure in BSS_EVAL:
-        display[f"{heading(measure)}, dB"] = spread(frame, f"{column(measure)}_")
+        display[f"{measure.heading}, dB"] = spread(frame, f"{measure.column}_")
     for measure in (SDR_V4, SDR_V3):
-        if f"{column(measure)}_seed_std_db" in frame:
-            display[f"{heading(measure)} over seeds, dB"] = [
+        if f"{measure.column}_seed_std_db" in frame:
+            display[f"{measure.heading} over seeds, dB"] = [
                 "-" if text == "n/a" else f"± {text}"
-                for text in texts(frame[f"{column(measure)}_seed_std_db"])
+                for text in texts(frame[f"{measure.column}_seed_std_db"])
             ]
     display["Tracks"] = frame["tracks"].astype(str)
     caption = (
@@ -223,70 +204,13 @@ def scores_table(settings: Profile, scores: pd.DataFrame, *, by_instrument: bool
         f"deviation over test tracks, median in parentheses. {basis(settings, scores)}"
     )
     name = "scores_by_instrument" if by_instrument else "scores_overall"
-    table = with_published(settings, Table(name, frame, display, caption), SDR_V4)
-    return with_published(settings, table, SDR_V3)
-
-
-def with_published(
-    settings: Profile, table: Table, measure: Measure, *, scores: pd.DataFrame | None = None
-) -> Table:
-    """Put published scores of equal protocol below a table of ours, with their source.
-
-    The same table if there are none, as is always so for rendered corpora. Scores over all
-    instruments join with their mean alone: whether a published deviation or median is over tracks
-    or over tracks and instruments is not always said.
-
-    Parameters
-    ----------
-    table
-        Of scores: as :func:`scores_table` makes it.
-    measure
-        Of the table's scores; its metric does not matter.
-    scores
-        As ``published.load_published`` gives them; read if not given.
-    """
-    scores = published.load_published() if scores is None else scores
-    equal = published.of_equal_protocol(settings, measure, scores)
-    equal = equal.replace({"target": {published.OVERALL: ALL}})
-    equal = equal[equal["target"].isin(table.frame["target"])]
-    if equal.empty:
-        return table
-    equal.loc[equal["target"] == ALL, ["std_db", "median_db"]] = float("nan")
-    ours = "source" not in table.frame
-    frames = [table.frame.assign(source="") if ours else table.frame]
-    displays = [table.display.assign(Source="here") if ours else table.display]
-    for (target, system, study), group in equal.groupby(["target", "system", "study"], sort=False):
-        source = "; ".join(dict.fromkeys(group["source"]))
-        row = {"model": f"{system} ({study})", "target": target, "source": source}
-        shown = {"Instrument": target, "Model": row["model"], "Source": source}
-        for _, entry in group.iterrows():
-            metric = replace(measure, metric=entry["metric"])
-            prefix = f"{column(metric)}_"
-            row |= {f"{prefix}{name}_db": entry[f"{name}_db"] for name in STATISTICS}
-            shown[f"{heading(metric)}, dB"] = spread(pd.DataFrame([row]), prefix)[0]
-        frames.append(pd.DataFrame([row]))
-        displays.append(pd.DataFrame([shown]))
-    # Values that a table does not show, such as ISR, stay in the table of published scores.
-    frame = pd.concat(frames, ignore_index=True)[frames[0].columns]
-    display = pd.concat(displays, ignore_index=True)[displays[0].columns]
-    places = frame["target"].map({name: place for place, name in enumerate(TARGETS)})
-    order = places.sort_values(kind="stable").index
-    note = " Rows with a source: published scores whose protocol and data equal ours."
-    return Table(
-        table.name,
-        frame.loc[order].reset_index(drop=True),
-        display.loc[order].fillna("-").reset_index(drop=True),
-        table.caption.removesuffix(note) + note,
-    )
+    return Table(name, frame, display, caption)
 
 
 def published_table(settings: Profile, scores: pd.DataFrame) -> Table:
     """All published scores on MUSDB18, each with its protocol spelled out.
 
-    Parameters
-    ----------
-    scores
-        Ours, to tell which protocols are equal.
+    Ours stand below those of equal protocol, and nowhere else.
 
     Raises
     ------
@@ -298,10 +222,21 @@ def published_table(settings: Profile, scores: pd.DataFrame) -> Table:
             f"Published scores are on MUSDB18; profile {settings.name} has other tracks, and "
             "nothing can be compared."
         )
-    frame = published.load_published()
-    ours = sorted(set(scores[["protocol", "aggregation"]].itertuples(index=False, name=None)))
-    equal = [published.of_equal_protocol(settings, Measure("SDR", *pair), frame) for pair in ours]
-    frame["equal_protocol"] = frame["protocol"].isin(pd.concat(equal)["protocol"])
+    listed = published.load_published()
+    frames = [listed.assign(equal_protocol=False)]
+    for measure in BSS_EVAL:
+        equal = published.of_equal_protocol(settings, measure, listed)
+        for words in dict.fromkeys(equal["protocol"]):
+            frames[0].loc[listed["protocol"] == words, "equal_protocol"] = True
+            both = [analysis.summary(scores, measure, by_target=each) for each in (False, True)]
+            rows = pd.concat(both).rename(columns={name: f"{name}_db" for name in STATISTICS})
+            facts = {"study": "this run", "protocol": words, "source": "here"}
+            facts |= {"equal_protocol": True, "system": rows["model"].map(LABELS)}
+            facts["target"] = rows["target"].replace(ALL, published.OVERALL)
+            frames.append(rows.assign(**facts)[list(frames[0])])
+    frame = pd.concat(frames).sort_values(
+        "equal_protocol", ascending=False, kind="stable", ignore_index=True
+    )
     names = {"mean_db": "Mean, dB", "std_db": "Standard deviation, dB", "median_db": "Median, dB"}
     display = frame.copy()
     for name in names:
@@ -310,8 +245,8 @@ def published_table(settings: Profile, scores: pd.DataFrame) -> Table:
     display = display.rename(columns={**names, "equal_protocol": "Equal to ours"})
     display.columns = [name[:1].upper() + name[1:] for name in display]
     caption = (
-        f"Published scores on MUSDB18, as their sources give them. Ours: {rate_note(settings)}, "
-        f"{'; '.join(', '.join(pair) for pair in ours)}; only rows equal to ours compare with them."
+        "Published scores on MUSDB18, as their sources give them, and ours "
+        f"({rate_note(settings)}) where the protocol is equal. Only equal protocols compare."
     )
     return Table("published", frame, display, caption)
 
@@ -370,7 +305,7 @@ def differences_table(
     display = pd.DataFrame(
         {
             **named(table),
-            f"Difference of {heading(measure)}, dB": texts(table["mean"], sign=True),
+            f"Difference of {measure.heading}, dB": texts(table["mean"], sign=True),
             f"{1 - settings.statistics.alpha:.0%} interval": [
                 "n/a" if pd.isna(low) else f"{number(low, sign=True)} to {number(high, sign=True)}"
                 for low, high in zip(table["ci_low"], table["ci_high"], strict=True)
@@ -389,7 +324,7 @@ def differences_table(
         display.insert(4, "Over seeds", over)
     values = (*STATISTICS, "ci_low", "ci_high", "seed_std")
     frame = table.rename(columns={name: f"difference_{name}_db" for name in values})
-    margin, version = settings.statistics.margin_db, heading(measure).split()[-1]
+    margin, version = settings.statistics.margin_db, measure.heading.split()[-1]
     caption = (
         f"Paired differences per test track by BSS Eval {version}, C-U-Net minus dedicated U-Net, "
         f"with corrected tests and a margin of {margin:g} dB that was set beforehand. "
@@ -442,9 +377,9 @@ def further_table(settings: Profile, scores: pd.DataFrame) -> Table:
     frame = frame.drop(columns=["frames", "undefined_frames"])
     display = pd.DataFrame(named(frame))
     for measure in FURTHER:
-        display[f"{heading(measure)}, dB"] = [
+        display[f"{measure.heading}, dB"] = [
             "n/a" if text.startswith("n/a") else text
-            for text in spread(frame, f"{column(measure)}_")
+            for text in spread(frame, f"{measure.column}_")
         ]
     caption = (
         "Scores of whole tracks without filters: mean ± standard deviation over test tracks, "
@@ -510,21 +445,21 @@ def ablation_table(settings: Profile, ablations: pd.DataFrame) -> Table:
             pairs = pairs.reset_index()
             mean = pairs.dropna().groupby(["model", "track"], as_index=False)["difference"].mean()
             pairs = pd.concat([mean.assign(target=ALL), pairs])
-            parts.append(pairs.assign(ablation=ablation, measure=column(measure)))
+            parts.append(pairs.assign(ablation=ablation, measure=measure.column))
     long = pd.concat(parts)
     keys = ["ablation", "model", "target"]
     groups = long.groupby([*keys, "measure"], sort=False)["difference"]
     frame = groups.agg(STATISTICS).unstack("measure")  # noqa: PD010
     frame.columns = [f"{name}_difference_{stat}_db" for stat, name in frame.columns]
-    first = long[long["measure"] == column(SDR_V3)].groupby(keys)["difference"]
+    first = long[long["measure"] == SDR_V3.column].groupby(keys)["difference"]
     frame.insert(0, "tracks", first.count())
     frame.insert(1, "undefined_tracks", first.agg(lambda values: values.isna().sum()))
     order = {name: place for place, name in enumerate((*ABLATIONS, *SYSTEMS, *TARGETS))}
     frame = frame.sort_index(key=lambda level: level.map(order)).reset_index()
     display = pd.DataFrame({"Evaluation": frame["ablation"], **named(frame)})
     for measure in ABLATED:
-        prefix = f"{column(measure)}_difference"
-        display[f"{heading(measure)}, dB"] = [
+        prefix = f"{measure.column}_difference"
+        display[f"{measure.heading}, dB"] = [
             f"{number(mean, sign=True)} ± {number(deviation)}"
             for mean, deviation in zip(
                 frame[f"{prefix}_mean_db"], frame[f"{prefix}_std_db"], strict=True
