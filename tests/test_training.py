@@ -178,3 +178,11 @@ def test_mask_and_control_network_stay_in_float32():
     assert all(weight.dtype == "float32" for weight in model.weights)
     control = model.get_layer("control")
     assert {layer.compute_dtype for layer in control.layers} == {"float32"}
+
+
+def test_musdb18_takes_the_gpu_s_speed_where_there_is_one(monkeypatch):
+    settings = load_profile("musdb18")
+    monkeypatch.setattr(training, "gpus", lambda: ["a GPU"])
+    assert training.precision_of(settings) == "mixed_bfloat16" and training._jit(settings)
+    monkeypatch.setattr(training, "gpus", list)
+    assert not training._jit(settings)
