@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from keras import ops
 
-from cunet_lib.core.settings import ConfigError
+from cunet_lib.core.settings import ConfigError, load_profile
 from cunet_lib.models import unet as models
 from cunet_lib.models.weights import load
 from cunet_lib.train import training
