@@ -13,7 +13,7 @@ ROOMS = {
     "preprocess": ("core", "signal"),
     "models": ("core", "signal"),
     "train": ("core", "signal", "preprocess", "models"),
-    "separation": ("core", "signal", "preprocess", "models"),
+    "separation": ("core", "signal", "models"),
     "evaluation": ("core", "signal", "preprocess"),
     "report": ("core", "signal", "preprocess", "models", "separation", "evaluation"),
     "explore": ("core", "signal", "preprocess", "models", "separation", "evaluation", "report"),

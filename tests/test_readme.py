@@ -1,10 +1,8 @@
 """What the README says can be done."""
 
-import json
 import re
 import shlex
 
-import torture
 from conftest import ROOT
 
 from cunet_lib.core.settings import load_profile
@@ -38,16 +36,6 @@ def test_every_notebook_and_profile_is_named():
         assert f"`{name}`" in README
     for name in ("smoke", "demo", "musdb7s", "musdb18"):
         assert name in README
-
-
-def test_reliability_table_is_that_of_the_last_torture():
-    path = ROOT / "results" / "reliability" / "reliability.json"
-    begin, end = torture.MARKS
-    shown = README.split(begin)[1].split(end)[0].strip()
-    if path.is_file():
-        assert shown == torture.table(json.loads(path.read_text(encoding="utf-8")))
-    else:
-        assert shown == "Not run yet."
 
 
 def test_pictures_and_linked_files_exist():

@@ -155,8 +155,10 @@ class Busy(RuntimeError):
 
 
 @contextlib.contextmanager
-def locked(path: Path, busy: str, *, seconds: float = 0.0) -> Iterator[None]:
+def locked(path: Path, busy: str, *, seconds: float = 0.0) -> Iterator[bool]:
     """Hold an exclusive lock while the body runs; it ends with the process, however that ends.
+
+    Yields False where the file system has no locks: the body runs all the same.
 
     Parameters
     ----------
@@ -190,7 +192,7 @@ def locked(path: Path, busy: str, *, seconds: float = 0.0) -> Iterator[None]:
         if error.errno not in (errno.ENOLCK, errno.ENOSYS):
             raise WriteError(error.errno, error.strerror, path) from error
     try:
-        yield
+        yield lock.is_locked
     finally:
         lock.release()
 
@@ -200,8 +202,8 @@ def abandoned(path: Path) -> bool:
     if not path.exists():
         return False
     try:
-        with locked(path, ""):
-            return True
+        with locked(path, "") as held:
+            return held
     except (Busy, OSError):
         return False
 

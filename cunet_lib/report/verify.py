@@ -244,7 +244,9 @@ def _committed(folder: str, reference: str) -> dict[str, str]:
 
 def _git(*arguments: str) -> str:
     try:
-        done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, check=False)
+        done = subprocess.run(
+            ["git", *arguments], cwd=ROOT, capture_output=True, check=False, timeout=60
+        )
     except FileNotFoundError as error:
         raise ConfigError("`make verify` needs git, which is not installed.") from error
     if done.returncode:
