@@ -955,6 +955,6 @@ def test_a_separation_that_is_stopped_leaves_nothing(trained, sandbox, how):
         _, errors = process.communicate(timeout=30)
     finally:
         process.kill()
-    assert process.returncode == 130
+    assert process.returncode == 130, errors
     assert_sentence(errors.splitlines()[-1], "nothing half-written was kept", "same command")
     assert "Traceback" not in errors and not out.exists()

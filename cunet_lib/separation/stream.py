@@ -408,6 +408,8 @@ def _blocks(song: AudioFile, frames: int, grid: _Grid) -> Iterator[np.ndarray]:
 def _ahead(blocks: Iterator) -> Iterator:
     """The same blocks; a thread computes the next one while the last one is used."""
     worker = ThreadPoolExecutor(1)
+    # Ctrl-C while a thread starts makes its pool lose sight of it: nothing is at work then yet.
+    worker.submit(int).result()
     try:
         block = worker.submit(next, blocks, None).result()
         while block is not None:
