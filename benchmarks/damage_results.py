@@ -5,6 +5,7 @@ import json
 import pickle
 import random
 import zipfile
+from functools import partial
 
 import numpy as np
 
@@ -90,6 +91,9 @@ ARRAYS = (
 )
 
 
+WEIGHTS = "model.weights.h5"
+
+
 def altered_archive(content, change):
     """A ``.keras`` file with changed members: ``change`` gets and returns ``{name: bytes}``."""
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
@@ -135,6 +139,30 @@ def _layer(**changes):
     return _config(change)
 
 
+_ARCHIVES = {
+    "without weights": lambda parts: {k: v for k, v in parts.items() if not k.endswith(".h5")},
+    "without a configuration": lambda parts: {k: v for k, v in parts.items() if k != "config.json"},
+    "with a program in it": lambda parts: parts | {"../../evil.py": b"import os"},
+    "weights of nothing": lambda parts: parts | {WEIGHTS: b""},
+    "weights of text": lambda parts: parts | {WEIGHTS: b"1.0 " * 99},
+    "half its weights": lambda parts: parts | {WEIGHTS: parts[WEIGHTS][: len(parts[WEIGHTS]) // 2]},
+    "a configuration of text": lambda parts: parts | {"config.json": b"{"},
+    "a configuration that is a list": lambda parts: parts | {"config.json": b"[]"},
+    "a configuration of brackets": lambda parts: parts | {"config.json": b"[" * 99999},
+    "a lambda": _config(_lambda),
+    "a function of the system": _config(_function),
+    "another name": _config(lambda config: config["config"].update(name="mine")),
+    "another class": _config(lambda config: config.update(class_name="Sequential")),
+    "a class of another module": _config(lambda config: config.update(module="subprocess")),
+    "no layers": _config(lambda config: config["config"].update(layers=[])),
+    "layers of text": _config(lambda config: config["config"].update(layers="all")),
+    "a billion filters": _layer(filters=10**9),
+    "filters that do not fit": _layer(filters=3),
+    "negative filters": _layer(filters=-1),
+    "a field of a later version": _layer(quantum=True),
+    "strides of nothing": _layer(strides=None),
+}
+
 MODELS = {
     "empty": lambda content: b"",
     "one byte": lambda content: content[:1],
@@ -151,55 +179,6 @@ MODELS = {
         + content[len(content) // 2 + 1 :]
     ),
     "many bits flipped": lambda content: flipped(content, 0.001),
-    "without weights": lambda content: altered_archive(
-        content, lambda parts: {k: v for k, v in parts.items() if not k.endswith(".h5")}
-    ),
-    "without a configuration": lambda content: altered_archive(
-        content, lambda parts: {k: v for k, v in parts.items() if k != "config.json"}
-    ),
-    "with a program in it": lambda content: altered_archive(
-        content, lambda parts: parts | {"../../evil.py": b"import os"}
-    ),
-    "weights of nothing": lambda content: altered_archive(
-        content, lambda parts: parts | {"model.weights.h5": b""}
-    ),
-    "weights of text": lambda content: altered_archive(
-        content, lambda parts: parts | {"model.weights.h5": b"1.0 " * 99}
-    ),
-    "half its weights": lambda content: altered_archive(
-        content,
-        lambda parts: parts | {"model.weights.h5": parts["model.weights.h5"][: -len(content) // 3]},
-    ),
-    "a configuration of text": lambda content: altered_archive(
-        content, lambda parts: parts | {"config.json": b"{"}
-    ),
-    "a configuration that is a list": lambda content: altered_archive(
-        content, lambda parts: parts | {"config.json": b"[]"}
-    ),
-    "a configuration of brackets": lambda content: altered_archive(
-        content, lambda parts: parts | {"config.json": b"[" * 99999}
-    ),
-    "a lambda": lambda content: altered_archive(content, _config(_lambda)),
-    "a function of the system": lambda content: altered_archive(content, _config(_function)),
-    "another name": lambda content: altered_archive(
-        content, _config(lambda config: config["config"].update(name="mine"))
-    ),
-    "another class": lambda content: altered_archive(
-        content, _config(lambda config: config.update(class_name="Sequential"))
-    ),
-    "a class of another module": lambda content: altered_archive(
-        content, _config(lambda config: config.update(module="subprocess"))
-    ),
-    "no layers": lambda content: altered_archive(
-        content, _config(lambda config: config["config"].update(layers=[]))
-    ),
-    "layers of text": lambda content: altered_archive(
-        content, _config(lambda config: config["config"].update(layers="all"))
-    ),
-    "a billion filters": lambda content: altered_archive(content, _layer(filters=10**9)),
-    "filters that do not fit": lambda content: altered_archive(content, _layer(filters=3)),
-    "negative filters": lambda content: altered_archive(content, _layer(filters=-1)),
-    "a field of a later version": lambda content: altered_archive(content, _layer(quantum=True)),
-    "strides of nothing": lambda content: altered_archive(content, _layer(strides=None)),
+    **{case: partial(altered_archive, change=change) for case, change in _ARCHIVES.items()},
 }
 """What can be wrong with the file of a model."""

@@ -1,24 +1,20 @@
-"""How long the control panel takes to answer a slider, by part: ``python -m benchmarks.latency``.
+"""How long the control panel takes to answer a slider, by part.
 
 Measured in this process, without a browser: from a slider's new value to the bytes of the new
-sounds and the new picture. The load of the machine is printed beside it, since it decides.
+sounds and the new picture.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import os
 
 import keras
 import numpy as np
 import pandas as pd
 
-from cunet_lib.core.hardware import cores
-from cunet_lib.core.settings import Profile, load_profile
+from cunet_lib.core.settings import Profile
 from cunet_lib.core.systems import INSTRUMENTS
 from cunet_lib.evaluation.evaluate import real_excerpt
-from cunet_lib.explore import steering
 from cunet_lib.explore.panel import Explorer
 
 ANSWER, FOLLOWING = "the answer", "curves, which follow"
@@ -75,28 +71,3 @@ def measure(
         [(part, 1000 * times.median(), 1000 * times.max()) for part, times in columns],
         columns=["part", "median_ms", "max_ms"],
     )
-
-
-def main() -> None:
-    """Print the table, and what it was measured on."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--profile", default="demo", help="settings (default: %(default)s)")
-    parser.add_argument(
-        "--model", default="", help="a trained C-U-Net; the shipped one if not given"
-    )
-    parser.add_argument(
-        "--seconds", type=float, default=10.0, help="of music (default: %(default)g)"
-    )
-    options = parser.parse_args()
-    settings = load_profile(options.profile)
-    network = steering.load_network(settings, options.model)
-    table = measure(network, settings, seconds=options.seconds)
-    print(
-        f"{network.name}, {options.seconds:g} s of audio, {cores()} cores, "
-        f"load {os.getloadavg()[0]:.1f}"
-    )
-    print(table.to_string(index=False, float_format="{:.0f}".format))
-
-
-if __name__ == "__main__":
-    main()

@@ -16,8 +16,8 @@ EPOCHS = 6
 """Of every training in a clone; the profile's second and last takes half a second."""
 
 
-def summary(record: dict) -> list[tuple[str, str]]:
-    """The outcome in a few rows."""
+def report(record: dict) -> str:
+    """The outcome as Markdown."""
     strikes = [strike for strike in record["strikes"] if strike["signal"]]
     counts = {
         name: sum(strike["signal"] == name for strike in strikes)
@@ -27,45 +27,21 @@ def summary(record: dict) -> list[tuple[str, str]]:
         f"{phase} {sum(bool(re.fullmatch(pattern, strike['stage'])) for strike in strikes)}"
         for phase, (pattern, _) in PHASES.items()
     )
+    shown = record["bad_input"]
     stops = [strike["ended_in"] for strike in strikes if strike["signal"] == "SIGINT"]
     rows = [
         ("Kills", f"{len(strikes)} ({', '.join(f'{n} {name}' for name, n in counts.items())})"),
         ("Kills by phase", phases),
-        ("Results that differ from an undisturbed run", _listed(record["differences"])),
+        ("Results that differ from an undisturbed run", ", ".join(record["differences"]) or "none"),
         ("Trainings that went on from a checkpoint", str(sum(record["resumed"].values()))),
         ("Finished trainings used again", str(sum(record["reused"].values()))),
-        (
-            "Ctrl-C to the end",
-            f"at most {max(stops):.1f} s" if stops else "not tried",
-        ),
+        ("Ctrl-C to the end", f"at most {max(stops):.1f} s" if stops else "not tried"),
         ("Undisturbed run", f"{record['undisturbed_seconds']:.0f} s"),
         ("Killed run, all its starts together", f"{record['killed_seconds']:.0f} s"),
-        ("Results that differ between two clones", _listed(record["clones_differ"])),
-    ]
-    shown, cost = record["bad_input"], record["determinism"]
-    speed, repeats = cost["patches_per_second"], cost["repeats"]
-    return [
-        *rows,
+        ("Results that differ between two clones", ", ".join(record["clones_differ"]) or "none"),
         ("Bad inputs shown", f"{sum(shown['cases'].values())}"),
         ("Bad inputs without a clean refusal", str(len(shown["failed"]))),
-        (
-            f"Deterministic operations ({cost['model']})",
-            f"{speed['on']:.0f} patches/s with them, {speed['off']:.0f} without: "
-            f"{cost['slower_by']:.2f} times the time",
-        ),
-        (
-            "Training repeated without them",
-            "the same weights" if repeats["off"] else "other weights",
-        ),
     ]
-
-
-def _listed(names: list[str]) -> str:
-    return ", ".join(names) or "none"
-
-
-def report(record: dict) -> str:
-    """The outcome as Markdown."""
     lines = [
         "# Reliability of `make reproduce`",
         "",
@@ -74,7 +50,9 @@ def report(record: dict) -> str:
         f"{record['python']}. Each kill was followed by the same command again. Made by "
         "`make torture`.",
         "",
-        table(record),
+        "| what | outcome |",
+        "|---|---|",
+        *(f"| {name} | {value} |" for name, value in rows),
         "",
         "## Every kill",
         "",
@@ -90,9 +68,3 @@ def report(record: dict) -> str:
     cases = record["bad_input"]["cases"]
     lines += [f"| {kind} | {number} |" for kind, number in sorted(cases.items())]
     return "\n".join(lines) + "\n"
-
-
-def table(record: dict) -> str:
-    """The outcome as a table of Markdown."""
-    rows = [f"| {name} | {value} |" for name, value in summary(record)]
-    return "\n".join(["| what | outcome |", "|---|---|", *rows])

@@ -1,4 +1,4 @@
-"""Noise to measure with: a corpus, a store, and an untrained network that is ready to train."""
+"""Noise to measure with, a network ready to train, and batches as the paper's code makes them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from cunet_lib.core.files import write_json
 from cunet_lib.core.settings import Profile
 from cunet_lib.core.systems import INSTRUMENTS
-from cunet_lib.models.conditions import all_one_hot
+from cunet_lib.models.conditions import all_one_hot, draw
 from cunet_lib.preprocess.store import INDEX, Entry, Store
 from cunet_lib.preprocess.tracks import STEMS
 
@@ -39,10 +39,8 @@ def noise_corpus(root: Path, *, tracks: dict[str, int], seconds: float) -> None:
             first = first or folder
 
 
-def noise_store(
-    settings: Profile, *, tracks: dict[str, int], seconds: float, copies: int = 1
-) -> Store:
-    """A store of noise; ``copies`` lists every file so many times, under names of its own."""
+def noise_store(settings: Profile, *, tracks: dict[str, int], seconds: float) -> Store:
+    """A store of noise."""
     folder = settings.paths.store
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(0)
@@ -53,26 +51,18 @@ def noise_store(
             audio = np.empty((len(STEMS), samples), np.float32)
             audio[1:] = 0.1 * rng.standard_normal((len(INSTRUMENTS), samples), np.float32)
             audio[0] = audio[1:].sum(axis=0)
-            for copy in range(copies):
-                name = f"{split} {index} {copy}"
-                digest = hashlib.sha256(name.encode()).hexdigest()
-                path = folder / f"{digest[:16]}.npy"
-                if copy:
-                    os.link(folder / entries[-1].file, path)
-                else:
-                    np.save(path, audio)
-                entries.append(
-                    Entry(name, split, path.name, samples, seconds, 20.0, digest, digest)
-                )
-    write_json(
-        folder / INDEX,
-        {
-            "signal": settings.signal.model_dump(),
-            "settings_hash": settings.section_hash("data", "signal"),
-            "stems": list(STEMS),
-            "tracks": [asdict(entry) for entry in entries],
-        },
-    )
+            name = f"{split} {index}"
+            digest = hashlib.sha256(name.encode()).hexdigest()
+            file = f"{digest[:16]}.npy"
+            np.save(folder / file, audio)
+            entries.append(Entry(name, split, file, samples, seconds, 20.0, digest, digest))
+    index = {
+        "signal": settings.signal.model_dump(),
+        "settings_hash": settings.section_hash("data", "signal"),
+        "stems": list(STEMS),
+        "tracks": [asdict(entry) for entry in entries],
+    }
+    write_json(folder / INDEX, index)
     return Store(folder)
 
 
@@ -93,3 +83,68 @@ def new_trainer(settings: Profile):
     audio = 0.1 * rng.standard_normal((size, settings.patch_samples), np.float32)
     condition = np.resize(all_one_hot(), (size, len(INSTRUMENTS)))
     return trainer, audio, condition
+
+
+def released_pipeline(spectrograms: list[np.ndarray], settings: Profile):
+    """Batches as the paper's released code makes them: Python for every single patch.
+
+    As there, complex spectrograms of all tracks lie in memory; a Python generator hands out slices
+    of all stems with a condition; and a Python function takes each of them to magnitudes, copying
+    the slice for every instrument that is asked for, and mixes in stems of other tracks.
+
+    Parameters
+    ----------
+    spectrograms
+        Of each track, ``(n_fft // 2 + 1, frames, 5)`` complex64, the mixture first.
+
+    Returns
+    -------
+    tf.data.Dataset
+        ``((mixture, condition), target)`` with magnitudes ``(batch, bins, frames, 1)``.
+    """
+    import tensorflow as tf
+
+    frames, train = settings.model.patch_frames, settings.train
+    bins, count = settings.signal.bins, len(INSTRUMENTS)
+    rng = np.random.default_rng(0)
+
+    def place():
+        song = spectrograms[rng.integers(len(spectrograms))]
+        start = rng.integers(song.shape[1] - frames + 1)
+        return song[:, start : start + frames]
+
+    def slices():
+        while True:
+            yield place(), draw(train.conditions[rng.integers(len(train.conditions))], rng)
+
+    def patch(stems, condition):
+        stems, condition = stems.numpy(), condition.numpy()
+        mixture, target = stems[..., 0], np.zeros(stems.shape[:2], np.complex64)
+        sources = target.copy()
+        for wanted in np.flatnonzero(condition):
+            scaled = stems.copy()
+            if np.abs(stems).max() > 0 and rng.random() < train.progressive:
+                level = np.float32(rng.random())
+                scaled[..., 1 + wanted] *= level
+                condition[wanted] *= level
+            target = target + scaled[..., 1 + wanted]
+            sources = sources + stems[..., 1 + wanted]
+        if rng.random() < train.remix:
+            mixture = sources
+            for other in np.flatnonzero(condition == 0):
+                mixture = mixture + place()[..., 1 + other]
+        return np.abs(mixture)[:bins, :, None], condition, np.abs(target)[:bins, :, None]
+
+    def load(stems, condition):
+        mixture, condition, target = tf.py_function(patch, [stems, condition], [tf.float32] * 3)
+        mixture = tf.ensure_shape(mixture, settings.patch_shape)
+        target = tf.ensure_shape(target, settings.patch_shape)
+        return (mixture, tf.ensure_shape(condition, (count,))), target
+
+    signature = (
+        tf.TensorSpec((bins + 1, frames, 1 + count), tf.complex64),
+        tf.TensorSpec((count,), tf.float32),
+    )
+    dataset = tf.data.Dataset.from_generator(slices, output_signature=signature)
+    dataset = dataset.map(load, num_parallel_calls=tf.data.AUTOTUNE)
+    return dataset.batch(train.batch_size).prefetch(tf.data.AUTOTUNE)

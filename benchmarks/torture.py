@@ -13,7 +13,6 @@ A fixed plan from a seed, bounded by a number of kills and a time for each run:
    study.
 3. Scores, tables and training histories of all three are compared, save for times.
 4. The gallery of bad input is shown to the library (``tests/test_bad_input.py``), and counted.
-5. What deterministic operations would cost is measured (:mod:`benchmarks.determinism`).
 
 ``make torture`` runs it and writes ``results/reliability/reliability.{json,md}``. With
 ``--folder`` it works there, and goes on there when it was stopped itself.
@@ -40,7 +39,6 @@ from pathlib import Path
 
 import pandas as pd
 
-from benchmarks import determinism
 from benchmarks.reliability import EPOCHS, PHASES, report
 from cunet_lib.core.files import write_atomically, write_json
 from cunet_lib.core.hardware import cores
@@ -64,8 +62,8 @@ PROFILE = Path("notebooks/profiles/smoke.yaml")
 
 OUTPUT = ROOT / "results" / "reliability"
 
-PATIENCE = 60
-"""Seconds after which a process that was told to stop counts as hanging."""
+LIMIT, PATIENCE = 1800, 60
+"""Seconds that a whole run may take, and one that was told to stop."""
 
 
 class Study:
@@ -80,18 +78,13 @@ class Study:
     def start(self) -> subprocess.Popen:
         """Start ``make reproduce``; its output is added to a file."""
         self.root.mkdir(parents=True, exist_ok=True)
-        environment = {
-            key: value
-            for key, value in os.environ.items()
-            if not key.startswith(("MAKE", "MFLAGS"))
-        }
-        roots = {"CUNET_DATA": self.root / "data", "CUNET_RESULTS": self.root / "results"}
-        environment |= {"CUNET_PYTHON": sys.executable, **{k: str(v) for k, v in roots.items()}}
+        kept = {k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "MFLAGS"))}
+        roots = {"CUNET_DATA": f"{self.root}/data", "CUNET_RESULTS": f"{self.root}/results"}
         with self.log.open("ab") as output:
             return subprocess.Popen(
                 ["make", "reproduce", "PROFILE=smoke"],
                 cwd=self.checkout,
-                env=environment,
+                env={**kept, **roots, "CUNET_PYTHON": sys.executable},
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
@@ -258,15 +251,14 @@ def clone(folder: Path) -> Path:
 def differences(one: Study, other: Study) -> list[str]:
     """Every result that is not the same in both, by name."""
     found = []
-    for pattern in ("scores/*.csv", "scores/excerpt/*.csv", "scores/ablation/*.csv"):
-        found += _unequal(one, other, pattern, lambda path: path.read_bytes())
+    for folder in ("scores", "scores/excerpt", "scores/ablation"):
+        found += _unequal(one, other, f"{folder}/*.csv", lambda path: path.read_bytes())
     # Tables with times of their own are compared without them.
-    found += _unequal(one, other, "tables/*.csv", _timeless)
-    found += _unequal(one, other, "runs/*/history.csv", _timeless)
-    leftovers = [path for path in other.results.rglob(".*partial*") if path.is_file()]
-    found += [f"left behind: {path.relative_to(other.results)}" for path in leftovers]
-    leftovers = other.results.glob("runs/*/checkpoint")
-    return found + [f"left behind: {path.relative_to(other.results)}" for path in leftovers]
+    for pattern in ("tables/*.csv", "runs/*/history.csv"):
+        found += _unequal(one, other, pattern, _timeless)
+    left = [path for path in other.results.rglob(".*partial*") if path.is_file()]
+    left += other.results.glob("runs/*/checkpoint")
+    return found + [f"left behind: {path.relative_to(other.results)}" for path in left]
 
 
 def _unequal(one: Study, other: Study, pattern: str, read) -> list[str]:
@@ -286,22 +278,14 @@ def _unequal(one: Study, other: Study, pattern: str, read) -> list[str]:
 
 
 def _timeless(path: Path) -> str:
-    table = pd.read_csv(path)
-    times = [
-        column
-        for column in table
-        if any(word in column.lower() for word in ("second", "minute", "patches/s", "per_second"))
-    ]
-    return table.drop(columns=times).to_csv(index=False)
+    times = r"(?i)second|minute|patches/s|per_second"
+    return pd.read_csv(path).loc[:, lambda table: ~table.columns.str.contains(times)].to_csv()
 
 
 def resumed(study: Study) -> dict[str, int]:
     """How often each training went on after a kill."""
-    records = {
-        path.parent.name: json.loads(path.read_text(encoding="utf-8"))
-        for path in sorted(study.results.glob("runs/*/run.json"))
-    }
-    return {name: record["resumed"] for name, record in records.items()}
+    records = sorted(study.results.glob("runs/*/run.json"))
+    return {path.parent.name: json.loads(path.read_text("utf-8"))["resumed"] for path in records}
 
 
 def reused(study: Study) -> dict[str, int]:
@@ -333,7 +317,6 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--limit", type=float, default=1800, help="seconds for one whole run")
     parser.add_argument("--folder", type=Path, help="work here and keep it (default: temporary)")
     options = parser.parse_args()
     if options.kills < 0:
@@ -343,9 +326,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="cunet-torture-") as scratch:
         folder = (options.folder or Path(scratch)).resolve()
         folder.mkdir(parents=True, exist_ok=True)
-        record = torture(folder, kills=options.kills, seed=options.seed, limit=options.limit)
+        record = torture(folder, kills=options.kills, seed=options.seed, limit=LIMIT)
         record["bad_input"] = bad_input(folder)
-        record["determinism"] = determinism.measure()
     write_json(OUTPUT / "reliability.json", record)
     text = report(record)
     write_atomically(OUTPUT / "reliability.md", text)

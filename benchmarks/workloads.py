@@ -1,276 +1,356 @@
-"""What :mod:`benchmarks.bench` measures; each workload runs in a process of its own.
+"""What :mod:`benchmarks.bench` measures; each part runs in a process of its own.
 
-``python -m benchmarks.workloads NAME ARGUMENTS FILE`` runs one and writes what it found as JSON. A
-process of its own keeps one workload's memory, threads and caches out of another's figures. Its
-environment names a scratch folder as ``CUNET_DATA`` and ``CUNET_RESULTS``. Audio is noise: no
-workload here depends on what is heard.
+``python -m benchmarks.workloads PART ARGUMENTS FILE`` runs one and writes its rows, and what they
+were made of, as JSON. A process of its own keeps one part's memory, threads and caches out of
+another's figures. Its environment names a scratch folder as ``CUNET_DATA`` and ``CUNET_RESULTS``.
+Audio is noise: nothing here depends on what is heard.
+
+Every part takes ``scale``, the share of the whole measurement, and ``torch``, an interpreter that
+has PyTorch.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
+import statistics
+import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 
-from benchmarks.scratch import RATE, new_trainer, noise_corpus, noise_store
-from benchmarks.steps import batches, memory_of_batches, shares, training
-from benchmarks.timing import interleaved, watched_memory
+from benchmarks.rows import Row, compared, interleaved, number
+from benchmarks.scratch import RATE, new_trainer, noise_corpus, noise_store, released_pipeline
 from cunet_lib.core.files import RUN_KEYS, write_json
-from cunet_lib.core.hardware import cores, peak_memory
-from cunet_lib.core.processes import map_tracks
-from cunet_lib.core.settings import Profile, load_profile
+from cunet_lib.core.hardware import computes_bfloat16, cores, peak_memory
+from cunet_lib.core.settings import ROOT, load_profile
 from cunet_lib.models.conditions import all_one_hot
-from cunet_lib.preprocess.store import Store, build_store
+from cunet_lib.preprocess.store import build_store
 
-# ---------------------------------------------------------------------------------- preprocessing
+Found = tuple[list[Row], dict]
+"""Rows, and what they were made of."""
+
+PAPER = "model.filters=16 train.batch_size=16 model.dropout=0.5 model.control_dropout=0.5"
+"""Overrides of the demo for networks of the paper's size; batches stay the demo's."""
+
+PAPER_BATCH = 64
+"""Patches of a batch in the paper."""
+
+EVERYTHING = "train.conditions=[one_hot,zero,all,pairs,continuous]"
+
+DRAIN = 6
+"""Batches that a pipeline has ready when nobody took any; they are not timed."""
 
 
-def preprocessing(tracks: int, seconds: float, turns: int) -> dict:
-    """Seconds of ``build_store`` and of ``librosa.load`` stem by stem, over the same files."""
-    settings = load_profile("demo", "data.validation=1")
-    half = max(2, tracks // 2)
-    noise_corpus(settings.paths.corpus, tracks={"train": half, "test": half}, seconds=seconds)
-    calls = {"ours": lambda: _prepared(settings), "librosa": lambda: _loaded(settings)}
-    _loaded(settings, most=1)  # imports are not loading
-    with watched_memory() as memory:
-        taken = interleaved(calls, seconds=0, least=turns, warm=False)
-    return {
-        "music": 2 * half * seconds,
-        "taken": taken,
-        "workers": min(cores(), 2 * half),
-        "worker_peak": memory.child,
+def _middle(values: Sequence[float], unit: str) -> str:
+    """Median as text."""
+    return f"{number(statistics.median(values))} {unit}"
+
+
+def _milliseconds(values: Sequence[float]) -> str:
+    return _middle([1000 * value for value in values], "ms")
+
+
+def _pace(music: float, taken: Sequence[float]) -> str:
+    return f"{music / statistics.median(taken):.0f} times real time"
+
+
+# --------------------------------------------------------------------------------------- training
+
+
+def batches(scale: float, torch: str | None) -> Found:
+    """Pipelines of training batches, beside one of the paper's released kind."""
+    from cunet_lib.signal.spectral import graph_magnitude, stft
+    from cunet_lib.train.batches import TrainingBatches
+
+    settings = load_profile("demo", f"{PAPER} {EVERYTHING}")
+    store = noise_store(settings, tracks={"train": 16}, seconds=30.0)
+    spectrograms = [
+        np.stack([stft(stem, settings.signal) for stem in store.audio(entry)], axis=-1)
+        for entry in store.entries
+    ]
+    ours = TrainingBatches(store, settings, model="cnn_complex", seed=0)
+
+    def transformed(inputs, target):
+        mixture, condition = inputs
+        magnitudes = graph_magnitude(mixture, settings.signal)
+        return (magnitudes, condition), graph_magnitude(target, settings.signal)
+
+    pipelines = {
+        "waveforms": iter(ours.dataset()),
+        "spectrograms": iter(ours.dataset().map(transformed, cores()).prefetch(2)),
+        "released": iter(released_pipeline(spectrograms, settings)),
     }
+    rates: dict[str, list[float]] = {name: [] for name in pipelines}
+    turns = max(2, round(4 * scale))
+    for turn in range(turns):
+        for name in sorted(pipelines, reverse=bool(turn % 2)):
+            rate = _rate(pipelines[name], 40 * scale / (turns * len(pipelines)))
+            rates[name].append(rate * settings.train.batch_size)
+    released = _middle(rates["released"], "patches/s, released kind")
+    rows = [
+        compared(what, _middle(mine, "patches/s"), released, mine, rates["released"], wanted)
+        for what, mine, wanted in (
+            ("waveforms", rates["waveforms"], ">= 20"),
+            ("with the STFT of mixture and target", rates["spectrograms"], ">= 8"),
+        )
+    ]
+    return rows, {"rates": rates}
 
 
-def _prepared(settings: Profile) -> None:
-    shutil.rmtree(settings.paths.store, ignore_errors=True)
-    build_store(settings)
+def _rate(batches: Iterator, seconds: float) -> float:
+    """Batches per second, those that lay ready not counted."""
+    for _ in range(DRAIN):
+        next(batches)
+    count, start = 0, time.perf_counter()
+    while count < 2 or time.perf_counter() - start < seconds:
+        next(batches)
+        count += 1
+    return count / (time.perf_counter() - start)
 
 
-def _loaded(settings: Profile, most: int | None = None) -> None:
+def stft(scale: float, torch: str | None) -> Found:
+    """The STFT's share of a training step."""
+    import tensorflow as tf
+
+    from cunet_lib.signal.spectral import graph_magnitude
+
+    settings = load_profile("demo", f"{PAPER} {EVERYTHING}")
+    trainer, audio, condition = new_trainer(settings)
+    transform = tf.function(lambda audio: graph_magnitude(audio, settings.signal))
+    # Tensors, as the pipeline gives them.
+    mixture, condition, target = map(tf.constant, (audio, condition, 0.5 * audio))
+    calls = {
+        "step": lambda: trainer.train_on_batch((mixture, condition), target),
+        "stft": lambda: (transform(mixture).numpy(), transform(target).numpy()),
+    }
+    taken = interleaved(calls, turns=max(3, round(24 * scale)))
+    whole = f"{_milliseconds(taken['step'])}, paper-size step"
+    share, step = taken["stft"], taken["step"]
+    row = compared("its share of a step", _milliseconds(share), whole, share, step, "<= 0.05")
+    return [row], taken
+
+
+def training(scale: float, torch: str | None) -> Found:
+    """Steps of the paper-size C-U-Net beside Keras' own layers, and beside PyTorch."""
+    rows, found = [], {}
+    for precision in ("float32", *(["bfloat16"] if computes_bfloat16() else [])):
+        calls = {"ours": _step(precision), "keras": _step(precision, own=False)}
+        with contextlib.ExitStack() as stack:
+            if torch:
+                calls["torch"] = other = stack.enter_context(_torch(torch, precision))
+            taken = interleaved(calls, turns=max(2, round(7 * scale)))
+            if torch:
+                # Its own clock, past the warm-up: what passes between processes does not count.
+                found["torch"], taken["torch"] = other.version, other.seconds[1:]
+        found[precision], ours = taken, taken["ours"]
+        for name, named in (("keras", "Keras' layers"), ("torch", f"PyTorch {found.get('torch')}")):
+            if theirs := taken.get(name):
+                reference = f"{_milliseconds(theirs)}, {named}"
+                what = f"paper-size step, {precision}, batches of {PAPER_BATCH}"
+                rows.append(compared(what, _milliseconds(ours), reference, theirs, ours, ">= 1"))
+    return rows, found
+
+
+def _step(precision: str, *, own: bool = True) -> Callable[[], object]:
+    """A training step on spectrograms that are there already, by our layers or by Keras'."""
+    import keras
+    import tensorflow as tf
+
+    from cunet_lib.models import fast, unet
+    from cunet_lib.train.training import new_network
+
+    policy = "float32" if precision == "float32" else f"mixed_{precision}"
+    settings = load_profile("demo", f"{PAPER} train.precision={policy}")
+    names = ("BatchNormalization", "Conv2D", "Conv2DTranspose", "Dropout")
+    theirs = {name: getattr(keras.layers, name) for name in names}
+    theirs["ToOneChannel"] = keras.layers.Conv2DTranspose
+    with mock.patch.multiple(unet, **({} if own else theirs)):
+        network = new_network(settings, "cnn_complex", seed=0)
+    optimizer = fast.Adam(1e-3) if own else keras.optimizers.Adam(1e-3)
+    network.compile(optimizer=optimizer, loss="mae", jit_compile=False)
+    shape = (PAPER_BATCH, *settings.patch_shape)
+    patches = tf.constant(np.random.default_rng(0).random(shape, np.float32))
+    condition = tf.constant(np.resize(all_one_hot(), (PAPER_BATCH, 4)))
+    return lambda: network.train_on_batch([patches, condition], 0.5 * patches)
+
+
+class _Torch:
+    """A process that takes a training step in PyTorch when it is called."""
+
+    def __init__(self, process: subprocess.Popen):
+        self._process = process
+        self.seconds: list[float] = []
+        self.version = self._answer()
+
+    def _answer(self) -> str:
+        if not (line := self._process.stdout.readline()):
+            raise RuntimeError("The interpreter given as --torch cannot train with PyTorch.")
+        return line.strip()
+
+    def __call__(self) -> None:
+        self._process.stdin.write("1\n")
+        self._process.stdin.flush()
+        self.seconds.append(float(self._answer()))
+
+
+@contextlib.contextmanager
+def _torch(python: str, precision: str) -> Iterator[_Torch]:
+    filters = load_profile("demo", PAPER).model.filters
+    script = ROOT / "benchmarks" / "torch_step.py"
+    with subprocess.Popen(
+        [python, script, *map(str, (filters, PAPER_BATCH, cores(), precision))],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            yield _Torch(process)
+        finally:
+            process.kill()
+
+
+# -------------------------------------------------------------- many tracks beside one process
+
+
+def preprocessing(scale: float, torch: str | None) -> Found:
+    """``build_store`` beside ``librosa.load`` stem by stem, over the same files."""
     import librosa
 
-    for path in sorted(settings.paths.corpus.glob("*/*/*.wav"))[:most]:
-        librosa.load(path, sr=settings.signal.sample_rate)
+    settings = load_profile("demo", "data.validation=1")
+    # As many and as long as in the demo: starting processes is part of it.
+    half, seconds = max(2, round(31 * scale)), 30.0 * min(1, 5 * scale)
+    noise_corpus(settings.paths.corpus, tracks={"train": half, "test": half}, seconds=seconds)
+
+    def prepared() -> None:
+        shutil.rmtree(settings.paths.store, ignore_errors=True)
+        build_store(settings)
+
+    def loaded(most: int | None = None) -> None:
+        for path in sorted(settings.paths.corpus.glob("*/*/*.wav"))[:most]:
+            librosa.load(path, sr=settings.signal.sample_rate)
+
+    loaded(1)  # imports are not loading
+    calls = {"ours": prepared, "librosa": loaded}
+    taken = interleaved(calls, turns=max(1, round(3 * scale)), warm=False)
+    music, (ours, theirs) = 2 * half * seconds, taken.values()
+    reference = f"{_pace(music, theirs)}, librosa.load in one process"
+    wanted = f">= {min(cores(), 2 * half)}"
+    row = compared("store of all tracks", _pace(music, ours), reference, theirs, ours, wanted)
+    return [row], {"music": music, "taken": taken}
 
 
-# ------------------------------------------------------------------------------------- evaluation
-
-
-def evaluation(tracks: int, seconds: float, turns: int) -> dict:
-    """Seconds of scoring tracks on all cores and in one process; threads that a worker uses.
-
-    One process: with as many threads of BLAS as there are cores, and with a single one.
-    """
+def evaluation(scale: float, torch: str | None) -> Found:
+    """Scoring tracks on all cores beside one process, whose BLAS has one core or all."""
     from threadpoolctl import threadpool_limits
 
+    from cunet_lib.evaluation import evaluate as scoring
     from cunet_lib.signal.audio import ensure_ffmpeg
 
     ensure_ffmpeg()
     import museval  # noqa: F401 - its import is not scoring
 
     settings = load_profile("demo")
+    # Songs of the demo's length, on two cores as many as MUSDB18 has to test with.
+    tracks, seconds = max(1, round(25 * scale)) * max(2, cores()), max(8.0, 30.0 * scale)
     store = noise_store(settings, tracks={"test": tracks}, seconds=seconds)
-
-    def one_core():
-        with threadpool_limits(1):
-            _scored(settings, store, 1)
-
-    calls = {
-        "all": lambda: _scored(settings, store, None),
-        "one": lambda: _scored(settings, store, 1),
-        "core": one_core,
-    }
-    # Rarely: all cores are busy, and a look costs one of them a millisecond.
-    with watched_memory(every=0.5) as memory:
-        taken = interleaved(calls, seconds=0, least=turns, warm=False)
-    threads = max(map_tracks(_threads, [(0,), (1,)], total=2, label="threads", workers=2))
-    return {
-        "taken": taken,
-        "music": tracks * seconds,
-        "worker_peak": memory.child,
-        "workers": min(cores(), tracks),
-        "threads": threads,
-    }
-
-
-def _scored(settings: Profile, store: Store, workers: int | None) -> None:
-    from cunet_lib.evaluation import evaluate as scoring
-
-    shutil.rmtree(settings.paths.scores, ignore_errors=True)
     system = scoring.oracles(settings)["mixture"]
-    scoring.score_system(settings, store, model="mixture", seed=0, system=system, workers=workers)
+
+    def scored(workers: int | None, threads: int | None = None) -> None:
+        shutil.rmtree(settings.paths.scores, ignore_errors=True)
+        with threadpool_limits(threads):
+            scoring.score_system(
+                settings, store, model="mixture", seed=0, system=system, workers=workers
+            )
+
+    calls = {"all": lambda: scored(None), "one": lambda: scored(1), "core": lambda: scored(1, 1)}
+    taken = interleaved(calls, turns=max(1, round(3 * scale)), warm=False)
+    music, workers = tracks * seconds, min(cores(), tracks)
+    rows = [
+        compared(
+            f"tracks on {workers} processes, a core each",
+            _pace(music, taken["all"]),
+            f"{_pace(music, taken[name])}, one process {has}",
+            taken[name],
+            taken["all"],
+            f">= {0.9 * workers:g}" if workers > 1 else "",
+        )
+        for name, has in (("core", "on one core"), ("one", "whose BLAS has all cores"))
+    ]
+    return rows, {"music": music, "taken": taken}
 
 
-def _threads(_) -> int:
-    from threadpoolctl import threadpool_info
-
-    # A product first: libraries are listed once they are loaded.
-    np.ones((64, 64)) @ np.ones((64, 64))
-    return max((each["num_threads"] for each in threadpool_info()), default=1)
+# ------------------------------------------------------------------------------------------ use
 
 
-# ------------------------------------------------------------------------------------- separation
-
-
-def separation(seconds: float, turns: int, masks: bool, filters: int = 16) -> dict:
-    """Seconds and peak of separating a song of noise, 44.1 kHz stereo, into four WAV files.
-
-    Parameters
-    ----------
-    masks
-        Whether the network alone computes the masks of as many patches in the same turns.
-    """
-    import soundfile
-
+def separation(scale: float, torch: str | None) -> Found:
+    """Songs of 4 and of 60 minutes, 44.1 kHz stereo, into four WAV files; paper-size model."""
     from cunet_lib.models import unet as models
     from cunet_lib.separation import catalog, songs
     from cunet_lib.signal import audio
 
-    profile = load_profile("musdb18", f"model.filters={filters}")
+    profile = load_profile("musdb18", PAPER)
     folder = profile.paths.run("cnn_complex", 0)
     folder.mkdir(parents=True)
-    size = {"shape": profile.patch_shape, "filters": filters, "blocks": profile.model.blocks}
+    size = {"shape": profile.patch_shape, "filters": 16, "blocks": profile.model.blocks}
     models.build("cnn_complex", **size, start="he").save(folder / "model.keras")
     record = {"model": "cnn_complex", "seed": 0, "settings": profile.model_dump(mode="json")}
     write_json(folder / "run.json", {**dict.fromkeys(RUN_KEYS, 1), **record})
-    song, out = folder / "song.wav", folder / "parts"
+    separator = songs.SongSeparator(catalog.find(str(folder)))
+    rows, found, wanted = [], {}, songs.requests()
+    for minutes, times in ((4, 3), (60, 1)):
+        music = 60 * minutes * scale
+        song = _song(folder / f"{minutes}.wav", music)
+
+        def separate(song=song) -> None:
+            out = folder / "parts"
+            songs.separate_file(separator, audio.open_audio(song), wanted, out=out, force=True)
+
+        # Graphs are traced in the first; a song of an hour is not separated twice for that.
+        calls = {f"{minutes}": separate}
+        taken = interleaved(calls, turns=max(1, round(times * scale)), warm=minutes == 4)
+        found |= taken | {f"peak {minutes}": peak_memory()}
+        (seconds,) = taken.values()
+        what = f"song of {music / 60:g} minutes, {separator.precision.removeprefix('mixed_')}"
+        heard = [music] * len(seconds)
+        rows.append(compared(what, _pace(music, seconds), "real time", heard, seconds, ">= 60"))
+    short, long = found["peak 4"], found["peak 60"]
+    ours, reference = f"{long / 1e9:.2f} GB, the long song", f"{short / 1e9:.2f} GB, the short one"
+    # One process after the other song: its peak cannot fall.
+    rows.append(compared("peak memory", ours, reference, [long], [short], "<= 1.1"))
+    return rows, found
+
+
+def _song(path: Path, seconds: float) -> Path:
+    import soundfile
+
     block = 0.1 * np.random.default_rng(0).standard_normal((RATE, 2), np.float32)
-    with soundfile.SoundFile(song, "w", RATE, 2, "PCM_16") as file:
+    with soundfile.SoundFile(path, "w", RATE, 2, "PCM_16") as file:
         for _ in range(round(seconds)):
             file.write(block)
-    separator = songs.SongSeparator(catalog.find(str(folder)))
-    network, wanted = separator.separator, songs.requests()
-    frames = 1 + round(seconds) * profile.signal.sample_rate // profile.signal.hop
-    step = round(network.frames * (1 - network.separate.overlap))
-    patch = np.random.default_rng(0).random((1, profile.signal.bins, network.frames), np.float32)
-
-    def separate() -> None:
-        songs.separate_file(separator, audio.open_audio(song), wanted, out=out, force=True)
-
-    def mask() -> None:
-        for _ in range(0, max(frames - network.frames, 0) + step, step):
-            network.mask_patches(patch, all_one_hot())
-
-    # Graphs are traced once; a song of an hour is not separated twice for that.
-    network.mask_patches(patch, all_one_hot())
-    calls = {"song": separate} | ({"network": mask} if masks else {})
-    taken: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(turns):
-        for name, call in calls.items():
-            start = time.perf_counter()
-            call()
-            taken[name].append(time.perf_counter() - start)
-    return {
-        "music": round(seconds),
-        "taken": taken,
-        # The network alone needs less than the song does.
-        "peak": peak_memory(),
-        "overlap": network.separate.overlap,
-        "precision": separator.precision.removeprefix("mixed_"),
-    }
+    return path
 
 
-def panel(moves: int) -> dict:
-    """Milliseconds of the control panel's answers, with an untrained network of the demo's size."""
+def panel(scale: float, torch: str | None) -> Found:
+    """The control panel's answers to a slider, with an untrained network of the demo's size."""
     from benchmarks.latency import ANSWER, measure
     from cunet_lib.train.training import new_network
 
     settings = load_profile("demo")
-    table = measure(new_network(settings, "dense_complex", seed=0), settings, moves=moves)
-    answer = table.set_index("part").loc[ANSWER]
-    return {"median_ms": float(answer["median_ms"]), "max_ms": float(answer["max_ms"])}
-
-
-# ----------------------------------------------------------------------------------------- growth
-
-
-def growth(factor: int, tracks: int, seconds: float) -> dict:
-    """Seconds and peak bytes of every stage and its workers, for ``factor`` times the tracks.
-
-    Files mapped into memory count apart: the whole store is, and the system keeps as much of it as
-    it has room for.
-    """
-    from cunet_lib.models import unet as models
-    from cunet_lib.separation.separator import Separator
-    from cunet_lib.train.batches import TrainingBatches
-
-    settings = load_profile("demo", "data.validation=1 model.filters=4")
-    paths, number = settings.paths, factor * tracks
-    noise_corpus(paths.corpus, tracks={"train": number, "test": number}, seconds=seconds)
-    network = models.build(
-        "cnn_complex", shape=settings.patch_shape, filters=settings.model.filters, start="he"
-    )
-    separator = Separator(network, settings.signal, settings.separate)
-    trainer, *_ = new_trainer(settings)
-    store = build_store(settings)
-    tests = [np.array(store.audio(entry)[0]) for entry in store.split("test")[:1]]
-    # What is loaded and traced once does not grow.
-    separator(tests[0], all_one_hot())
-    trainer.train_on_batch(
-        *next(iter(TrainingBatches(store, settings, model="cnn_complex", seed=0).dataset()))
-    )
-
-    def train():
-        stream = iter(TrainingBatches(store, settings, model="cnn_complex", seed=0).dataset())
-        # An epoch sees every track as often, however many there are.
-        for _ in range(4 * number):
-            trainer.train_on_batch(*next(stream))
-
-    def separate():
-        for entry in store.split("test"):
-            separator(np.array(store.audio(entry)[0]), all_one_hot())
-
-    stages = {
-        "preprocess": lambda: _prepared(settings),
-        "train": train,
-        "separate": separate,
-        "score": lambda: _scored(settings, store, None),
-    }
-    found = {}
-    for name, stage in stages.items():
-        start = time.perf_counter()
-        with watched_memory() as memory:
-            stage()
-        seconds = time.perf_counter() - start
-        found[name] = {
-            "seconds": seconds,
-            "peak": memory.own,
-            "mapped": memory.mapped,
-            "worker_peak": memory.child,
-        }
-    return {"stages": found}
-
-
-# ---------------------------------------------------------------------------------------- the door
-
-
-WORKLOADS: dict[str, Callable[..., dict]] = {
-    each.__name__: each
-    for each in (
-        batches,
-        shares,
-        memory_of_batches,
-        training,
-        preprocessing,
-        evaluation,
-        separation,
-        panel,
-        growth,
-    )
-}
-
-
-def main(name: str, arguments: str, path: str) -> None:
-    """Run one workload and write its findings."""
-    found = WORKLOADS[name](**json.loads(arguments))
-    write_json(Path(path), found)
+    network = new_network(settings, "dense_complex", seed=0)
+    table = measure(network, settings, moves=max(12, round(48 * scale))).set_index("part")
+    median, most = table.loc[ANSWER, "median_ms"], table.loc[ANSWER, "max_ms"]
+    what, reference = "slider to sound and picture, 10 s of audio", f"500 ms; at most {most:.0f} ms"
+    row = compared(what, f"{median:.0f} ms", reference, [median], [500.0], "<= 1")
+    return [row], table.to_dict("index")
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    rows, found = globals()[sys.argv[1]](**json.loads(sys.argv[2]))
+    write_json(Path(sys.argv[3]), {"rows": [asdict(row) for row in rows], "found": found})

@@ -31,6 +31,7 @@ from IPython.core.inputtransformer2 import TransformerManager
 from papermill.translators import PythonTranslator
 
 from benchmarks import damage as gallery
+from benchmarks import damage_results as wrong
 from benchmarks.damage import TALLY
 from cunet_lib import cli
 from cunet_lib.core.files import WriteError
@@ -653,10 +654,10 @@ def test_papermill_s_cell_holds_text_as_text(text):
 # ---------------------------------------------------------------------------------------- models
 
 
-@pytest.mark.parametrize("case", gallery.MODELS)
+@pytest.mark.parametrize("case", wrong.MODELS)
 def test_wrong_model(trained, sandbox, monkeypatch, case, capsys):
     path = sandbox / "mine.keras"
-    path.write_bytes(gallery.MODELS[case](trained.read_bytes()))
+    path.write_bytes(wrong.MODELS[case](trained.read_bytes()))
     refused(lambda: load(path), "mine.keras", kind="models")
     (sandbox / "song.wav").write_bytes(gallery.container("wav"))
     before = contents(sandbox)
@@ -687,11 +688,11 @@ def test_any_change_of_a_model_is_seen_before_keras_reads_it(trained, tmp_path, 
     except Exception:  # zip and JSON have dozens; `load` makes one sentence of them
         return
     # Only what no checksum covers may have changed: dates and padding of the archive.
-    read = gallery.altered_archive(bytes(content), lambda members: members)
-    assert read == gallery.altered_archive(before, lambda members: members)
+    read = wrong.altered_archive(bytes(content), lambda members: members)
+    assert read == wrong.altered_archive(before, lambda members: members)
 
 
-@pytest.mark.parametrize("junk", gallery.JUNK, ids=repr)
+@pytest.mark.parametrize("junk", wrong.JUNK, ids=repr)
 @pytest.mark.parametrize("key", ["settings", "model", "seed", "settings.signal", "settings.title"])
 def test_strange_record_beside_a_model(trained, sandbox, monkeypatch, key, junk):
     """It is refused by name, or the model is listed all the same."""
@@ -721,7 +722,7 @@ RECORDS = {
 }
 
 
-@pytest.mark.parametrize("kind", gallery.BROKEN_JSON)
+@pytest.mark.parametrize("kind", wrong.BROKEN_JSON)
 @pytest.mark.parametrize("reader", RECORDS)
 def test_broken_record(sandbox, monkeypatch, reader, kind):
     """Files that the study wrote, read again."""
@@ -730,7 +731,7 @@ def test_broken_record(sandbox, monkeypatch, reader, kind):
     path = SMOKE.paths.run(MODEL, 0) / name
     path.parent.mkdir(parents=True)
     whole = json.dumps({"settings": SMOKE.model_dump(mode="json")}).encode()
-    path.write_bytes(gallery.broken_json(kind, whole))
+    path.write_bytes(wrong.broken_json(kind, whole))
     refused(lambda: read(path), name, "delete", "make reproduce", kind="records")
 
 
@@ -778,13 +779,13 @@ def test_altered_index(store_folder, field, junk):
     refused(lambda: open_store(settings), "index.json", "delete", kind="stores")
 
 
-@pytest.mark.parametrize("kind", gallery.ARRAYS)
+@pytest.mark.parametrize("kind", wrong.ARRAYS)
 def test_altered_audio_of_a_store(store_folder, kind):
     settings, folder = store_folder
     store = open_store(settings)
     entry = store.split("train")[0]
     path = folder / entry.file
-    path.write_bytes(gallery.arrays(kind, path.read_bytes()))
+    path.write_bytes(wrong.arrays(kind, path.read_bytes()))
     refused(lambda: store.audio(entry), entry.file, "preprocess", kind="stores")
     refused(lambda: store.verify("train"), entry.file, "preprocess", kind="stores")
 
@@ -823,7 +824,7 @@ ABOUT = np.frombuffer(json.dumps({"facts": {}, "state": {}}).encode(), np.uint8)
 CHECKPOINTS = {
     "nothing": b"",
     "text": b"weights\n" * 99,
-    "a zip of text": gallery.zipped(b"x"),
+    "a zip of text": wrong.zipped(b"x"),
     "one array": np.lib.format.magic(1, 0) + bytes(20),
     "a pickle": pickle.dumps({"network": []}),
     "nothing about it": _npz(network_0000=np.zeros(3)),

@@ -4,7 +4,7 @@ A moved slider is answered with picture and sound first; the curves of level aga
 many calls of the network, follow in the kernel's idle time and give way to the next move. Nothing
 needs a browser: in a notebook that papermill runs, :meth:`Explorer.set` moves the sliders.
 
-``python -m benchmarks.latency`` says how long an answer takes, by part.
+``make bench BENCH_ARGS="--only panel"`` says how long an answer takes.
 """
 
 from __future__ import annotations
