@@ -18,6 +18,8 @@ SEEDS ?= 0
 ## GRID      its parameters and settings: "variant=a,b train.learning_rate=1e-3,3e-4"
 # Text of any kind goes on through the environment, past make's functions and the shell.
 unexport MUSDB STAGE GRID
+# Where it is set, as in many container images, every stage would compile TensorFlow anew: 10 s of a core.
+unexport PYTHONDONTWRITEBYTECODE
 export CUNET_MUSDB := $(or $(value MUSDB),$(value CUNET_MUSDB))
 # Elsewhere, for example on a larger disk: the environment variables CUNET_DATA and CUNET_RESULTS.
 RESULTS := $(or $(CUNET_RESULTS),results)/$(PROFILE)

@@ -171,7 +171,8 @@ def _step(precision: str, *, own: bool = True) -> Callable[[], object]:
     names = ("BatchNormalization", "Conv2D", "Conv2DTranspose", "Dropout")
     theirs = {name: getattr(keras.layers, name) for name in names}
     theirs["ToOneChannel"] = keras.layers.Conv2DTranspose
-    with mock.patch.multiple(unet, **({} if own else theirs)):
+    kinds = {name: getattr(fast, name) for name in theirs} if own else theirs
+    with mock.patch.multiple(unet, **kinds):
         network = new_network(settings, "cnn_complex", seed=0)
     optimizer = fast.Adam(1e-3) if own else keras.optimizers.Adam(1e-3)
     network.compile(optimizer=optimizer, loss="mae", jit_compile=False)

@@ -12,6 +12,11 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+# Where it is set, as in many container images, every interpreter that a test starts would compile
+# TensorFlow and Keras anew: 10 s of a core.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+
 # Before NumPy: BLAS with a thread per core, in a test process per core, slows all of them.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 

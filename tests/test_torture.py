@@ -207,12 +207,6 @@ RECORD = {
     "differences": [],
     "clones_differ": [],
     "bad_input": {"cases": {"songs": 3, "models": 4}, "failed": []},
-    "determinism": {
-        "model": "a",
-        "patches_per_second": {"on": 9.0, "off": 10.0},
-        "slower_by": 1.1,
-        "repeats": {"on": True, "off": True},
-    },
 }
 
 
