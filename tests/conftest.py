@@ -15,7 +15,6 @@ from pathlib import Path
 # Where it is set, as in many container images, every interpreter that a test starts would compile
 # TensorFlow and Keras anew: 10 s of a core.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-sys.dont_write_bytecode = False
 
 # Before NumPy: BLAS with a thread per core, in a test process per core, slows all of them.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -36,6 +35,8 @@ if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
+
+sys.dont_write_bytecode = False
 
 # Machines are noisy: no test fails by the clock.
 hypothesis.settings.register_profile("study", deadline=None)
