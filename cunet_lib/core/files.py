@@ -12,6 +12,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -325,10 +326,15 @@ def code_hash(*places: str) -> str:
     for place in places:
         paths = sorted((root / place).rglob("*.py")) or [root / place]
         for path in paths:
-            digest.update(
-                f"{path.relative_to(root)}\n{bare(ast.parse(path.read_text('utf-8')))}\n".encode()
-            )
+            code = _bare_text(path.read_text("utf-8"))
+            digest.update(f"{path.relative_to(root)}\n{code}\n".encode())
     return digest.hexdigest()[:16]
+
+
+@cache
+def _bare_text(source: str) -> str:
+    """Source text as :func:`bare` gives it: once a process, though every track asks for it."""
+    return bare(ast.parse(source))
 
 
 def bare(tree: ast.Module) -> str:
