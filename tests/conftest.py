@@ -281,12 +281,12 @@ def smoke_study(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def tones(tmp_path_factory):
-    """Settings of a small study on tones, and its prepared store."""
+    """Settings of a small study on tones, with the smallest networks, and its prepared store."""
     root = tmp_path_factory.mktemp("tones")
     patch = pytest.MonkeyPatch()
     patch.setenv("CUNET_DATA", str(root / "data"))
     patch.setenv("CUNET_RESULTS", str(root / "results"))
-    settings = load_profile("smoke", "train.steps_per_epoch=4")
+    settings = load_profile("smoke", "train.steps_per_epoch=4 model.blocks=2")
     write_tones(settings.paths.corpus)
     yield settings, build_store(settings, workers=1)
     patch.undo()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -100,7 +101,7 @@ def with_train(settings, update):
 
 
 @pytest.mark.parametrize(
-    ("model", "update"), [("unet_bass", PLATEAU), ("cnn_complex", COSINE)], ids=["unet", "cunet"]
+    ("model", "update"), [("unet_bass", PLATEAU), ("dense_complex", COSINE)], ids=["unet", "cunet"]
 )
 def test_a_killed_training_ends_as_one_that_was_not(tones, tmp_path, monkeypatch, model, update):
     settings, store = tones
@@ -182,24 +183,16 @@ def two_epochs(process):
 
 
 @pytest.mark.timeout(900)
-def test_sigkill_at_random_moments_changes_nothing(tones, tmp_path, rng):
-    overrides = "train.steps_per_epoch=4 train.cunet_epochs=24 train.precision=float32"
-    for _ in range(2):
-        process = start(tmp_path / "killed", overrides)
-        two_epochs(process)
-        time.sleep(rng.uniform(0.0, 1.0))
-        process.kill()
-        process.communicate()
-    for name in ("killed", "undisturbed"):
-        _, complaints = start(tmp_path / name, overrides).communicate(timeout=600)
-        assert complaints == ""
-    assert_equal_folders(tmp_path / "undisturbed", tmp_path / "killed")
-    record = json.loads((tmp_path / "killed" / "run.json").read_text())
-    assert 1 <= record["resumed"] <= 2
+def test_sigkill_and_ctrl_c_at_random_moments_change_nothing(tones, tmp_path, rng):
+    overrides = "train.steps_per_epoch=4 train.cunet_epochs=60 train.precision=float32"
+    overrides += " model.blocks=2"
+    process = start(tmp_path / "killed", overrides)
+    two_epochs(process)
+    time.sleep(rng.uniform(0.0, 1.0))
+    process.kill()
+    process.communicate()
 
-
-def test_ctrl_c_ends_a_training_soon_and_says_what_is_kept(tones, tmp_path):
-    process = start(tmp_path / "run", "train.steps_per_epoch=4 train.cunet_epochs=900")
+    process = start(tmp_path / "killed", overrides)
     two_epochs(process)
     began = time.monotonic()
     process.send_signal(signal.SIGINT)
@@ -209,24 +202,48 @@ def test_ctrl_c_ends_a_training_soon_and_says_what_is_kept(tones, tmp_path):
     last = output.splitlines()[-1]
     assert last.startswith("stopped; epoch ")
     assert last.endswith(" is kept; the same command goes on from there")
-    assert not (tmp_path / "run" / "run.json").exists()
+    assert not (tmp_path / "killed" / "run.json").exists()
+
+    for name in ("killed", "undisturbed"):
+        _, complaints = start(tmp_path / name, overrides).communicate(timeout=600)
+        assert complaints == ""
+    assert_equal_folders(tmp_path / "undisturbed", tmp_path / "killed")
+    record = json.loads((tmp_path / "killed" / "run.json").read_text())
+    assert record["resumed"] == 2
 
 
 # ------------------------------------------------------------------- what is not gone on with
 
 
-@pytest.fixture
-def stopped(tones, tmp_path, monkeypatch):
-    """Settings, store and folder of a training that was killed in its second epoch."""
+@pytest.fixture(scope="module")
+def trained(tones, tmp_path_factory):
+    """Settings, store, and a folder with a training that was killed in its second epoch, and it
+    once it went on to its end."""
     settings, store = tones
     settings = with_train(settings, {"unet_epochs": 2, "steps_per_epoch": 1})
-    recorder = Recorder(monkeypatch)
-    recorder.at_step = 2
-    folder = tmp_path / "run"
-    with pytest.raises(Killed):
-        training.train(settings, store, "unet_bass", seed=0, folder=folder, report=print)
-    recorder.at_step = None
+    folder = tmp_path_factory.mktemp("trained")
+    with pytest.MonkeyPatch.context() as patch:
+        Recorder(patch).at_step = 2
+        with pytest.raises(Killed):
+            finish(settings, store, folder / "stopped")
+    shutil.copytree(folder / "stopped", folder / "finished")
+    record, _ = finish(settings, store, folder / "finished")
+    assert record["resumed"] == 1
     return settings, store, folder
+
+
+@pytest.fixture
+def stopped(trained, tmp_path):
+    """Settings, store and a copy of the folder of the training that was killed."""
+    settings, store, folder = trained
+    return settings, store, shutil.copytree(folder / "stopped", tmp_path / "run")
+
+
+@pytest.fixture
+def finished(trained, tmp_path):
+    """The same of the training that has ended."""
+    settings, store, folder = trained
+    return settings, store, shutil.copytree(folder / "finished", tmp_path / "run")
 
 
 def finish(settings, store, folder, *, seed=0):
@@ -253,15 +270,15 @@ def test_a_damaged_best_model_begins_anew_and_says_so(stopped):
     assert record["resumed"] == 0
 
 
-def test_a_finished_training_is_used_again_while_its_facts_fit(stopped):
-    settings, store, folder = stopped
-    record, _ = finish(settings, store, folder)
+def test_a_finished_training_is_used_again_while_its_facts_fit(finished):
+    settings, store, folder = finished
+    record = json.loads((folder / "run.json").read_text())
     before = contents(folder)
     # A process that was killed just before the end left its checkpoints.
     (folder / checkpoint.FOLDER).mkdir()
     (folder / checkpoint.FOLDER / "epoch-000002.0123456789abcdef.npz").touch()
     again, lines = finish(settings, store, folder)
-    assert again == record and record["resumed"] == 1 and lines == [checkpoint.REUSED]
+    assert again == record and lines == [checkpoint.REUSED]
     assert contents(folder) == before and not (folder / checkpoint.FOLDER).exists()
 
     (folder / "left.txt").touch()
@@ -271,9 +288,8 @@ def test_a_finished_training_is_used_again_while_its_facts_fit(stopped):
 
 
 @pytest.mark.parametrize("name", ["run.json", "model.keras"])
-def test_a_finished_training_that_lacks_a_part_begins_anew_and_says_so(stopped, name):
-    settings, store, folder = stopped
-    finish(settings, store, folder)
+def test_a_finished_training_that_lacks_a_part_begins_anew_and_says_so(finished, name):
+    settings, store, folder = finished
     (folder / name).write_text("{")
     record, lines = finish(settings, store, folder)
     assert name in lines[0] and lines[0].endswith("damaged; the training starts anew")
