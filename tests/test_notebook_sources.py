@@ -109,9 +109,10 @@ def test_prose_comes_before_each_block_of_code(notebook):
         assert cell.source.strip()
 
 
-def test_no_magic_no_machine_paths(notebook):
+def test_no_magic_no_machine_paths_and_no_files_of_the_working_folder(notebook):
     for cell in notebook.cells:
         for word in ("/home/", "/Users/", "C:\\", str(ROOT)):
             assert word not in cell.source
         if cell.cell_type == "code":
             assert not cell.source.lstrip().startswith(("%", "!"))
+            assert not any(word in cell.source for word in ("Path(", "open(", "../"))

@@ -330,9 +330,7 @@ def test_bad_variable_is_one_sentence(bare_tree, arguments, words):
     assert not list(bare_tree.root.rglob("injected"))
 
 
-@pytest.mark.parametrize(
-    "name", ["nowhere", "two words", "it's", '"$(touch injected)"', "`touch injected`", "é#%"]
-)
+@pytest.mark.parametrize("name", ["two words", "it's", '"$(touch injected)"', "é#%"])
 def test_musdb_s_folder_is_text_whatever_its_name(bare_tree, tmp_path, name):
     """The program gets it as it is; where there is no such folder, one sentence says so."""
     done = bare_tree.make("check", "PROFILE=tiny", MUSDB=tmp_path / name)

@@ -20,7 +20,6 @@ from cunet_lib.core.systems import SYSTEMS, UNETS, VARIANTS
 from cunet_lib.report.records import load_runs
 from cunet_lib.workflow.parameters import check_parameters
 from cunet_lib.workflow.run import NotebookFailed, run_notebook
-from cunet_lib.workflow.stages import notebook_names
 
 NOISE = ("oneDNN", "absl::InitializeLog", "cuInit", "cuda drivers", "cpu_feature_guard")
 
@@ -92,8 +91,8 @@ def test_conditions_pass_beside_the_study(smoke_study, tmp_path, monkeypatch):
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("name", [name for name in notebook_names() if name != "07_conditions"])
-def test_every_notebook_runs_alone_by_papermill_from_anywhere(smoke_study, tmp_path, name):
+@pytest.mark.parametrize("name", ["00_corpus", "03_train_cunet", "06_explore"])
+def test_notebooks_run_alone_by_papermill_from_anywhere(smoke_study, tmp_path, name):
     study = smoke_study.copy(tmp_path, without=("notebooks", "report", "logs"))
     copy = tmp_path / "elsewhere" / "out.ipynb"
     copy.parent.mkdir()
@@ -383,8 +382,6 @@ def cunet(*arguments):
     "arguments",
     [
         ("run", "99_nothing"),
-        ("run", "00_corpus", "--profile", "nope"),
-        ("run", "00_corpus", "--overrides", "model.filters=-1"),
         ("run", "00_corpus", "-p", "unknown", "1"),
         ("params", "--profile", "nope"),
         ("verify", "nope"),

@@ -185,12 +185,9 @@ def make(*arguments, **environment):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("STAGE=03_train_cunet",), "The grid is empty"),
         (("GRID=seed=0",), "STAGE ''"),
         (("STAGE=03_train_cunet", "GRID=seed=0;touch pwned"), "pwned"),
         (("STAGE=03_train_cunet", 'GRID=seed="$(shell touch pwned)"'), "touch"),
-        (("STAGE=03_train_cunet", "GRID=seed=`touch pwned`"), "pwned"),
-        (("STAGE=x'; touch pwned; '", "GRID=seed=0"), "touch pwned"),
         (("STAGE=$(shell touch pwned)", "GRID=seed=0"), "touch pwned"),
     ],
 )
