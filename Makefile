@@ -52,7 +52,7 @@ env:  ## make the Python environment (.venv, or the active conda environment)
 	  if [ -e .venv -a ! "$(READY)" ]; then echo "Found a .venv that is unfinished or was made elsewhere; making it again."; rm -rf .venv; fi
 	  for base in python3 python python3.{12,13,11,10} ""; do ! "$$base" -c '$(USABLE)' >/dev/null 2>&1 || break; done
 	  [ -d .venv -o "$$base" ] || { echo "No usable Python: install Python 3.10 to 3.13 with its venv module (python3-venv on Debian and Ubuntu) and run make again." >&2; exit 1; }
-	  echo "Installing the packages of requirements.lock into .venv: 3.1 GB; about a minute the first time."
+	  echo "Installing the packages of requirements.lock into .venv: 3.3 GB; about a minute the first time."
 	  [ -d .venv ] || "$$base" -m venv .venv
 	  sed -n '/^uv==/,/[^\\]$$/p' requirements.lock > .venv/uv.lock
 	  { $(PIP) --require-hashes -r .venv/uv.lock && .venv/bin/uv pip install --quiet --python .venv/bin/python --require-hashes -r requirements.lock; } \

@@ -28,7 +28,7 @@ from cunet_lib.core.startup import ENVIRONMENT, OWN_KERAS
 from cunet_lib.workflow.parameters import check_parameters
 from cunet_lib.workflow.stages import Stage, fingerprint, is_current, parse_stage
 
-SOCKET_FOLDER = 60
+SOCKET_FOLDER = 80
 """Longest name of a temporary folder, in bytes, that leaves room for the names of its sockets."""
 
 
