@@ -1,5 +1,5 @@
-# The study as a graph of stages. Here stands their order; `cunet run` finds out which of them are
-# up to date (cunet_lib/workflow/stages.py). `make` alone lists what can be asked for.
+# The study as a graph of stages. This file holds their order; `cunet run` decides which of them are
+# up to date (cunet_lib/workflow/stages.py). `make` alone lists targets and variables.
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .ONESHELL:
@@ -16,14 +16,19 @@ SEEDS ?= 0
 ## SEEDS     the models are trained once for each (default 0)
 ## STAGE     notebook that `make sweep` runs, 02_train_unet or 03_train_cunet
 ## GRID      its parameters and settings: "variant=a,b train.learning_rate=1e-3,3e-4"
+## CUNET_DATA a folder in place of data; CUNET_RESULTS one in place of results: on a larger disk
 # Text of any kind goes on through the environment, past make's functions and the shell.
+text = $(subst :::,,$(subst :::~/,$(HOME)/,:::$(value $1)))
 unexport MUSDB STAGE GRID
 # Where it is set, as in many container images, every stage would compile TensorFlow anew: 10 s of a core.
 unexport PYTHONDONTWRITEBYTECODE
-export CUNET_MUSDB := $(or $(value MUSDB),$(value CUNET_MUSDB))
-# Elsewhere, for example on a larger disk: the environment variables CUNET_DATA and CUNET_RESULTS.
-RESULTS := $(or $(CUNET_RESULTS),results)/$(PROFILE)
+export CUNET_MUSDB := $(or $(call text,MUSDB),$(value CUNET_MUSDB))
+override export CUNET_DATA := $(call text,CUNET_DATA)
+override export CUNET_RESULTS := $(call text,CUNET_RESULTS)
+RESULTS := $${CUNET_RESULTS:-results}/$(PROFILE)
 PAGE := $(RESULTS)/report/index.html
+# Stages watch the make that was started first, and end with it however it ends.
+export CUNET_PARENT := $(if $(filter 0,$(MAKELEVEL)),$(shell echo $$PPID),$(CUNET_PARENT))
 PROFILES := $(patsubst notebooks/profiles/%.yaml,%,$(wildcard notebooks/profiles/*.yaml))
 ifneq ($(filter-out env test test-fast lint torture lab bench distclean lock help,$(MAKECMDGOALS)),)
   ifneq ($(words $(PROFILE))$(findstring %,$(PROFILE))$(if $(filter $(PROFILE),$(PROFILES)),,?),1)
@@ -34,9 +39,8 @@ ifneq ($(filter-out env test test-fast lint torture lab bench distclean lock hel
   endif
 endif
 
-# In order: an interpreter that the user vouches for; an active conda environment made from
-# environment.yml; else .venv, made here. The stamp names the folder that it was made for, so that a
-# half-made environment, or one that was moved or copied, is seen and made again.
+# In order: the user's own interpreter; an active conda environment made from environment.yml; .venv.
+# The stamp names the folder it was made for: an unfinished, moved or copied .venv is made again.
 CONDA := $(if $(CONDA_PREFIX),$(filter $(shell sed -n 's/^name: *//p' environment.yml),$(CONDA_DEFAULT_ENV)))
 PYTHON := $(or $(CUNET_PYTHON),$(if $(CONDA),$(CONDA_PREFIX)/bin/python,.venv/bin/python))
 STAMP := $(if $(CUNET_PYTHON),,$(if $(CONDA),$(CONDA_PREFIX),.venv)/.cunet-ready)
@@ -50,7 +54,7 @@ env:  ## make the Python environment (.venv, or the active conda environment)
 	  if [ -e .venv -a ! "$(READY)" ]; then echo "Found a .venv that is unfinished or was made elsewhere; making it again."; rm -rf .venv; fi
 	  for base in python3 python python3.{12,13,11,10} ""; do ! "$$base" -c '$(USABLE)' >/dev/null 2>&1 || break; done
 	  [ -d .venv -o "$$base" ] || { echo "No usable Python: install Python 3.10 to 3.13 with its venv module (python3-venv on Debian and Ubuntu) and run make again." >&2; exit 1; }
-	  echo "Installing the packages of requirements.lock into .venv; about a minute the first time."
+	  echo "Installing the packages of requirements.lock into .venv: 3.3 GB; about a minute the first time."
 	  [ -d .venv ] || "$$base" -m venv .venv
 	  sed -n '/^uv==/,/[^\\]$$/p' requirements.lock > .venv/uv.lock
 	  { $(PIP) --require-hashes -r .venv/uv.lock && .venv/bin/uv pip install --quiet --python .venv/bin/python --require-hashes -r requirements.lock; } \
@@ -95,24 +99,21 @@ page: 05_plot
 DRY_RUN = $(findstring n,$(firstword -$(filter-out --no-%,$(MAKEFLAGS))))
 LOCK = $(if $(DRY_RUN),,mkdir -p "$(RESULTS)"; exec 9>>"$(RESULTS)/.lock"; { "$(PYTHON)" -c "import fcntl; fcntl.flock(9, 6)" 2>&1 || :; } | { ! grep -q Blocking || \
   { echo "Another run of profile $(PROFILE) is going on with these results; wait until it ends, or stop it." >&2; exit 1; }; })
-SLOTS = $(if $(and $(CLUSTER),$(if $(DRY_RUN),,yes)),slots=$$($(CUNET) cluster $(PROFILE)))
-SUBMAKE = $(MAKE) $(if $(findstring jobserver,$(MAKEFLAGS)),,-j$(if $(and $(CLUSTER),$(filter file,$(origin JOBS))),$${slots:-1},$(JOBS)))
+SLOTS = $(if $(and $(CLUSTER),$(if $(DRY_RUN),,yes)),slots=$$($(CUNET) cluster $(PROFILE));)
+SUBMAKE = $(SLOTS) $(MAKE) $(if $(findstring jobserver,$(MAKEFLAGS)),,-j$(if $(and $(CLUSTER),$(filter file,$(origin JOBS))),$${slots:-1},$(JOBS)))
 reproduce conditions sweep: export CUNET_CLUSTER := $(CLUSTER)
-reproduce: env  ## run the whole study; what is up to date stays
+reproduce: env  ## run the whole study; stages that are up to date are skipped
 	+@$(LOCK)
-	$(SLOTS)
 	$(SUBMAKE) page
 	echo "The study, profile $(PROFILE): $(RESULTS)/tables, figures, notebooks; the report: $(PAGE)"
-conditions: env  ## show what conditions do; trains one more C-U-Net
+conditions: env  ## show what the conditions do (trains one more C-U-Net)
 	+@$(LOCK)
-	$(SLOTS)
 	$(SUBMAKE) 07_conditions.$(STEERED)
-	echo "What conditions do, profile $(PROFILE): $(RESULTS)/figures/conditions_*.png"
+	echo "What the conditions do, profile $(PROFILE): $(RESULTS)/figures/conditions_*.png"
 sweep: export CUNET_SWEEP_STAGE := $(value STAGE)
 sweep: export CUNET_SWEEP_GRID := $(value GRID)
-sweep: env  ## train over the grid GRID of the notebook STAGE
+sweep: env  ## run the training notebook STAGE for each point of GRID
 	+@$(CUNET) sweep --profile $(PROFILE) --grid "$$CUNET_SWEEP_GRID" --dry-run -- "$$CUNET_SWEEP_STAGE"
-	$(SLOTS)
 	$(SUBMAKE) 01_preprocess
 	$(if $(DRY_RUN),:) $(CUNET) sweep --profile $(PROFILE) --grid "$$CUNET_SWEEP_GRID" -- "$$CUNET_SWEEP_STAGE"
 
@@ -123,30 +124,29 @@ test-fast: lint  ## run the tests that train nothing and run no notebook
 	@$(PYTEST) -m "not slow" $(PYTEST_ARGS)
 lint: env  ## check the code's style
 	@"$(PYTHON)" -m ruff check . && "$(PYTHON)" -m ruff format --check .
-check: env  ## check the corpus of PROFILE: every problem, by file
+check: env  ## check the corpus of PROFILE; lists every problem by file
 	@$(CUNET) check $(PROFILE)
-plan: env  ## estimate hours, disk and memory of a run of PROFILE, before it starts
-	@$(CUNET) plan $(PROFILE) --seeds "$(SEEDS)"
-torture: env  ## kill the whole study again and again, show bad input; nothing may change or break
+plan: env  ## estimate hours, disk and memory of `make reproduce`, before it starts
+	@CUNET_THREADS=$(SHARE) $(CUNET) plan $(PROFILE) --seeds "$(SEEDS)" --jobs $(JOBS)
+torture: env  ## kill the study at random and try bad input; results must stay the same
 	@"$(PYTHON)" -m benchmarks.torture --kills $(or $(KILLS),20) --seed $(or $(SEED),0) $(if $(FOLDER),--folder "$(FOLDER)") $(TORTURE_ARGS)
-lab: env  ## explore a trained model, and the notebooks, in Jupyter Lab (uploads may be 200 MB)
+lab: env  ## open the control panel and the notebooks in JupyterLab (uploads up to 200 MB)
 	@"$(PYTHON)" -m jupyter lab --ServerApp.tornado_settings='{"websocket_max_message_size": 200000000}' notebooks/06_explore.ipynb $(LAB_ARGS)
 verify: env  ## compare the results with the committed ones, table by table
 	@$(CUNET) verify $(PROFILE)
-report: env  ## write the report, one page, from the results there are
+report: env  ## write the report from the results that exist
 	@$(CUNET) report $(PROFILE)
-bench: env  ## time and weigh every part beside its reference (results/bench)
+bench: env  ## measure time and memory of every part beside its reference (results/bench)
 	@"$(PYTHON)" -m benchmarks.bench $(BENCH_ARGS)
 MADE := runs notebooks logs report examples sweeps scores/tracks
-clean:  ## delete what `make reproduce` made for PROFILE, save the committed results
-	rm -rf "$(or $(CUNET_DATA),data)/$(PROFILE)" $(MADE:%="$(RESULTS)/%")
+clean:  ## delete what `make reproduce` made for PROFILE, except what is committed
+	rm -rf "$${CUNET_DATA:-data}/$(PROFILE)" $(MADE:%="$(RESULTS)/%")
 distclean:  ## delete the same for every profile, and the environment
-	rm -rf .venv .cache .pytest_cache .ruff_cache .hypothesis *.egg-info $(PROFILES:%="$(or $(CUNET_DATA),data)/%")
-	rm -rf $(foreach made,$(MADE),$(PROFILES:%="$(or $(CUNET_RESULTS),results)/%/$(made)"))
-lock:  ## pin every dependency anew
+	rm -rf .venv .cache .*_cache .hypothesis *.egg-info $(PROFILES:%="$${CUNET_DATA:-data}/%") \
+	  $(foreach made,$(MADE),$(PROFILES:%="$${CUNET_RESULTS:-results}/%/$(made)"))
+lock:  ## pin the newest allowed version of every dependency
 	uv pip compile --quiet --universal --python-version 3.10 --python-preference only-system --extra dev --generate-hashes \
 	  --no-emit-index-url --no-emit-find-links --no-header --no-annotate pyproject.toml --output-file requirements.lock
 help:
-	@echo "make TARGET [VARIABLE=value ...]"
-	awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 } /^## / { sub(/^## /, "  "); print }' Makefile
+	@awk -F ':.*## ' 'BEGIN { print "make TARGET [VARIABLE=value ...]" } /^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 } /^## / { sub(/^## /, "  "); print }' Makefile
 .PHONY: $(STAGES) page env reproduce conditions sweep test test-fast lint check plan torture lab verify report bench clean distclean lock help

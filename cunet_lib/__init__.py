@@ -19,6 +19,8 @@ def separate(song, rate=None, **options):
 
     Parameters, results and errors are those of :func:`cunet_lib.separation.songs.separate`.
     """
+    from cunet_lib.core.startup import plain_keras
     from cunet_lib.separation.songs import separate as run
 
-    return run(song, rate, **options)
+    with plain_keras():
+        return run(song, rate, **options)

@@ -7,7 +7,6 @@ exit status 2; a notebook that fails is told in a few lines, exit status 1.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import importlib.metadata
 import io
 import logging
@@ -16,13 +15,11 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from cunet_lib.core.files import Busy, WriteError, locked
-from cunet_lib.core.settings import ConfigError, Profile, load_profile, printable, profile_names
-
-if TYPE_CHECKING:
-    from cunet_lib.workflow.stages import Stage
+from cunet_lib.core.files import Busy, WriteError
+from cunet_lib.core.processes import end_with
+from cunet_lib.core.settings import ConfigError, folder, load_profile, printable
+from cunet_lib.core.startup import OWN_KERAS
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -37,11 +34,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, _interrupt)
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
         signal.signal(signal.SIGHUP, _interrupt)
+    os.environ.update(OWN_KERAS)
     try:
+        # The make, or the worker of a cluster, that this belongs to; it may be killed.
+        if parent := os.environ.get("CUNET_PARENT"):
+            end_with(int(parent))
         # Notebooks run in a folder of their own.
         for name in ("CUNET_DATA", "CUNET_RESULTS", "CUNET_MUSDB"):
             if given := os.environ.get(name):
-                os.environ[name] = str(Path(given).expanduser().resolve())
+                os.environ[name] = str(folder(given))
         if (music := os.environ.get("CUNET_MUSDB")) and not Path(music).is_dir():
             raise ConfigError(f"MUSDB={music} is no folder; give the one with train and test.")
         return options.command(options)
@@ -94,9 +95,7 @@ def _parser() -> argparse.ArgumentParser:
     further = {"nargs": 2, "action": "append", "default": [], "metavar": ("NAME", "VALUE")}
     argument("-p", dest="parameters", **further, help="a notebook parameter; may be repeated")
 
-    argument = add("params", _params, "print the models' parameter counts")
-    names = ", ".join(profile_names())
-    argument("--profile", default="paper", help=f"paper (default) or one of: {names}")
+    add("params", _params, "print the models' parameter counts, at the paper's size")
 
     for name, command, text in (
         ("verify", _verify, "compare the results with the committed ones"),
@@ -108,12 +107,12 @@ def _parser() -> argparse.ArgumentParser:
     argument = add("plan", _plan, "estimate hours, disk and memory of the whole study")
     argument("profile", nargs="?", **given)
     argument("--seeds", default="0", help="as in SEEDS of make (default: %(default)s)")
+    argument("--jobs", type=int, default=1, help="as in JOBS of make (default: %(default)s)")
 
     argument = add("sweep", _sweep, "run a training notebook over a grid of settings")
     argument("stage", help="02_train_unet or 03_train_cunet")
     argument("--grid", required=True, help="'variant=a,b train.learning_rate=1e-3,3e-4'")
     argument("--profile", **given)
-    argument("--name", default="", help="folder of the results (default: by the axes)")
     argument("--dry-run", action="store_true", help="check the grid and list its runs")
 
     about = "Separate songs: any format, rate, channels and length. A name that begins with a dash "
@@ -141,56 +140,11 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from cunet_lib.workflow.stages import fingerprint, is_current, parse_stage
+    from cunet_lib.workflow.run import run_stage
 
-    given = dict(options.parameters)
-    parameters = {"profile": options.profile, "overrides": options.overrides, **given}
-    settings = load_profile(parameters["profile"], parameters["overrides"])
-    stage = parse_stage(options.stage, parameters)
-    decided = fingerprint(stage, settings)
-    if is_current(stage, settings, decided):
-        print(f"{stage.name} | up to date", flush=True)
-        return 0
-    from cunet_lib.workflow.run import NotebookFailed, run_notebook, stopped
-
-    tethered, address = os.environ.get("CUNET_TETHER"), _scheduler()
-    try:
-        if address and not tethered:
-            return _send(options, stage, settings, address)
-        with contextlib.ExitStack() as held:
-            if tethered:
-                from cunet_lib.workflow.cluster import hold_to_parent
-
-                hold_to_parent()
-                # The same run on a worker that was given up may need a moment to end.
-                busy = f"{stage.name} runs elsewhere; wait for it, or stop it first."
-                held.enter_context(locked(settings.paths.logs / f".{stage.name}.lock", busy))
-            output = stage.output(settings)
-            run_notebook(stage.notebook, output, stage.parameters, fingerprint=decided)
-    except NotebookFailed as error:
-        print(f"\n{error}", file=sys.stderr, flush=True)
-        return 1
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(stopped(stage, settings)) from None
-    return 0
-
-
-def _send(options: argparse.Namespace, stage: Stage, settings: Profile, address: str) -> int:
-    from cunet_lib.workflow import cluster
-    from cunet_lib.workflow.run import say
-    from cunet_lib.workflow.stages import TRAININGS
-
-    words = ["run", f"--profile={options.profile}", f"--overrides={options.overrides}"]
-    words += [options.stage, *(word for each in options.parameters for word in ("-p", *each))]
-    return cluster.run(
-        address,
-        words,
-        settings,
-        name=stage.name,
-        training=stage.notebook in TRAININGS,
-        output=stage.output(settings),
-        echo=say,
-    )
+    parameters = {"profile": options.profile, "overrides": options.overrides}
+    parameters |= dict(options.parameters)
+    return 0 if run_stage(options.stage, parameters, address=_scheduler()) else 1
 
 
 def _scheduler() -> str:
@@ -219,19 +173,10 @@ def _cluster(options: argparse.Namespace) -> int:
 
 
 def _params(options: argparse.Namespace) -> int:
-    sizes = {}
-    if options.profile != "paper":
-        settings = load_profile(options.profile)
-        sizes = {
-            "shape": settings.patch_shape,
-            "filters": settings.model.filters,
-            "blocks": settings.model.blocks,
-        }
     from cunet_lib.models.unet import parameter_table
 
-    table = parameter_table(**sizes)
     thousands = dict.fromkeys(("parameters", "trainable"), "{:,}".format)
-    print(table.to_string(index=False, formatters=thousands))
+    print(parameter_table().to_string(index=False, formatters=thousands))
     return 0
 
 
@@ -258,14 +203,18 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _plan(options: argparse.Namespace) -> int:
-    from cunet_lib.workflow.plan import calibrate, estimate, extent_of
+    seeds = options.seeds.split()
+    if not seeds or not all(seed.isdecimal() for seed in seeds) or options.jobs < 1:
+        raise ConfigError(
+            "--seeds must be whole numbers with spaces between, such as '0 1 2'; --jobs above 0."
+        )
+    from cunet_lib.workflow import plan
 
     settings = load_profile(options.profile)
-    seeds = options.seeds.split()
-    if not seeds or not all(seed.isdecimal() for seed in seeds):
-        raise ConfigError("--seeds must be whole numbers with spaces between, such as '0 1 2'.")
-    extent = extent_of(settings)
-    print(estimate(settings, extent, calibrate(settings), seeds=len(set(seeds))).text())
+    music, corpus = plan.lengths(settings)
+    unit = plan.calibrate(settings, max(map(max, music.values())))
+    parts = plan.estimate(settings, music, corpus, unit, seeds=len(set(seeds)))
+    print(plan.text(settings, parts, music, options.jobs))
     return 0
 
 
@@ -309,11 +258,11 @@ def _models(options: argparse.Namespace) -> int:
 def _sweep(options: argparse.Namespace) -> int:
     from cunet_lib.workflow import sweep
 
-    planned = sweep.plan(options.profile, options.stage, options.grid, name=options.name)
+    planned = sweep.plan(options.profile, options.stage, options.grid)
     if options.dry_run:
         print(planned.text())
         return 0
-    return 1 if sweep.run(planned) else 0
+    return 1 if sweep.run(planned, address=_scheduler()) else 0
 
 
 def _kernel(options: argparse.Namespace) -> int:

@@ -118,6 +118,48 @@ def test_tensorflow_starts_silently():
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
+KERAS = """
+import cunet_lib, os
+from cunet_lib.core.startup import plain_keras
+{first}
+import keras
+before = keras.config.image_data_format()
+with plain_keras():
+    print(keras.backend.backend(), keras.config.image_data_format(), before)
+assert keras.config.image_data_format() == before
+"""
+
+
+@pytest.mark.parametrize("own", [True, False], ids=["command", "python"])
+def test_keras_settings_of_the_user_change_nothing(tmp_path, own):
+    """The command and the kernel read none of them, the Python API works beside them."""
+    settings = '{"image_data_format": "channels_first", "backend": "torch", "floatx": "float16"}'
+    (tmp_path / ".keras").mkdir()
+    (tmp_path / ".keras" / "keras.json").write_text(settings)
+    first = "from cunet_lib.core.startup import OWN_KERAS; os.environ.update(OWN_KERAS)"
+    done = subprocess.run(
+        [sys.executable, "-c", KERAS.replace("{first}", first if own else "")],
+        capture_output=True,
+        text=True,
+        env=clean_environment(HOME=tmp_path, KERAS_BACKEND="torch"),
+        cwd=ROOT,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr
+    before = "channels_last" if own else "channels_first"
+    assert done.stdout.split() == ["tensorflow", "channels_last", before]
+
+
+def test_jax_stays_where_it_is_installed(monkeypatch):
+    from cunet_lib.core import startup
+
+    for installed, backend in ((object(), "jax"), (None, "tensorflow")):
+        monkeypatch.setenv("KERAS_BACKEND", "jax")
+        monkeypatch.setattr(startup.importlib.util, "find_spec", lambda name, it=installed: it)
+        startup.silence()
+        assert startup.os.environ["KERAS_BACKEND"] == backend
+
+
 def test_failing_tensorflow_import_still_tells_why(tmp_path):
     (tmp_path / "tensorflow.py").write_text(
         "import os\nos.write(2, b'no such instruction\\n')\nraise ImportError('broken')\n"

@@ -624,6 +624,11 @@ def test_verify_needs_a_checkout_with_committed_results(committed, tmp_path_fact
         verify.verify(committed, reference="no-such-commit")
     with pytest.raises(ConfigError, match="not the name of a git commit"):
         verify.verify(committed, reference="--output=x")
+    with monkeypatch.context() as patch:  # the whole hint of git, command and all
+        patch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
+        patch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
+        with pytest.raises(ConfigError, match=r"dubious .* git config --global --add safe\.dir"):
+            verify.verify(committed)
     elsewhere = tmp_path_factory.mktemp("elsewhere")
     monkeypatch.setattr(verify, "ROOT", elsewhere)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(elsewhere.parent))

@@ -213,6 +213,15 @@ def test_a_venv_gets_uv_from_the_lock_and_uv_the_rest(machine):
     assert machine.calls == [] and again.stdout == ""
 
 
+@pytest.mark.skipif(not (Path(sys.prefix) / ".cunet-ready").exists(), reason="no venv of make's")
+def test_the_size_of_the_environment_is_told_truly(machine):
+    machine.install("python3")
+    told = float(re.search(r"([\d.]+) GB", machine.make_env().stdout)[1])
+    files = (Path(folder, name) for folder, _, names in os.walk(sys.prefix) for name in names)
+    used = sum(512 * path.lstat().st_blocks for path in files) / 1e9
+    assert abs(told - used) < 0.15 * used
+
+
 def test_pip_has_a_try_when_uv_fails(machine):
     machine.install("python3")
     done = machine.make_env(UV_STATUS=1)
@@ -300,7 +309,7 @@ def test_make_alone_lists_targets_and_variables(bare_tree):
     listed = re.findall(r"^  ([\w-]+) +(\S.*)$", done.stdout, re.MULTILINE)
     targets = "env reproduce conditions sweep test test-fast lint check plan torture lab verify "
     targets += "report bench clean distclean lock"
-    variables = {"PROFILE", "MUSDB", "JOBS", "CLUSTER", "SEEDS", "STAGE", "GRID"}
+    variables = {"PROFILE", "MUSDB", "JOBS", "CLUSTER", "SEEDS", "STAGE", "GRID", "CUNET_DATA"}
     assert {name for name, _ in listed} == {*targets.split(), *variables}
     assert len(done.stdout.splitlines()) == 1 + len(listed)
 
@@ -357,6 +366,23 @@ def test_clean_keeps_committed_results_and_other_profiles(bare_tree):
     assert [path for path in gone if path.exists()] == []
 
 
+@pytest.mark.parametrize("given", ["environment", "argument"])
+@pytest.mark.parametrize(
+    "name", ["my results", "~/my $results", '"$(touch injected)"', "`touch x`"]
+)
+def test_results_folder_is_text_whatever_its_name(bare_tree, tmp_path, name, given):
+    own = tmp_path / name[2:] if name[0] == "~" else bare_tree.root / name
+    for folder in ("runs", "tables"):
+        (own / "tiny" / folder).mkdir(parents=True)
+    environment = {"HOME": tmp_path} | ({"CUNET_RESULTS": name} if given == "environment" else {})
+    arguments = [f"CUNET_RESULTS={name}"] if given == "argument" else []
+    done = bare_tree.make("reproduce", "PROFILE=tiny", *arguments, **environment)
+    assert "No notebook" in done.stderr  # there is none in this tree; the lock was made before
+    assert bare_tree.make("clean", "PROFILE=tiny", *arguments, **environment).returncode == 0
+    assert sorted(path.name for path in own.glob("tiny/*")) == [".lock", "tables"]
+    assert not [path for path in bare_tree.root.rglob("*") if path.name in ("injected", "x")]
+
+
 def test_clean_deletes_only_what_git_ignores():
     ignored = (ROOT / ".gitignore").read_text().splitlines()
     (made,) = re.findall(r"^MADE := (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
@@ -400,8 +426,9 @@ def test_conditions_train_one_more_model_beside_the_study(tree):
 
 @pytest.mark.slow
 def test_a_second_run_does_nothing_and_roots_move_with_the_environment(tree, tmp_path):
-    """In folders with spaces, and though every file was touched meanwhile."""
-    roots = {"CUNET_RESULTS": "else where", "CUNET_DATA": tmp_path / "my data"}
+    """In folders with odd names, and though every file was touched meanwhile."""
+    roots = {"CUNET_RESULTS": "~/else $where", "CUNET_DATA": tmp_path / "my data"}
+    roots["HOME"] = tmp_path
     for words in ("done in", "up to date"):
         done = tree.make("01_preprocess", "PROFILE=tiny", **roots)
         assert done.returncode == 0, done.stderr
@@ -409,6 +436,6 @@ def test_a_second_run_does_nothing_and_roots_move_with_the_environment(tree, tmp
         for path in tree.root.rglob("*.*"):
             os.utime(path)
     assert "started" not in done.stdout
-    copies = (tree.root / "else where" / "tiny" / "notebooks").iterdir()
+    copies = (tmp_path / "else $where" / "tiny" / "notebooks").iterdir()
     assert {path.stem for path in copies} == set(PLAN[:2])
     assert (tmp_path / "my data" / "tiny" / "store" / "index.json").is_file()

@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -118,14 +119,13 @@ def notebook(bare_tree):
     return lambda *cells: bare_tree.notebook("00_corpus", COMMON + "\nseed = 0\nrate = 0.5", *cells)
 
 
-def test_executed_copy_keeps_parameters_and_output(notebook, tmp_path):
-    lines = []
-    path = run_notebook(
-        notebook("print(f'seed {seed}')", "rate"),
-        tmp_path / "results" / "notebooks" / "stage.ipynb",
-        {"seed": "7"},
-        echo=lines.append,
-    )
+def test_executed_copy_keeps_parameters_and_output(notebook, tmp_path, monkeypatch):
+    lines, path = [], tmp_path / "results" / "notebooks" / "stage.ipynb"
+    scratch = tmp_path / ("long" * 25)  # too long for the names of sockets
+    scratch.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
+    source = notebook("print(f'seed {seed}')", "rate")
+    run_notebook(source, path, {"seed": "7"}, echo=lines.append)
     assert lines[0] == "stage | started"
     assert lines[1] == "stage | seed 7"
     assert re.fullmatch(r"stage \| done in \d+ s", lines[-1])
@@ -190,7 +190,7 @@ def test_dying_kernel_is_told_too(notebook, tmp_path):
         ({"sede": 1}, ("'sede'", "valid: profile, overrides, seed, rate")),
         ({"seed": "many"}, ("seed", "int", "'many'")),
         ({"seed": True}, ("seed", "int")),
-        ({"rate": "fast"}, ("rate", "float", "'fast'")),
+        ({"rate": "fast"}, ("rate", "number", "'fast'")),
         ({"profile": 3}, ("profile", "string")),
     ],
 )
@@ -261,7 +261,9 @@ def kernels_of(folder):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_stopped_run_leaves_no_copy_and_no_kernel(tree, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_stopped_run_leaves_no_copy_and_no_kernel(tree, tmp_path, number):
+    """Ctrl-C reaches make and all its jobs, `kill` make alone."""
     scratch = tmp_path / "s"
     scratch.mkdir()
     tree.notebook("00_corpus", COMMON, "import time\nprint('waiting')\ntime.sleep(600)")
@@ -278,8 +280,8 @@ def test_stopped_run_leaves_no_copy_and_no_kernel(tree, tmp_path):
         if "waiting" in line:
             break
     assert len(kernels_of(scratch)) == 1
-    os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C does
-    _, complaints = process.communicate(timeout=60)
+    (os.killpg if number == signal.SIGINT else os.kill)(process.pid, number)
+    _, complaints = process.communicate(timeout=120)  # until the last of them has ended
     assert process.returncode != 0
     assert "Stopped" in complaints and "Traceback" not in complaints
     assert kernels_of(scratch) == []
@@ -383,7 +385,6 @@ def cunet(*arguments):
     [
         ("run", "99_nothing"),
         ("run", "00_corpus", "-p", "unknown", "1"),
-        ("params", "--profile", "nope"),
         ("verify", "nope"),
     ],
 )

@@ -8,6 +8,7 @@ import nbformat
 import pytest
 from conftest import ROOT
 
+from cunet_lib.core import files
 from cunet_lib.core.settings import ConfigError, load_profile
 from cunet_lib.workflow import parameters, stages
 from cunet_lib.workflow.stages import fingerprint, is_current, parse_stage
@@ -43,7 +44,8 @@ class Study:
             if is_current(stage, settings, decided):
                 continue
             ran.append(name)
-            notebook = {"cells": [], "metadata": {"cunet": {"fingerprint": decided}}}
+            about = {"metadata": {"cunet": {"fingerprint": decided}}}
+            notebook = {"cells": [], **about, "nbformat": 4, "nbformat_minor": 5}
             for path, text in (
                 (stage.result(settings), content),
                 (stage.output(settings), json.dumps(notebook, indent=1)),
@@ -94,18 +96,39 @@ def test_nothing_runs_for_comments_outputs_metadata_and_times(study):
     assert study.stale() == []
     for path in study.root.rglob("*"):
         os.utime(path)
-    study.add("cunet_lib/core/settings.py", "\n# a comment\n")
+    for room in ("core/settings", "models/unet", "train/training", "signal/spectral"):
+        study.add(f"cunet_lib/{room}.py", "\n# a comment\n")
     study.add("rendered_corpus/render.py", '\n"""Words."""\n')
     study.add("cunet_lib/cli.py", "\nADDED = 1\n")  # no notebook uses it
     study.add("notebooks/profiles/smoke.yaml", "\n# a comment\n")
-    for notebook in ("00_corpus", "05_plot"):
+    for notebook in stages.notebook_names():
         study.edit(notebook, as_jupyter_saves_it)
         study.edit(notebook, lambda content: content.cells.append(nbformat.v4.new_markdown_cell()))
         study.edit(
             notebook,
             lambda content: last_code(content).update(source=last_code(content).source + "  # why"),
         )
+    # Executed copies, too, may be opened and saved.
+    for path in (study.root / "results" / "smoke" / "notebooks").iterdir():
+        content = nbformat.read(path, as_version=4)
+        content.metadata["language_info"] = {"name": "python", "version": "3.14"}
+        nbformat.write(content, path)
+    (study.root / "notebooks" / ".ipynb_checkpoints").mkdir()
+    copy = study.root / "notebooks" / ".ipynb_checkpoints" / "00_corpus-checkpoint.ipynb"
+    shutil.copy(study.root / "notebooks" / "00_corpus.ipynb", copy)
     assert study.stale() == []
+
+
+def test_trainings_stay_valid_too_when_comments_and_notebooks_change(study, monkeypatch):
+    """What a finished training asks: the code that decides its numbers, without comments."""
+    monkeypatch.setattr(files, "ROOT", study.root)
+    rooms = ("cunet_lib/signal/spectral.py", "cunet_lib/models", "cunet_lib/train")
+    before = files.code_hash(*rooms)
+    study.add("cunet_lib/train/training.py", '\n# a comment\n"""Words."""\n')
+    study.edit("02_train_unet", as_jupyter_saves_it)
+    assert files.code_hash(*rooms) == before
+    study.add("cunet_lib/train/training.py", "\nADDED = 1\n")
+    assert files.code_hash(*rooms) != before
 
 
 @pytest.mark.parametrize(

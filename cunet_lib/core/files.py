@@ -51,24 +51,38 @@ class WriteError(OSError):
 
 
 @contextlib.contextmanager
-def replacing(path: Path, *, suffix: str | None = None) -> Iterator[Path]:
-    """Temporary name beside ``path`` to write to; it becomes ``path`` if the body succeeds.
-
-    The name is unique, so that two processes that write the same file do not meet, and keeps the
-    suffix, by which some writers choose a format. Folders are made where missing.
-
-    Parameters
-    ----------
-    suffix
-        Of the temporary name, if not that of ``path``.
+def writing(path: Path) -> Iterator[None]:
+    """Tell in one sentence that ``path`` could not be written; other errors pass.
 
     Raises
     ------
     WriteError
-        If the disk is full or may not be written to; ``path`` is then as it was.
+        If the disk is full or may not be written to.
     """
-    partial = None
     try:
+        yield
+    except WriteError:
+        raise
+    except OSError as error:
+        if _is_unwritable(error, path.parent):
+            raise WriteError(error.errno, error.strerror or str(error), path) from error
+        raise
+
+
+@contextlib.contextmanager
+def replacing(path: Path, *, suffix: str | None = None) -> Iterator[Path]:
+    """Temporary name beside ``path`` to write to; it becomes ``path`` if the body succeeds.
+
+    The name is unique, so that two processes that write the same file do not meet, and keeps the
+    suffix (or has the given one), by which some writers choose a format. Folders are made where
+    missing. If the body fails, ``path`` stays as it was.
+
+    Raises
+    ------
+    WriteError
+        As :func:`writing`.
+    """
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(
             dir=path.parent,
@@ -78,25 +92,21 @@ def replacing(path: Path, *, suffix: str | None = None) -> Iterator[Path]:
         )
         os.close(handle)
         partial = Path(name)
-        yield partial
-        # The rename may reach the disk before the content does: a power cut would then leave an
-        # empty file under the final name.
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
-        partial.chmod(0o644)
-        partial.replace(path)
-    except BaseException as error:
-        if partial is not None:
+        try:
+            yield partial
+            # The rename may reach the disk before the content does: a power cut would then leave
+            # an empty file under the final name.
+            with partial.open("rb") as file:
+                os.fsync(file.fileno())
+            partial.chmod(0o644)
+            partial.replace(path)
+        except BaseException:
             partial.unlink(missing_ok=True)
-        if _is_unwritable(error, path.parent):
-            raise WriteError(error.errno, error.strerror or str(error), path) from error
-        raise
+            raise
 
 
-def _is_unwritable(error: BaseException, folder: Path) -> bool:
+def _is_unwritable(error: OSError, folder: Path) -> bool:
     """Whether an error means that a file could not be written, rather than read or computed."""
-    if not isinstance(error, OSError) or isinstance(error, WriteError):
-        return False
     if error.errno is None:
         # NumPy and HDF5 tell of a short write without saying why.
         with contextlib.suppress(OSError):
@@ -182,16 +192,15 @@ def locked(path: Path, busy: str, *, seconds: float = 0.0) -> Iterator[bool]:
     seconds = max(seconds, float(os.environ.get("CUNET_LOCK_SECONDS") or 0))
     # A soft lock would outlive its process: without locks of the system, go on with none.
     lock = filelock.FileLock(path, seconds, poll_interval=0.1, fallback_to_soft=False)
-    try:
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except filelock.Timeout:
-        raise Busy(busy) from None
-    except NotImplementedError:
-        pass
-    except OSError as error:
-        if error.errno not in (errno.ENOLCK, errno.ENOSYS):
-            raise WriteError(error.errno, error.strerror, path) from error
+        try:
+            lock.acquire()
+        except filelock.Timeout:
+            raise Busy(busy) from None
+        except (NotImplementedError, OSError) as error:
+            if getattr(error, "errno", errno.ENOLCK) not in (errno.ENOLCK, errno.ENOSYS):
+                raise
     try:
         yield lock.is_locked
     finally:
@@ -321,13 +330,11 @@ def code_hash(*places: str) -> str:
         Rooms or files of the checkout, such as ``"cunet_lib/models"`` or
         ``"cunet_lib/signal/spectral.py"``. Files enter in the order of their names.
     """
-    root = Path(__file__).resolve().parents[2]
     digest = hashlib.sha256()
     for place in places:
-        paths = sorted((root / place).rglob("*.py")) or [root / place]
-        for path in paths:
+        for path in sorted((ROOT / place).rglob("*.py")) or [ROOT / place]:
             code = _bare_text(path.read_text("utf-8"))
-            digest.update(f"{path.relative_to(root)}\n{code}\n".encode())
+            digest.update(f"{path.relative_to(ROOT)}\n{code}\n".encode())
     return digest.hexdigest()[:16]
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
+import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 
+import psutil
 from tqdm import tqdm
 
 from cunet_lib.core.hardware import cores
@@ -90,6 +93,9 @@ def progress(items: Iterable, label: str, total: int, *, seconds: float = 5.0) -
     scored 2/2
     ['a', 'b']
     """
+    if not total:
+        print(f"{label}: nothing to do", flush=True)
+        return
     if sys.stderr.isatty():
         yield from tqdm(items, desc=label, total=total, leave=False)
         return
@@ -115,16 +121,23 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
+def end_with(pid: int) -> None:
+    """Have this process stop, as by SIGTERM, within a second after another one has ended."""
+
+    def watch() -> None:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process = psutil.Process(pid)
+            while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+                time.sleep(0.5)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def _begin_worker(parent: int) -> None:
     _keep_freed_memory()
     # A killed parent cannot tell its workers to end; they would wait for tasks for minutes.
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-
-
-def _end_with(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(0.5)
-    os._exit(1)
+    end_with(parent)
 
 
 def _keep_freed_memory(keep: bool = True) -> None:

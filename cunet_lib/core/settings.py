@@ -53,7 +53,7 @@ _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 100
 
 
 def quoted(value: object) -> str:
-    """A value as messages quote it: the beginning, should it be long or nested without end."""
+    """A value as messages quote it: its beginning, if it is long or deeply nested."""
     return _SHORT.repr(value)
 
 
@@ -72,8 +72,11 @@ class ConfigError(ValueError):
         super().__init__(sentence, *problems)
 
     def __str__(self) -> str:
-        sentence, *problems = self.args
-        return "\n  ".join(printable(line) for line in (sentence, *problems))
+        return "\n  ".join(map(printable, self.args))
+
+    def _render_traceback_(self) -> list[str]:
+        """What notebooks show of it: the sentence without the calls that led there."""
+        return [f"ConfigError: {self}"]
 
 
 class _Section(BaseModel):
@@ -326,7 +329,12 @@ class Paths:
 
 
 def _root(variable: str, default: str) -> Path:
-    return Path(os.environ.get(variable) or ROOT / default).expanduser().resolve()
+    return folder(os.environ.get(variable) or str(ROOT / default))
+
+
+def folder(name: str) -> Path:
+    """A folder that the user named, ``~`` for the home folder, as an absolute path."""
+    return Path(os.path.expanduser(name)).resolve()  # noqa: PTH111 - an unknown ~user stays as it is
 
 
 def profile_names() -> list[str]:
@@ -399,23 +407,20 @@ def parse_yaml(text: str) -> Any:
 def _read_profile(path: Path) -> dict[str, Any]:
     try:
         if not path.is_file():  # a pipe would wait for ever
-            raise ConfigError(f"Profile {path} cannot be read: it is no file; check its name.")
-        if path.stat().st_size > PROFILE_BYTES:
-            raise ConfigError(f"Profile {path} is too large to be a profile; name a YAML file.")
-        settings = parse_yaml(path.read_text(encoding="utf-8"))
+            reason = "cannot be read: it is no file; check its name."
+        elif path.stat().st_size > PROFILE_BYTES:
+            reason = "is too large to be a profile; name a YAML file."
+        elif isinstance(settings := parse_yaml(path.read_text(encoding="utf-8")), dict):
+            return settings
+        else:
+            reason = "must be a mapping of settings."
     except OSError as error:
         reason = f"cannot be read: {error.strerror}; mend that or name another."
     except yaml.YAMLError as error:
         reason = f"is not valid YAML: {_brief(' '.join(str(error).split()), 300)}."
-    except ConfigError:
-        raise
     except ValueError:  # other bytes than UTF-8, or a null byte in the path
         reason = "is no text in UTF-8; name a YAML file."
-    else:
-        reason = "" if isinstance(settings, dict) else "must be a mapping of settings."
-    if reason:
-        raise ConfigError(f"Profile {path} {reason}")
-    return settings
+    raise ConfigError(f"Profile {path} {reason}")
 
 
 def _brief(text: str, length: int = 100) -> str:
@@ -445,16 +450,19 @@ def _assign(settings: dict[str, Any], assignment: str) -> None:
 
 def _sentence(source: str, error: ValidationError) -> str:
     first = error.errors()[0]
-    place = ".".join(str(part) for part in first["loc"]) or "settings"
+    place = ".".join(map(str, first["loc"])) or "settings"
     if first["type"] == "extra_forbidden":
         section = Profile
         for part in first["loc"][:-1]:
             section = section.model_fields[str(part)].annotation
-        return (
-            f"Profile {source}: unknown setting {place!r}; "
-            f"valid here: {', '.join(section.model_fields)}."
-        )
+        valid = ", ".join(section.model_fields)
+        return f"Profile {source}: unknown setting {place!r}; valid here: {valid}."
+    return f"Profile {source}: {_brief(place)}: {problem(error)}."
+
+
+def problem(error: ValidationError) -> str:
+    """What pydantic says first, and the value it says it of, without a full stop."""
+    first = error.errors()[0]
     message = first["msg"].removeprefix("Value error, ").rstrip(".")
     given = first.get("input")
-    shown = "" if isinstance(given, dict | BaseModel) else f" (given: {quoted(given)})"
-    return f"Profile {source}: {_brief(place)}: {message}{shown}."
+    return message if isinstance(given, dict | BaseModel) else f"{message} (given: {quoted(given)})"

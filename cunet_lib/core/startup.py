@@ -1,4 +1,4 @@
-"""TensorFlow without its start-up noise, and libraries without what they load in passing.
+"""TensorFlow without its start-up noise, Keras without its user's settings, and nothing in passing.
 
 TensorFlow writes lines such as ``oneDNN custom operations are on`` to file descriptor 2 while its
 shared libraries load. ``TF_CPP_MIN_LOG_LEVEL`` is read only afterwards, so no setting silences them
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.abc
+import importlib.machinery
 import importlib.util
 import os
 import sys
@@ -25,7 +26,6 @@ ENVIRONMENT = {
     "TF_CPP_MIN_LOG_LEVEL": "3",  # C++ messages below FATAL; errors still arrive as exceptions
     "TF_CPP_MAX_VLOG_LEVEL": "0",
     "GRPC_VERBOSITY": "ERROR",
-    "KERAS_BACKEND": "tensorflow",
     # TensorFlow leaves oneDNN off on processors without AVX-512, where trainings take twice as
     # long without it.
     "TF_ENABLE_ONEDNN_OPTS": "1",
@@ -34,6 +34,8 @@ ENVIRONMENT = {
 }
 """Variables that :func:`silence` sets where the user has not; the kernel ``cunet`` has them too."""
 
+OWN_KERAS = {"KERAS_HOME": os.devnull}
+"""For the study's own processes, commands and kernels: no ``keras.json`` is read or written."""
 
 SPARED = {
     # Reads a grammar of two seconds to check international addresses; notebooks hold none.
@@ -58,17 +60,49 @@ def share_cores() -> None:
 
 
 def silence() -> None:
-    """Set :data:`ENVIRONMENT`, hold back what ``import tensorflow`` writes; heed :data:`SPARED`."""
+    """Set :data:`ENVIRONMENT`, hold back what ``import tensorflow`` writes; heed :data:`SPARED`.
+
+    Keras gets TensorFlow as its backend, or JAX where the user asks for it and it is installed.
+    """
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    if not any(isinstance(finder, _SparingFinder) for finder in sys.meta_path):
-        sys.meta_path.insert(0, _SparingFinder())
-        if "tensorflow" not in sys.modules:
-            sys.meta_path.insert(0, _QuietFinder())
+    if os.environ.get("KERAS_BACKEND") != "jax" or importlib.util.find_spec("jax") is None:
+        os.environ["KERAS_BACKEND"] = "tensorflow"
+    if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _Finder())
 
 
-class _SparingFinder(importlib.abc.MetaPathFinder):
-    """Says that a package is missing where :data:`SPARED` says so; else leaves it to the others."""
+@contextlib.contextmanager
+def plain_keras() -> Iterator[None]:
+    """Have Keras build networks as the study means them, whatever this process set before.
+
+    Raises
+    ------
+    cunet_lib.core.settings.ConfigError
+        If Keras was imported before this package, with another backend.
+    """
+    import keras
+
+    from cunet_lib.core.settings import ConfigError
+
+    if (backend := keras.backend.backend()) not in ("tensorflow", "jax"):
+        raise ConfigError(
+            f"Keras runs on {backend} here; import cunet_lib before keras, or set KERAS_BACKEND "
+            "to tensorflow."
+        )
+    plain = {"image_data_format": "channels_last", "floatx": "float32", "epsilon": 1e-7}
+    before = {name: getattr(keras.config, name)() for name in plain}
+    try:
+        for name, value in plain.items():
+            getattr(keras.config, f"set_{name}")(value)
+        yield
+    finally:
+        for name, value in before.items():
+            getattr(keras.config, f"set_{name}")(value)
+
+
+class _Finder(importlib.abc.MetaPathFinder):
+    """Says that :data:`SPARED` packages are missing, and loads ``tensorflow`` quietly."""
 
     def find_spec(self, fullname, path=None, target=None):
         importer = SPARED.get(fullname.partition(".")[0])
@@ -77,24 +111,9 @@ class _SparingFinder(importlib.abc.MetaPathFinder):
                 f"{fullname} is not loaded for {importer} here (cunet_lib.core.startup).",
                 name=fullname,
             )
-
-
-def _importing() -> str:
-    """Name of the module whose ``import`` statement runs; empty if there is none."""
-    frame = sys._getframe(2)
-    while frame is not None and frame.f_globals.get("__name__", "").startswith("importlib"):
-        frame = frame.f_back
-    return "" if frame is None else frame.f_globals.get("__name__", "")
-
-
-class _QuietFinder(importlib.abc.MetaPathFinder):
-    """Finds ``tensorflow`` as Python would, and has it loaded with descriptor 2 held back."""
-
-    def find_spec(self, fullname, path=None, target=None):
         if fullname != "tensorflow":
             return None
-        sys.meta_path.remove(self)  # once is enough, and find_spec below must not come back here
-        spec = importlib.util.find_spec(fullname)
+        spec = importlib.machinery.PathFinder.find_spec(fullname)
         if spec is not None and spec.loader is not None:
             load = spec.loader.exec_module
 
@@ -104,6 +123,14 @@ class _QuietFinder(importlib.abc.MetaPathFinder):
 
             spec.loader.exec_module = load_quietly
         return spec
+
+
+def _importing() -> str:
+    """Name of the module whose ``import`` statement runs; empty if there is none."""
+    frame = sys._getframe(2)
+    while frame is not None and frame.f_globals.get("__name__", "").startswith("importlib"):
+        frame = frame.f_back
+    return "" if frame is None else frame.f_globals.get("__name__", "")
 
 
 @contextlib.contextmanager

@@ -250,10 +250,10 @@ def _git(*arguments: str) -> str:
     except FileNotFoundError as error:
         raise ConfigError("`make verify` needs git, which is not installed.") from error
     if done.returncode:
-        said = done.stderr.decode("utf-8", "replace").strip().splitlines()
-        why = said[0].removeprefix("fatal: ").rstrip(".") if said else f"exit {done.returncode}"
+        # All that it says: the hint for a checkout of another user's has several lines.
+        why = " ".join(done.stderr.decode("utf-8", "replace").split()).removeprefix("fatal: ")
         raise ConfigError(
             "The committed results cannot be read; `make verify` needs a git checkout with a "
-            f"commit. Git says: {why}."
+            f"commit. Git says: {why or f'exit {done.returncode}'}"
         )
     return done.stdout.decode("utf-8", "replace")

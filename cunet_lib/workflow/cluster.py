@@ -3,7 +3,7 @@
 With ``CLUSTER=tcp://host:port`` make's jobs send their stage instead of running it. The worker
 starts the same ``cunet run`` in the same checkout, data and results, which lie in folders that all
 machines share. A run whose worker is lost starts again on another: finished tracks and epochs are
-on disk, and a lost worker's run ends with it, for its standard input is a pipe from the worker.
+on disk, and a lost worker's run ends with it (``CUNET_PARENT``).
 
 What runs on a worker travels by value and uses the standard library only: a worker outlives many
 edits of the library, and what it has loaded may be yesterday's.
@@ -22,13 +22,11 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from cunet_lib.core.settings import ROOT, ConfigError, Profile
-
-TETHER = "CUNET_TETHER"
-"""Set for a run on a worker: it ends when its standard input closes."""
+from cunet_lib.workflow.stages import TRAININGS, Stage
 
 DECIDING = ("tensorflow", "keras", "numpy", "scipy", "museval", "distributed")
 """Packages whose versions decide results, or whether machines understand each other."""
@@ -62,41 +60,16 @@ def slots(address: str, settings: Profile, echo: Callable[[str], None]) -> int:
                 raise ConfigError(f"Worker {worker} {problem}")
     number = sum(about["nthreads"] for about in workers.values())
     with_gpu = sum(GPU in about["resources"] for about in workers.values())
-    words = f"{len(workers)} worker{'s' * (len(workers) > 1)}, {number} runs at a time"
     gpus = f", {with_gpu} with a GPU for the trainings" if with_gpu else ""
-    echo(f"cluster | {words}{gpus}; all see the checkout, data and results")
+    words = f"{len(workers)} worker{'s' * (len(workers) > 1)}, {number} runs at a time{gpus}"
+    echo(f"cluster | {words}; all see the checkout, data and results")
     return number
 
 
-def run(
-    address: str,
-    words: Sequence[str],
-    settings: Profile,
-    *,
-    name: str,
-    training: bool,
-    output: Path,
-    echo: Callable[[str], None],
-) -> int:
-    """Run one stage on a worker, pass its lines on, and return its exit status.
+def run(address: str, stage: Stage, settings: Profile, *, echo: Callable[[str], None]) -> bool:
+    """Run one stage on a worker, pass its lines to ``echo``, and tell whether it succeeded.
 
-    Parameters
-    ----------
-    address
-        Of the scheduler.
-    words
-        Arguments of the ``cunet`` command.
-    settings
-        Profile whose data and results the worker must see.
-    name
-        Of the stage.
-    training
-        Whether the stage trains a model, and so asks for a GPU if a worker offers one.
-    output
-        File that a successful run makes anew; awaited here, where the shared file system may show
-        it later than on the worker.
-    echo
-        Gets the run's lines.
+    A stage that trains asks for a GPU if a worker offers one.
 
     Raises
     ------
@@ -104,49 +77,42 @@ def run(
         If no scheduler answers or it goes away, if the worker is unfit (see :func:`slots`), or
         if several workers were lost with this run.
     KeyboardInterrupt
-        If this process was interrupted; the run on the worker has then ended.
+        If this process was interrupted; the run on the worker ends within seconds.
     """
     from distributed import KilledWorker
     from distributed.client import FutureCancelledError
 
-    began, ended, finished = [], threading.Event(), threading.Event()
+    began, finished = [], threading.Event()
 
     def hear(event: tuple[float, tuple[str, str]]) -> None:
         kind, text = event[1]
         if kind == "began":
-            again = "its worker was lost; runs again on" if began else "runs on"
+            text = f"{'its worker was lost; runs again' if began else 'runs'} on {text}"
             began.append(text)
-            echo(f"{name} | {again} {text}")
-        elif kind == "ended":
-            ended.set()
-        elif not stopping:
+            echo(f"{stage.name} | {text}")
+        else:
             echo(text)
 
-    stopping = False
     with connect(address) as client, _expected(settings) as expected:
-        order = _order(words, settings, output, expected)
+        order = _order(stage, settings, expected)
         client.subscribe_topic(order["topic"], hear)
         offered = any(GPU in about["resources"] for about in _workers(client).values())
-        resources = {GPU: 1} if training and offered else None
-        future = client.submit(_run, order, key=f"{name}-{uuid.uuid4().hex}", resources=resources)
+        resources = {GPU: 1} if stage.notebook in TRAININGS and offered else None
+        future = client.submit(_run, order, key=order["topic"], resources=resources)
         future.add_done_callback(lambda _: finished.set())
         try:
             while not finished.wait(_LOOK_SECONDS):
                 if not _workers(client):
-                    echo(f"{name} | waits for a worker")
+                    echo(f"{stage.name} | waits for a worker")
             result = future.result()
         except KeyboardInterrupt:
-            stopping = True  # what is kept after Ctrl-C is told here
-            ended.clear()
             future.cancel()
-            if began:
-                ended.wait(_STOP_SECONDS + 5)
             raise
         except KilledWorker as error:
             raise ConfigError(
-                f"{name} was given up: the workers that ran it were lost one after the other, the "
-                f"last one {error.last_worker.address}. Perhaps they ran out of memory; look at "
-                "their logs, and run the same command again."
+                f"{stage.name} was given up: the workers that ran it were lost one after the "
+                f"other, the last one {error.last_worker.address}. Perhaps they ran out of "
+                "memory; look at their logs, and run the same command again."
             ) from error
         except (FutureCancelledError, OSError) as error:
             raise ConfigError(
@@ -156,20 +122,8 @@ def run(
     if "problem" in result:
         raise ConfigError(result["problem"])
     if result["status"] == 0:
-        _await_file(output, *result["made"])
-    return result["status"]
-
-
-def hold_to_parent() -> None:
-    """Have this process stop as after Ctrl-C when the worker that started it is gone."""
-
-    def wait() -> None:
-        with contextlib.suppress(OSError):
-            while os.read(0, 1024):
-                pass
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    threading.Thread(target=wait, daemon=True).start()
+        _await_file(stage.output(settings), result["made"])
+    return result["status"] == 0
 
 
 def connect(address: str):
@@ -209,35 +163,36 @@ def _expected(settings: Profile) -> Iterator[dict]:
         yield {"files": shown, "library": {library: _hash(library)}, "versions": _versions()}
 
 
-def _order(words: Sequence[str], settings: Profile, output: Path, expected: dict) -> dict:
+def _order(stage: Stage, settings: Profile, expected: dict) -> dict:
     """All that a worker needs to know. Devices and threads are its own affair."""
-    given = {
-        name: os.environ[name] for name in ("CUNET_MUSDB", "CUNET_THREADS") if os.environ.get(name)
-    }
-    places = {
-        "CUNET_DATA": str(settings.paths.data.parent.absolute()),
-        "CUNET_RESULTS": str(settings.paths.results.parent.absolute()),
-        "PYTHONPATH": str(ROOT),
-        # A lost machine's locks may live on for a while on a network file system.
-        "CUNET_LOCK_SECONDS": "180",
-    }
+    words = (word for each in stage.parameters.items() for word in ("-p", *map(str, each)))
+    given = {name: os.environ.get(name, "") for name in ("CUNET_MUSDB", "CUNET_THREADS")}
     return {
-        "topic": f"cunet-{uuid.uuid4().hex}",
-        "words": list(words),
+        "topic": f"{stage.name}-{uuid.uuid4().hex}",
+        "words": ["run", stage.notebook, *words],
         "root": str(ROOT),
-        "environment": {**given, **places, TETHER: "1"},
-        "output": str(output.absolute()),
+        "environment": {
+            **{name: value for name, value in given.items() if value},
+            "CUNET_DATA": str(settings.paths.data.parent),
+            "CUNET_RESULTS": str(settings.paths.results.parent),
+            "CUNET_CLUSTER": "",  # the run is there
+            # A lost machine's locks may live on for a while on a network file system.
+            "CUNET_LOCK_SECONDS": "180",
+            "PYTHONPATH": str(ROOT),
+        },
+        "output": str(stage.output(settings)),
         "expected": expected,
     }
 
 
-def _await_file(path: Path, size: int, made: float) -> None:
-    """Wait until a file is seen here as the worker left it."""
+def _await_file(path: Path, made: list[float]) -> None:
+    """Wait until a file is seen here as the worker left it, by size and time."""
     until = time.monotonic() + _FILE_SECONDS
     while time.monotonic() < until:
         with contextlib.suppress(OSError):
             list(path.parent.iterdir())  # network file systems look again then
-            if path.stat().st_size == size and abs(path.stat().st_mtime - made) < 1.0:
+            about = path.stat()
+            if about.st_size == made[0] and abs(about.st_mtime - made[1]) < 1.0:
                 return
         time.sleep(0.2)
     raise ConfigError(
@@ -287,9 +242,6 @@ def _run(order: dict) -> dict:
     worker = get_worker()
     key = worker.get_current_task()
 
-    def tell(kind: str, text: str = "") -> None:
-        worker.log_event(order["topic"], (kind, text))
-
     def alive() -> bool:
         return worker.status.name in ("running", "paused")
 
@@ -299,23 +251,28 @@ def _run(order: dict) -> dict:
 
     def pass_on() -> None:
         for line in process.stdout:
-            tell("out", line.rstrip("\n"))
+            worker.log_event(order["topic"], ("out", line.rstrip("\n")))
 
     if problem := _problem(order["expected"]):
         return {"problem": f"Worker {worker.address} {problem}"}
-    tell("began", str(worker.name))
+    worker.log_event(order["topic"], ("began", str(worker.name)))
+    # The run's share of the worker's cores: Dask allows its workers one thread each.
+    affinity = getattr(os, "sched_getaffinity", None)
+    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    share = os.environ.get("CUNET_THREADS") or str(max(1, cores // worker.state.nthreads))
+    limited = ("CUNET_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+    own = {**dict.fromkeys(limited, share), "CUNET_PARENT": str(os.getpid())}
     with subprocess.Popen(
         [sys.executable, "-m", "cunet_lib.cli", *order["words"]],
         cwd=order["root"],
-        env={**os.environ, **_threads(worker.state.nthreads), **order["environment"]},
-        stdin=subprocess.PIPE,
+        env={**os.environ, **own, **order["environment"]},
+        stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         encoding="utf-8",
         errors="replace",
-        # Ctrl-C in the worker's terminal is the worker's; it closes the pipe when it ends.
-        start_new_session=True,
+        start_new_session=True,  # Ctrl-C in the worker's terminal is the worker's
     ) as process:
         reader = threading.Thread(target=pass_on, daemon=True)
         reader.start()
@@ -328,22 +285,9 @@ def _run(order: dict) -> dict:
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
         reader.join(10.0)
-    tell("ended")
     if not alive():
         raise Reschedule  # a worker that retires hands its run on
     if process.returncode:
         return {"status": process.returncode}
     made = Path(order["output"]).stat()
     return {"status": 0, "made": [made.st_size, made.st_mtime]}
-
-
-def _threads(runs: int) -> dict[str, str]:
-    """Variables that give each run its share of the worker's cores.
-
-    Dask allows its workers one thread each, whatever their share.
-    """
-    affinity = getattr(os, "sched_getaffinity", None)
-    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
-    share = os.environ.get("CUNET_THREADS") or str(max(1, cores // runs))
-    names = ("CUNET_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-    return dict.fromkeys(names, share)

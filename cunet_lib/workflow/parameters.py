@@ -8,21 +8,24 @@ notebook therefore checks what papermill put into it (:func:`check_injected`).
 from __future__ import annotations
 
 import ast
-import contextlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-import yaml
+from pydantic import Field, TypeAdapter, ValidationError
 
-from cunet_lib.core.settings import ROOT, ConfigError, parse_yaml, quoted
+from cunet_lib.core.settings import ROOT, ConfigError, problem
 from cunet_lib.core.systems import INSTRUMENTS, VARIANTS
 
 NOTEBOOKS = ROOT / "notebooks"
 
-CHOICES = {"instrument": INSTRUMENTS, "variant": tuple(VARIANTS)}
-"""Values of the parameters that mean the same in every notebook."""
+KINDS = {
+    "instrument": Literal[INSTRUMENTS],
+    "variant": Literal[tuple(VARIANTS)],
+    "seed": Annotated[int, Field(ge=0)],
+}
+"""Parameters that mean the same in every notebook; others are of the type of their default."""
 
 INJECTED = "# Parameters"
 """First line of the cell that papermill puts after the ``parameters`` cell."""
@@ -44,10 +47,7 @@ def notebook_parameters(path: Path) -> dict[str, Any]:
     Papermill's own ``inspect_notebook`` overlooks a parameter whose comment contains ``=``, and
     takes a second to load.
     """
-    for source, tags in code_cells(path):
-        if "parameters" in tags:
-            return {name: ast.literal_eval(value) for name, value in _assignments(source).items()}
-    return {}
+    return next((_literals(text) for text, tags in code_cells(path) if "parameters" in tags), {})
 
 
 def check_parameters(path: Path, parameters: Mapping[str, Any]) -> dict[str, Any]:
@@ -63,7 +63,7 @@ def check_parameters(path: Path, parameters: Mapping[str, Any]) -> dict[str, Any
 
 
 def check_injected(history: Sequence[str] | None = None) -> None:
-    """Check what papermill put into the running notebook; call it in the first cell of code.
+    """Check what papermill put into the running notebook; call it before anything else.
 
     Does nothing where papermill injected nothing, as in JupyterLab.
 
@@ -82,37 +82,26 @@ def check_injected(history: Sequence[str] | None = None) -> None:
         from IPython import get_ipython
 
         shell = get_ipython()
-        history = [] if shell is None else shell.user_ns.get("In", [])
+        history = shell.user_ns.get("In", []) if shell else []
     cells = [source for source in history if source]
-    given = [place for place, source in enumerate(cells) if _is_injected(source)]
-    # Papermill's cell follows the tagged one, which thus was the last before it.
-    before = [source for source in cells[: given[-1]] if not _is_injected(source)] if given else []
-    if not before:
-        return
-    declared = {name: ast.literal_eval(v) for name, v in _assignments(before[-1]).items()}
-    values = {}
-    for name, expression in _assignments(cells[given[-1]]).items():
-        try:
-            values[name] = ast.literal_eval(expression)
-        except ValueError as error:  # such as float('nan')
-            raise ConfigError(
-                f"Parameter {name} must be a plain value (given: {ast.unparse(expression)})."
-            ) from error
-    _checked(declared, values)
+    given = [place for place, source in enumerate(cells) if source.startswith(INJECTED)]
+    if given:  # right after the tagged cell
+        _checked(_literals(cells[given[-1] - 1]), _literals(cells[given[-1]]))
 
 
-def _is_injected(source: str) -> bool:
-    return source.split("\n", 1)[0].strip() == INJECTED
-
-
-def _assignments(source: str) -> dict[str, ast.expr]:
-    return {
-        target.id: statement.value
-        for statement in ast.parse(source).body
-        if isinstance(statement, ast.Assign)
-        for target in statement.targets
-        if isinstance(target, ast.Name)
-    }
+def _literals(source: str) -> dict[str, Any]:
+    """Names that a cell assigns, and their values."""
+    found = {}
+    for statement in ast.parse(source).body:
+        if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name):
+            name, value = statement.targets[0].id, statement.value
+            try:
+                found[name] = ast.literal_eval(value)
+            except ValueError as error:  # such as float('nan')
+                raise ConfigError(
+                    f"Parameter {name} must be a plain value (given: {ast.unparse(value)})."
+                ) from error
+    return found
 
 
 def _checked(
@@ -124,34 +113,16 @@ def _checked(
             f"{f'Notebook {notebook}' if notebook else 'This notebook'} has no parameter "
             f"{', '.join(map(repr, unknown))}; valid: {', '.join(defaults)}."
         )
-    of = f" of {notebook}" if notebook else ""
-    return {
-        name: _valid(name, defaults[name], value, f"Parameter {name}{of}")
-        for name, value in parameters.items()
-    }
-
-
-def _valid(name: str, default: Any, value: Any, what: str) -> Any:
-    """A value, text read as the type of the default; refused if it is of another type."""
-    given = value
-    if isinstance(default, str):
-        if not isinstance(value, str):
-            raise ConfigError(
-                f"{what} must be a string (given: {quoted(given)}; "
-                "papermill passes text as it is with -r)."
+    checked = {}
+    for name, value in parameters.items():
+        kind = KINDS.get(name, type(defaults[name]))
+        try:
+            # Text is read as what it should be; other values are what they are.
+            checked[name] = TypeAdapter(kind).validate_python(
+                value, strict=not isinstance(value, str)
             )
-    elif isinstance(value, str):
-        with contextlib.suppress(yaml.YAMLError):  # it stays text then, which is of another type
-            value = parse_yaml(value)
-    if isinstance(default, float) and type(value) in (int, str):
-        with contextlib.suppress(ValueError):  # YAML 1.1 reads 1e-3 as a string
-            value = float(value)
-    if default is not None and type(value) is not type(default):
-        raise ConfigError(
-            f"{what} must be of type {type(default).__name__} (given: {quoted(given)})."
-        )
-    if name in CHOICES and value not in CHOICES[name]:
-        raise ConfigError(f"{what} must be one of {', '.join(CHOICES[name])} (given: {value!r}).")
-    if name == "seed" and value < 0:
-        raise ConfigError(f"{what} must be a whole number, 0 or above (given: {value!r}).")
-    return value
+        except ValidationError as error:
+            of = f" of {notebook}" if notebook else ""
+            hint = "; papermill passes text as it is with -r" if kind is str else ""
+            raise ConfigError(f"Parameter {name}{of}: {problem(error)}{hint}.") from error
+    return checked

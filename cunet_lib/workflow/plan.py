@@ -1,13 +1,12 @@
 """What a run of the study would cost, before anyone starts it: ``make plan``.
 
-Hours come from a calibration of seconds on this machine, with the profile's own network and batch;
-disk and memory from sizes. The order of magnitude is right; what is assumed is said.
+Hours come from a calibration of seconds on this machine, with the profile's own network, batch and
+share of the cores; disk and memory from sizes. The order of magnitude is right.
 """
 
 from __future__ import annotations
 
 import math
-import os
 import shutil
 import textwrap
 import time
@@ -15,27 +14,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
-from cunet_lib.core.hardware import cores, gpus, peak_memory
+from cunet_lib.core.hardware import cores, gpus, peak_memory, usable_cores
 from cunet_lib.core.processes import duration
 from cunet_lib.core.settings import Profile
 from cunet_lib.core.systems import INSTRUMENTS, UNETS, VARIANTS
 from cunet_lib.evaluation.ablation import ABLATIONS
 from cunet_lib.preprocess.check import CHANNELS, RATE, read_layout
-from cunet_lib.preprocess.tracks import STEMS, SUBSETS, corpus_root
+from cunet_lib.preprocess.tracks import STEMS
 from cunet_lib.signal.audio import ensure_ffmpeg
-
-PUBLISHED = {
-    "musdb18": (
-        {"train": 100, "test": 50},
-        {"train": 6.4 * 3600, "test": 3.5 * 3600},
-        430.0,
-        4.7e9,
-    ),
-    "musdb7s": ({"train": 94, "test": 50}, {"train": 94 * 7.0, "test": 50 * 7.0}, 7.0, 140e6),
-}
-"""Tracks, seconds, the longest track and bytes of MUSDB18, rounded, until its files are there."""
 
 NOTEBOOK_SECONDS, NOTEBOOK_BYTES = 20.0, 5e6
 """Assumed, per notebook: starting its kernel, importing TensorFlow; its pictures and its sound."""
@@ -51,48 +38,24 @@ SCORE_BYTES = 4e6
 
 
 @dataclass(frozen=True)
-class Extent:
-    """How much music a corpus holds: tracks and seconds by subset, ``train`` and ``test``.
-
-    ``longest`` are seconds of the longest track, ``size`` bytes on disk; ``source`` says where
-    these figures come from, ``ready`` that the corpus is on disk and needs no further space.
-    """
-
-    tracks: dict[str, int]
-    seconds: dict[str, float]
-    longest: float
-    size: float
-    source: str
-    ready: bool
-
-    @property
-    def total(self) -> float:
-        """Seconds of both subsets."""
-        return sum(self.seconds.values())
-
-
-@dataclass(frozen=True)
 class Calibration:
     """What this machine needs for one unit of each kind of work.
 
-    ``step`` and ``validation`` are seconds per batch of the profile's size, with all cores or the
-    GPU; ``score`` those per second of one track, by every protocol, in one process.
-    ``parameters`` are the largest network's, ``memory`` peak bytes of training, ``workers`` the
-    processes that decode or score side by side.
+    ``step`` and ``validation`` are seconds per batch of the profile's size, with the cores of one
+    job or the GPU; ``score`` those per second of one track, by every protocol, in one process.
+    ``weights`` are bytes of the largest network, ``memory`` peak bytes of training it.
     """
 
     step: float
     validation: float
     score: float
-    parameters: int
+    weights: float
     memory: float
-    workers: int
-    gpu: bool
 
 
 @dataclass(frozen=True)
 class Part:
-    """Runs of one notebook: seconds of all of them, bytes that they add, peak bytes of one."""
+    """Runs of one notebook: seconds of all together, bytes that they add, peak bytes of one."""
 
     name: str
     runs: int
@@ -101,49 +64,13 @@ class Part:
     disk: float
     memory: float
 
-
-@dataclass(frozen=True)
-class Plan:
-    """All parts, in order, and what to know about the figures."""
-
-    parts: tuple[Part, ...]
-    notes: tuple[str, ...]
-
-    @property
-    def total(self) -> Part:
-        """The sum of all parts, one after another; the largest memory."""
-        return Part(
-            "total",
-            sum(part.runs for part in self.parts),
-            "",
-            sum(part.seconds for part in self.parts),
-            sum(part.disk for part in self.parts),
-            max(part.memory for part in self.parts),
+    def line(self, jobs: int) -> str:
+        """The part as a line of the table, with so many runs side by side."""
+        here = duration(self.seconds / min(jobs, self.runs))
+        return (
+            f"{self.name:14}{self.runs:>5}  {self.work:44}{duration(self.seconds):>14}{here:>14}"
+            f"{size(self.disk):>10}{size(self.memory):>10}"
         )
-
-    def text(self) -> str:
-        """The plan as a table for a terminal, notes below."""
-        lines = [
-            f"{'stage':14}{'runs':>5}  {'work':44}{'time at most':>20}{'disk':>10}{'memory':>10}"
-        ]
-        lines += [
-            f"{part.name:14}{part.runs:>5}  {part.work:44}{span(part.seconds):>20}"
-            f"{size(part.disk):>10}{size(part.memory):>10}"
-            for part in (*self.parts, self.total)
-        ]
-        notes = [textwrap.fill(note, 96, subsequent_indent="  ") for note in self.notes]
-        return "\n".join([*lines, "", *notes])
-
-
-def span(seconds: float) -> str:
-    """Seconds as people say them, hours and days too.
-
-    >>> span(3900), span(400_000)
-    ('1 h 5 min', '111 h (4.6 days)')
-    """
-    if seconds < 100 * 3600:
-        return duration(seconds)
-    return f"{seconds / 3600:.0f} h ({seconds / 86400:.1f} days)"
 
 
 def size(count: float) -> str:
@@ -155,78 +82,60 @@ def size(count: float) -> str:
     return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
 
 
-def extent_of(settings: Profile) -> Extent:
-    """How much music a profile works on: from headers where the files are there, else assumed.
+def lengths(settings: Profile) -> tuple[dict[str, list[float]], float]:
+    """Seconds of each track, by subset, and the bytes that the corpus adds to the disk.
 
     Raises
     ------
     ConfigError
-        As :func:`cunet_lib.preprocess.check.read_layout`, if files are there and not in order.
+        As :func:`cunet_lib.preprocess.check.read_layout`, if files are missing or not in order.
     """
     data = settings.data
     if data.source == "rendered":
         tracks = {"train": data.train_tracks, "test": data.test_tracks}
-        seconds = {subset: number * data.seconds for subset, number in tracks.items()}
-        bytes_ = sum(seconds.values()) * RATE * CHANNELS * 2 * len(STEMS)
-        return Extent(tracks, seconds, data.seconds, bytes_, "the profile's songs", False)
-    if _is_there(settings):
-        found = read_layout(settings)
-        lengths = {s: [t.seconds for t in found.tracks if t.subset == s] for s in SUBSETS}
-        return Extent(
-            {subset: len(each) for subset, each in lengths.items()},
-            {subset: sum(each) for subset, each in lengths.items()},
-            max(track.seconds for track in found.tracks),
-            sum(track.size for track in found.tracks),
-            f"headers of the {found.format}",
-            True,
-        )
-    words = "assumed: the published totals of MUSDB18; MUSDB=/path reads the files instead"
-    if data.source == "musdb7s":
-        words = "assumed: 144 excerpts of 7 seconds, not yet fetched"
-    return Extent(*PUBLISHED[data.source], words, data.source == "musdb18")
-
-
-def _is_there(settings: Profile) -> bool:
-    if settings.data.source == "musdb18":
-        return bool(os.environ.get("CUNET_MUSDB"))
-    return settings.data.source == "folder" or (corpus_root(settings) / "train").is_dir()
+        seconds = {subset: [data.seconds] * number for subset, number in tracks.items()}
+        return seconds, sum(tracks.values()) * data.seconds * RATE * CHANNELS * 2 * len(STEMS)
+    seconds = {"train": [], "test": []}
+    for track in read_layout(settings).tracks:
+        seconds[track.subset].append(track.seconds)
+    return seconds, 0.0
 
 
 def estimate(
-    settings: Profile, extent: Extent, calibration: Calibration, *, seeds: int = 1
-) -> Plan:
-    """Stages, hours, disk and memory of a run of the study, each model trained with so many seeds.
+    settings: Profile,
+    music: dict[str, list[float]],
+    corpus: float,
+    unit: Calibration,
+    *,
+    seeds: int = 1,
+) -> list[Part]:
+    """Parts of a run of the study, each model trained with so many seeds.
 
-    Hours are upper bounds: every training runs to its last epoch.
+    Seconds are upper bounds: every training runs to its last epoch, with the cores of one job.
+
+    Parameters
+    ----------
+    music, corpus
+        As :func:`lengths` returns them.
+    unit
+        As :func:`calibrate` returns it.
     """
-    train, unit, rate = settings.train, calibration, settings.signal.sample_rate
-    number, tested, music = (
-        sum(extent.tracks.values()),
-        extent.tracks["test"],
-        extent.seconds["test"],
-    )
-    workers = max(1, min(unit.workers, number))
-    rendered = settings.data.source == "rendered"
-    decoding = workers * (PROCESS_BYTES + extent.longest * RATE * CHANNELS * len(STEMS) * 8)
-    making = RENDER_SECONDS if rendered else DECODE_SECONDS
-    parts = [
-        _part(
-            "00_corpus",
-            1,
-            f"{number} tracks {'rendered' if rendered else 'checked'}",
-            making * extent.total / workers,
-            0 if extent.ready else extent.size,
-            decoding,
-        ),
-        _part(
-            "01_preprocess",
-            1,
-            f"{number} tracks, {duration(extent.total)} of music",
-            DECODE_SECONDS * extent.total / workers,
-            len(STEMS) * rate * 4 * extent.total,
-            decoding,
-        ),
-    ]
+    train, rate = settings.train, settings.signal.sample_rate
+    tracks = [seconds for each in music.values() for seconds in each]
+    total, tested, longest = sum(tracks), sum(music["test"]), max(tracks)
+    workers = min(usable_cores(), len(tracks))
+    decoding = workers * (PROCESS_BYTES + longest * RATE * CHANNELS * len(STEMS) * 8)
+    making = RENDER_SECONDS if corpus else DECODE_SECONDS
+    parts = []
+
+    def add(name: str, runs: int, work: str, seconds: float, disk: float, memory: float) -> None:
+        seconds, disk = seconds + runs * NOTEBOOK_SECONDS, disk + runs * NOTEBOOK_BYTES
+        parts.append(Part(name, runs, work, seconds, disk, memory))
+
+    work = f"{len(tracks)} tracks, {duration(total)} of music"
+    add("00_corpus", 1, work, making * total / workers, corpus, decoding)
+    store = len(STEMS) * rate * 4 * total
+    add("01_preprocess", 1, work, DECODE_SECONDS * total / workers, store, decoding)
     for name, models, epochs, instruments in (
         ("02_train_unet", UNETS, train.unet_epochs, 1),
         ("03_train_cunet", VARIANTS, train.cunet_epochs, len(INSTRUMENTS)),
@@ -235,69 +144,71 @@ def estimate(
         batches = math.ceil(instruments * train.validation_patches / train.batch_size)
         epoch = train.steps_per_epoch * unit.step + batches * unit.validation
         work = f"{epochs} epochs x {train.steps_per_epoch} steps x {train.batch_size} patches"
-        weights = runs * 4 * unit.parameters
-        parts.append(_part(name, runs, work, runs * epochs * epoch, weights, unit.memory))
-    systems = (len(VARIANTS) + 1) * seeds
+        add(name, runs, work, runs * epochs * epoch, runs * unit.weights, unit.memory)
     # As long as the patches of all instruments take in validation.
     hop = settings.signal.hop * settings.model.patch_frames * (1 - settings.separate.overlap)
     separating = len(INSTRUMENTS) * unit.validation * rate / (train.batch_size * hop)
     # Two oracles are scored besides; one model is separated twice more, and each ablation of it
     # scored by fewer protocols, counted here as all.
-    scored = systems + 2 + len(ABLATIONS) * seeds
-    kept = (len(STEMS) + scored * len(INSTRUMENTS)) * extent.seconds["test"] / max(tested, 1)
-    parts += [
-        _part(
-            "04_evaluate",
-            systems + 1,
-            f"{tested} tracks x {systems + 2} systems",
-            (systems + 2 * seeds) * separating * music
-            + scored * unit.score * music / max(1, min(unit.workers, tested)),
-            kept * rate * 2,
-            unit.memory + workers * (PROCESS_BYTES + SCORE_BYTES * extent.longest),
-        ),
-        _part("05_plot", 1, "tables and figures", 2 * NOTEBOOK_SECONDS, 0, 2 * PROCESS_BYTES),
-    ]
-    return Plan(tuple(parts), _notes(settings, extent, parts, calibration))
-
-
-def _part(name: str, runs: int, work: str, seconds: float, disk: float, memory: float) -> Part:
-    seconds, disk = seconds + runs * NOTEBOOK_SECONDS, disk + runs * NOTEBOOK_BYTES
-    return Part(name, runs, work, seconds, disk, memory)
-
-
-def _notes(
-    settings: Profile, extent: Extent, parts: list[Part], unit: Calibration
-) -> tuple[str, ...]:
-    tracks = ", ".join(
-        f"{subset} {extent.tracks[subset]} tracks, {duration(extent.seconds[subset])}"
-        for subset in SUBSETS
+    systems = (len(VARIANTS) + 1) * seeds
+    scored, beside = systems + 2 + len(ABLATIONS) * seeds, min(cores(), len(music["test"]))
+    add(
+        "04_evaluate",
+        systems + 1,
+        f"{len(music['test'])} tracks x {systems + 2} systems",
+        tested * ((systems + 2 * seeds) * separating + scored * unit.score / beside),
+        # Estimates of one track are kept to be heard.
+        (len(STEMS) + scored * len(INSTRUMENTS)) * tested / len(music["test"]) * rate * 2,
+        unit.memory + beside * (PROCESS_BYTES + SCORE_BYTES * longest),
     )
-    machine = "GPU" if unit.gpu else f"{unit.workers} core{'s' * (unit.workers > 1)}, no GPU"
+    add("05_plot", 1, "tables and figures", NOTEBOOK_SECONDS, 0, 2 * PROCESS_BYTES)
+    return parts
+
+
+def text(settings: Profile, parts: list[Part], music: dict, jobs: int) -> str:
+    """The plan as a table for a terminal, with ``jobs`` runs side by side, and notes below."""
+    head = f"{'stage':14}{'runs':>5}  {'work':44}{'one by one':>14}{f'JOBS={jobs}':>14}"
+    one, here = (
+        duration(sum(part.seconds / min(jobs_, part.runs) for part in parts)) for jobs_ in (1, jobs)
+    )
+    disk, memory = sum(part.disk for part in parts), max(part.memory for part in parts)
+    tracks = ", ".join(
+        f"{subset} {len(each)} tracks, {duration(sum(each))}" for subset, each in music.items()
+    )
+    machine = f"{usable_cores()} cores, {cores()} for each job" + (", a GPU" if gpus() else "")
     notes = [
-        f"Music: {tracks} ({extent.source}).",
-        "Times are upper bounds: early stopping ends a training after "
-        f"{settings.train.patience} epochs without improvement.",
-        f"Measured in seconds on this machine ({machine}), so expect the order of magnitude. "
-        "Notebooks are counted one after another; side by side they share the machine. "
-        f"{NOTEBOOK_SECONDS:.0f} s are assumed for each besides its work.",
+        f"Music: {tracks}.",
+        f"Times are upper bounds, measured in seconds on this machine ({machine}): expect the "
+        f"order of magnitude. A training ends after {settings.train.patience} epochs without "
+        "improvement, if that is sooner.",
     ]
-    need = sum(part.disk for part in parts)
     for folder in {settings.paths.data, settings.paths.results}:
         there = next(parent for parent in (folder, *folder.parents) if parent.exists())
-        free = shutil.disk_usage(there).free
-        if free < need:
+        if (free := shutil.disk_usage(there).free) < disk:
             notes.append(
-                f"Not enough space: {size(need)} are needed, {size(free)} are free where {folder} "
+                f"Not enough space: {size(disk)} are needed, {size(free)} are free where {folder} "
                 "would be; set CUNET_DATA and CUNET_RESULTS to a larger disk."
             )
-    return tuple(notes)
+    return "\n".join(
+        [
+            f"{head}{'disk':>10}{'memory':>10}",
+            *(part.line(jobs) for part in parts),
+            f"{'total':65}{one:>14}{here:>14}{size(disk):>10}{size(memory):>10}",
+            "",
+            *(textwrap.fill(note, 96, subsequent_indent="  ") for note in notes),
+        ]
+    )
 
 
 # ------------------------------------------------------------------------------------ calibration
 
 
 def calibrate(
-    settings: Profile, *, seconds: float = 12.0, report: Callable[[str], None] = print
+    settings: Profile,
+    longest: float,
+    *,
+    seconds: float = 5.0,
+    report: Callable[[str], None] = print,
 ) -> Calibration:
     """Measure this machine with the profile's own network, batch and signal settings.
 
@@ -305,25 +216,31 @@ def calibrate(
     ----------
     settings
         Profile.
+    longest
+        Seconds of the longest track.
     seconds
-        About this long for the training step, which matters most; the rest takes seconds.
+        About this long for the training step, which matters most.
     report
-        Gets a line per part.
+        Gets a line per part: building the graph of a large network takes a minute.
     """
     rng = np.random.default_rng(0)
-    report("calibrating: scoring")
-    score = _scoring(settings, rng)
-    report("calibrating: training steps; the first one builds the graph")
-    step, validation, network = _training(settings, rng, seconds)
-    return Calibration(
-        step=step,
-        validation=validation,
-        score=score,
-        parameters=network.count_params(),
-        memory=peak_memory(),
-        workers=cores(),
-        gpu=bool(gpus()),
-    )
+    report("plan | measures scoring ...")
+    score = _scoring(settings, rng, min(longest, 20.0))
+    report("plan | builds the largest network ...")
+    from cunet_lib.models.conditions import all_one_hot
+    from cunet_lib.train import training
+
+    count = settings.train.batch_size
+    audio = rng.normal(size=(count, settings.patch_samples)).astype(np.float32)
+    inputs = (audio, np.resize(all_one_hot(), (count, len(INSTRUMENTS))))
+    network = training.new_network(settings, "dense_complex", seed=0)
+    trainer = training.compiled(network, settings)
+    trainer.train_on_batch(inputs, 0.5 * audio)
+    report("plan | measures training ...")
+    step = _timed(lambda: trainer.train_on_batch(inputs, 0.5 * audio), seconds)
+    trainer.test_on_batch(inputs, 0.5 * audio)
+    validation = _timed(lambda: trainer.test_on_batch(inputs, 0.5 * audio), min(seconds, 1.0))
+    return Calibration(step, validation, score, 4.0 * network.count_params(), peak_memory())
 
 
 def _timed(call: Callable[[], object], seconds: float) -> float:
@@ -335,35 +252,17 @@ def _timed(call: Callable[[], object], seconds: float) -> float:
     return (time.perf_counter() - start) / count
 
 
-def _scoring(settings: Profile, rng: np.random.Generator) -> float:
-    """Seconds per second of a track of at most a minute."""
+def _scoring(settings: Profile, rng: np.random.Generator, seconds: float) -> float:
+    """Seconds of one process per second of a track so long."""
     ensure_ffmpeg()
     import museval  # noqa: F401 - its import takes seconds that are not scoring
+    from threadpoolctl import threadpool_limits
 
     from cunet_lib.evaluation.metrics import track_rows
 
-    rate = settings.signal.sample_rate
-    length = min(extent_of(settings).longest, 60.0)
-    references = rng.normal(size=(len(INSTRUMENTS), round(length * rate)))
+    references = rng.normal(size=(len(INSTRUMENTS), round(seconds * settings.signal.sample_rate)))
     estimates = references + 0.1 * rng.normal(size=references.shape)
     with threadpool_limits(1):
         start = time.process_time()
         track_rows(references.sum(axis=0), references, estimates, settings)
-        return (time.process_time() - start) / length
-
-
-def _training(settings: Profile, rng: np.random.Generator, seconds: float):
-    """Seconds per training step and per validation batch, and the largest C-U-Net."""
-    from cunet_lib.models.conditions import all_one_hot
-    from cunet_lib.train import training
-
-    count = settings.train.batch_size
-    audio = rng.normal(size=(count, settings.patch_samples)).astype(np.float32)
-    inputs = (audio, np.resize(all_one_hot(), (count, len(INSTRUMENTS))))
-    network = training.new_network(settings, "dense_complex", seed=0)
-    trainer = training.compiled(network, settings)
-    trainer.train_on_batch(inputs, 0.5 * audio)
-    step = _timed(lambda: trainer.train_on_batch(inputs, 0.5 * audio), seconds)
-    trainer.test_on_batch(inputs, 0.5 * audio)
-    validation = _timed(lambda: trainer.test_on_batch(inputs, 0.5 * audio), min(seconds, 1.0))
-    return step, validation, network
+        return (time.process_time() - start) / seconds

@@ -1,4 +1,4 @@
-"""Run one notebook with parameters: lines streamed, a log kept, failures told in a few lines.
+"""Run one stage: its notebook with parameters, lines streamed, a log kept, failures in a few lines.
 
 The executed copy bears its stage's name and appears only when the whole notebook has run; until
 then it lies in the profile's ``logs`` folder.
@@ -7,57 +7,42 @@ then it lies in the profile's ``logs`` folder.
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
-import shutil
+import re
 import signal
 import subprocess
 import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
-from cunet_lib.core.files import UNWRITABLE, WriteError, replacing
+from cunet_lib.core.files import locked, write_atomically, writing
 from cunet_lib.core.processes import THREAD_VARIABLES, duration
-from cunet_lib.core.settings import ROOT, ConfigError, Profile
-from cunet_lib.core.startup import ENVIRONMENT
-from cunet_lib.workflow.parameters import NOTEBOOKS, check_parameters
-from cunet_lib.workflow.stages import Stage, notebook_names
+from cunet_lib.core.settings import ROOT, ConfigError, Profile, load_profile
+from cunet_lib.core.startup import ENVIRONMENT, OWN_KERAS
+from cunet_lib.workflow.parameters import check_parameters
+from cunet_lib.workflow.stages import Stage, fingerprint, is_current, parse_stage
+
+SOCKET_FOLDER = 80
+"""Longest name of a temporary folder, in bytes, that leaves room for the names of its sockets."""
 
 
 class NotebookFailed(RuntimeError):
     """A notebook stopped with an error; the message says which cell, why, and where its copy is."""
 
 
-def register_kernel() -> Path:
+def register_kernel() -> None:
     """Register this interpreter as the Jupyter kernel ``cunet`` in its own environment."""
     import matplotlib.font_manager  # noqa: F401  # builds its list of fonts once, here
     from ipykernel import kernelspec
 
-    return Path(
-        kernelspec.install(
-            kernel_name="cunet",
-            display_name="Conditioned U-Net",
-            prefix=sys.prefix,
-            env=ENVIRONMENT,
-        )
-    )
-
-
-def stopped(stage: Stage, settings: Profile) -> str:
-    """What a stage that was stopped has kept, and how to go on: one sentence for the terminal."""
-    folder = stage.run_folder(settings)
-    if folder is None:
-        return (
-            f"{stage.name} | Stopped; what was finished is kept, nothing half-written is; "
-            "the same command goes on."
-        )
-    from cunet_lib.train.checkpoint import kept
-
-    return f"{stage.name} | Stopped; {kept(folder)}."
+    about = {"kernel_name": "cunet", "display_name": "Conditioned U-Net", "prefix": sys.prefix}
+    kernelspec.install(**about, env={**ENVIRONMENT, **OWN_KERAS})
 
 
 def say(line: str) -> None:
@@ -66,77 +51,117 @@ def say(line: str) -> None:
     sys.stdout.flush()
 
 
+def run_stage(name: str, parameters: Mapping[str, Any], *, address: str = "") -> bool:
+    """Run a stage here, or on a cluster, unless its executed copy is up to date.
+
+    Parameters
+    ----------
+    name, parameters
+        As :func:`cunet_lib.workflow.stages.parse_stage` reads them; ``profile`` and ``overrides``
+        are among the parameters.
+    address
+        Of a Dask scheduler; empty for this machine.
+
+    Returns
+    -------
+    bool
+        False if the notebook failed; the terminal has been told why.
+
+    Raises
+    ------
+    ConfigError
+        If a name, parameter or setting is invalid, or the cluster is unfit.
+    cunet_lib.core.files.Busy
+        If another process runs this stage.
+    KeyboardInterrupt
+        If the run was stopped; the message says what is kept.
+    """
+    settings = load_profile(parameters["profile"], parameters["overrides"])
+    stage = parse_stage(name, parameters)
+    made_from = fingerprint(stage, settings)
+    if is_current(stage, settings, made_from):
+        say(f"{stage.name} | up to date")
+        return True
+    try:
+        if address:
+            from cunet_lib.workflow import cluster
+
+            return cluster.run(address, stage, settings, echo=say)
+        busy = f"{stage.name} runs elsewhere; wait for it, or stop it first."
+        with locked(settings.paths.logs / f".{stage.name}.lock", busy):
+            output = stage.output(settings)
+            run_notebook(stage.source, output, stage.parameters, fingerprint=made_from)
+    except NotebookFailed as error:
+        print(f"\n{error}", file=sys.stderr, flush=True)
+        return False
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(_stopped(stage, settings)) from None
+    return True
+
+
+def _stopped(stage: Stage, settings: Profile) -> str:
+    """What a stage that was stopped has kept, and how to go on: one sentence for the terminal."""
+    folder = stage.run_folder(settings)
+    words = "what was finished is kept, nothing half-written is; the same command goes on"
+    if folder is not None:
+        from cunet_lib.train.checkpoint import kept
+
+        words = kept(folder)
+    return f"{stage.name} | Stopped; {words}."
+
+
 def run_notebook(
-    name: str | Path,
-    output: str | Path,
+    source: Path,
+    output: Path,
     parameters: Mapping[str, Any],
     *,
     kernel: str = "cunet",
     echo: Callable[[str], None] = say,
-    logs: str | Path | None = None,
     fingerprint: str = "",
-) -> Path:
+) -> None:
     """Execute a notebook and keep the executed copy.
 
     Parameters
     ----------
-    name
-        A notebook of ``notebooks/`` (``"00_corpus"``) or a path to one.
+    source
+        The notebook.
     output
-        Where the executed copy goes; it is put there only when every cell has run.
+        Where the executed copy goes, ``<results>/<profile>/notebooks/<stage>.ipynb``; it is put
+        there only when every cell has run. Log and unfinished copy lie in ``logs`` beside its
+        folder.
     parameters
         Values for the ``parameters`` cell; strings are read as the types of its defaults.
     kernel
         Jupyter kernel.
     echo
         Called with each line for the terminal: what the notebook prints, prefixed with the stage.
-    logs
-        Folder for ``<stage>.log`` and unfinished copies; by default ``logs`` beside the folder of
-        ``output``.
     fingerprint
         What the copy's metadata shall say that it was made from.
 
     Raises
     ------
     ConfigError
-        If the notebook, the kernel or a parameter does not exist.
+        If the kernel or a parameter does not exist.
     NotebookFailed
         If a cell raises or the kernel dies; the message has a few lines for the terminal, and the
-        copy up to that cell is ``<logs>/<stage>.failed.ipynb``.
+        copy up to that cell is ``logs/<stage>.failed.ipynb``.
     cunet_lib.core.files.WriteError
         If the copy or the log cannot be written.
     """
-    source = Path(name) if Path(name).suffix == ".ipynb" else NOTEBOOKS / f"{name}.ipynb"
-    if not source.is_file():
-        raise ConfigError(f"No notebook {source.stem!r}; there are: {', '.join(notebook_names())}.")
-    values = check_parameters(source, parameters)
-    output = Path(output).resolve()
-    stage = output.stem
-    logs = Path(logs).resolve() if logs else output.parent.parent / "logs"
-    began = time.monotonic()
-    try:
-        for folder in (logs, output.parent):
-            folder.mkdir(parents=True, exist_ok=True)
+    values, stage = check_parameters(source, parameters), output.stem
+    logs = output.parent.parent / "logs"
+    partial, began = logs / f"{stage}.partial.ipynb", time.monotonic()
+    with writing(logs / f"{stage}.log"):
+        logs.mkdir(parents=True, exist_ok=True)
         (logs / f"{stage}.failed.ipynb").unlink(missing_ok=True)
         echo(f"{stage} | started")
         with (logs / f"{stage}.log").open("w", encoding="utf-8", buffering=1) as log:
             log.write(f"notebook {source.name}, parameters {values}\n")
-            partial = logs / f"{stage}.partial.ipynb"
             _execute(source, partial, values, kernel, lambda line: echo(f"{stage} | {line}"), log)
             seconds = time.monotonic() - began
             log.write(f"done in {seconds:.1f} s\n")
-        _finish(partial, source, output, fingerprint)
-        # Later stages believe in this file: it is brought to the disk before it bears its name.
-        with replacing(output) as copy:
-            shutil.copyfile(partial, copy)
-        partial.unlink()
-    except OSError as error:
-        if error.errno not in UNWRITABLE or isinstance(error, WriteError):
-            raise
-        written = Path(error.filename or logs / stage)
-        raise WriteError(error.errno, error.strerror, written) from error
+        _keep(partial, source, output, fingerprint)
     echo(f"{stage} | done in {duration(seconds)}")
-    return output
 
 
 def _execute(
@@ -151,21 +176,26 @@ def _execute(
     import nbclient.exceptions
     import papermill
 
-    lines, groups = _Lines(echo, log), []
-    with tempfile.TemporaryDirectory(prefix="cunet-") as scratch, _quiet_papermill():
+    logging.getLogger("papermill").setLevel(logging.CRITICAL)
+    lines, groups, place = _Lines(echo, log), [], tempfile.gettempdir()
+    # Names of sockets have an end, at 107 bytes.
+    short = place if len(os.fsencode(place)) <= SOCKET_FOLDER else "/tmp"
+    with tempfile.TemporaryDirectory(prefix="cunet-", dir=short) as scratch:
         try:
-            papermill.execute_notebook(
-                source,
-                partial,
-                parameters=values,
-                kernel_name=kernel,
-                progress_bar=False,
-                stdout_file=lines,
-                stderr_file=_Lines(None, log),
-                cwd=source.parent,
-                start_timeout=180,
-                kernel_manager_class=_kernel_manager(Path(scratch), log, groups),
-            )
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                papermill.execute_notebook(
+                    source,
+                    partial,
+                    parameters=values,
+                    kernel_name=kernel,
+                    progress_bar=False,
+                    stdout_file=lines,
+                    stderr_file=_Lines(None, log),
+                    cwd=source.parent,
+                    start_timeout=180,
+                    kernel_manager_class=_kernel_manager(Path(scratch), log, groups),
+                )
         except jupyter_client.kernelspec.NoSuchKernel as error:
             raise ConfigError(
                 f"The Jupyter kernel {kernel!r} is not registered; `make env` does it."
@@ -195,7 +225,10 @@ class _Lines:
     def write(self, text: str) -> int:
         *lines, self._rest = (self._rest + text).split("\n")
         for line in lines:
-            self._pass_on(line)
+            line = line.rstrip("\r").rsplit("\r", 1)[-1].rstrip()
+            self._log.write(f"{line}\n")
+            if self._echo and line:
+                self._echo(line)
         return len(text)
 
     def flush(self) -> None:
@@ -203,28 +236,7 @@ class _Lines:
 
     def finish(self) -> None:
         if self._rest:
-            self._pass_on(self._rest)
-        self._rest = ""
-
-    def _pass_on(self, line: str) -> None:
-        line = line.rstrip("\r").rsplit("\r", 1)[-1].rstrip()
-        self._log.write(f"{line}\n")
-        if self._echo and line:
-            self._echo(line)
-
-
-@contextlib.contextmanager
-def _quiet_papermill() -> Iterator[None]:
-    """Keep papermill's and its libraries' notices off the terminal."""
-    logger = logging.getLogger("papermill")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
+            self.write("\n")
 
 
 def _kernel_manager(scratch: Path, log: TextIO, groups: list[int]) -> type:
@@ -239,7 +251,7 @@ def _kernel_manager(scratch: Path, log: TextIO, groups: list[int]) -> type:
     threads = os.environ.get("CUNET_THREADS")
     limits = dict.fromkeys(THREAD_VARIABLES, threads) if threads else {}
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-    own = {"IPYTHONDIR": str(scratch), "KERAS_HOME": str(scratch), "PYTHONPATH": path}
+    own = {"IPYTHONDIR": str(scratch), "PYTHONPATH": path, **OWN_KERAS}
     environment = {**ENVIRONMENT, **limits, **os.environ, **own}
 
     class QuietKernelManager(AsyncKernelManager):
@@ -271,13 +283,12 @@ def _failure(copy: Path, log: Path, error: Exception) -> str:
     begun = [n for n, c in enumerate(code) if c.metadata.get("papermill", {}).get("start_time")]
     number = begun[-1] + 1 if begun else 0
     source = code[number - 1].source.strip() if begun else ""
+    reason = "the kernel died; perhaps the machine ran out of memory"
     if name := getattr(error, "ename", None):
         reason = f"{name}: {error.evalue.strip()}" if error.evalue.strip() else name
         # A long message keeps its first lines here; all of it is in the copy. Our own are written
         # for the reader, line by line.
         reason = "\n  ".join(reason.splitlines()[: None if name == "ConfigError" else 3])
-    else:
-        reason = "the kernel died; perhaps the machine ran out of memory"
     return (
         f"{log.stem} failed in cell [{number}]: {source.partition(chr(10))[0]}\n"
         f"  {reason}\n"
@@ -291,21 +302,17 @@ def shown(path: Path) -> str:
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
-def _finish(partial: Path, source: Path, output: Path, fingerprint: str) -> None:
-    """Note the fingerprint, and make the paths that papermill and warnings left relative."""
+def _keep(partial: Path, source: Path, output: Path, fingerprint: str) -> None:
+    """Put the executed copy in its place, with its fingerprint and no folder of this machine."""
     import nbformat
 
     notebook = nbformat.read(partial, as_version=4)
     notebook.metadata["cunet"] = {"fingerprint": fingerprint}
-    for key, place in (("input_path", source.resolve()), ("output_path", output)):
-        inside = place.is_relative_to(ROOT)  # else: the profile's folder and below
-        place = place.relative_to(ROOT) if inside else Path(*place.parts[-3:])
-        notebook.metadata.papermill[key] = place.as_posix()
-    for cell in notebook.cells:
-        for part in cell.get("outputs", []):
-            if "text" in part:
-                part["text"] = part["text"].replace(f"{ROOT}/", "")
-            for kind, value in part.get("data", {}).items():
-                if kind.startswith("text/") and isinstance(value, str):
-                    part["data"][kind] = value.replace(f"{ROOT}/", "")
-    nbformat.write(notebook, partial)
+    notebook.metadata.papermill.update(input_path=str(source), output_path=str(output))
+    text = nbformat.writes(notebook)
+    for folder in (ROOT, output.parent.parent):
+        name = json.dumps(f"{folder}/", ensure_ascii=False)[1:-1]
+        # Not within the letters of a picture or a sound.
+        text = re.sub(rf"(?<![A-Za-z0-9+/]){re.escape(name)}", "", text)
+    write_atomically(output, text)
+    partial.unlink()

@@ -61,6 +61,11 @@ class Stage:
     parameters: Mapping[str, Any]
     values: Mapping[str, Any]
 
+    @property
+    def source(self) -> Path:
+        """Path of the source notebook."""
+        return NOTEBOOKS / f"{self.notebook}.ipynb"
+
     def output(self, settings: Profile) -> Path:
         """Path of the executed copy."""
         return settings.paths.notebooks / f"{self.name}.ipynb"
@@ -72,7 +77,7 @@ class Stage:
 
     def result(self, settings: Profile) -> Path | None:
         """Its main result, without which it runs again; None for notebooks beside the study."""
-        paths, (notebook, _, run) = settings.paths, self.name.partition(".")
+        paths, run = settings.paths, self.name.partition(".")[2]
         if folder := self.run_folder(settings):
             return folder / "model.keras"
         return {
@@ -81,19 +86,19 @@ class Stage:
             "04_evaluate": paths.scores / f"{run.replace('oracles', 'ideal_ratio_mask')}.csv",
             "05_plot": paths.scores / "scores.csv",
             "07_conditions": paths.tables / "conditions_uncontrolled.csv",
-        }.get(notebook)
+        }.get(self.notebook)
 
     def inputs(self) -> list[str]:
         """Names of the stages whose results it reads."""
         model, seed = self.values.get("model"), self.values.get("seed")
+        own = f"03_train_cunet.{model}-seed{seed}"
         if self.notebook == "01_preprocess":
             return ["00_corpus"]
         if self.notebook in TRAININGS or model == "oracles":
             return ["01_preprocess"]
         if self.notebook == "04_evaluate":
-            return _unets(seed) if model == "unet" else [f"03_train_cunet.{model}-seed{seed}"]
+            return _unets(seed) if model == "unet" else [own]
         if self.notebook == "07_conditions":
-            own = f"03_train_cunet.{model}-seed{seed}"
             return [own, f"{own}-{self.values['against']}"]
         if self.notebook == "05_plot":
             seeds = str(self.values["seeds"]).split()
@@ -189,8 +194,7 @@ def fingerprint(stage: Stage, settings: Profile) -> str:
     and what that imports, without comments and docstrings; and its inputs: the main results of
     earlier stages and their fingerprints, or the names and sizes of the files of MUSDB18.
     """
-    cells = code_cells(NOTEBOOKS / f"{stage.notebook}.ipynb")
-    sources = [source for source, tags in cells if "parameters" not in tags]
+    sources = [text for text, tags in code_cells(stage.source) if "parameters" not in tags]
     code, names = zip(*map(_parsed, sources), strict=True) if sources else ((), ())
     values = {k: v for k, v in stage.values.items() if k not in ("profile", "overrides")}
     facts = {

@@ -2,8 +2,9 @@
 
 A grid is text: ``"variant=dense_simple,dense_complex train.learning_rate=1e-3,3e-4"``. A plain name
 is a parameter of the notebook, a dotted one a setting of the profile. Every run has a results
-folder of its own below ``results/<profile>/sweeps/<name>``; a sweep that was stopped, or whose grid
-has grown, runs what is missing. A table and a figure gather the lowest validation losses.
+folder of its own below ``results/<profile>/sweeps/<notebook>-by-<axes>``, so that a sweep that was
+stopped, or whose grid has grown, runs what is missing. A table and a figure gather the lowest
+validation losses.
 """
 
 from __future__ import annotations
@@ -13,16 +14,13 @@ import itertools
 import json
 import os
 import re
-import subprocess
-import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cunet_lib.core.files import read_run
-from cunet_lib.core.settings import ROOT, ConfigError, Profile, load_profile
-from cunet_lib.workflow.run import say
+from cunet_lib.core.settings import ConfigError, Profile, load_profile
+from cunet_lib.workflow.run import run_stage, say
 from cunet_lib.workflow.stages import TRAININGS, Stage, parse_stage, run_name
 
 if TYPE_CHECKING:
@@ -58,15 +56,14 @@ class Run:
 class Sweep:
     """A grid of runs, checked and not yet run."""
 
-    name: str
     settings: Profile
     folder: Path
     runs: tuple[Run, ...]
 
     def text(self) -> str:
         """One line per run, for the terminal."""
-        runs = [f"  {run.label}" for run in self.runs]
-        return "\n".join([f"Sweep {self.name}, {len(runs)} run{'s' * (len(runs) > 1)}:", *runs])
+        head = f"Sweep {self.folder.name}, {len(self.runs)} run{'s' * (len(self.runs) > 1)}:"
+        return "\n  ".join([head, *(run.label for run in self.runs)])
 
 
 def parse_grid(grid: str) -> dict[str, list[str]]:
@@ -102,7 +99,7 @@ def parse_grid(grid: str) -> dict[str, list[str]]:
     return axes
 
 
-def plan(profile: str, notebook: str, grid: str, *, name: str = "") -> Sweep:
+def plan(profile: str, notebook: str, grid: str) -> Sweep:
     """Check a grid, every name and value of it, and lay out its runs.
 
     Parameters
@@ -113,9 +110,6 @@ def plan(profile: str, notebook: str, grid: str, *, name: str = "") -> Sweep:
         One that trains.
     grid
         See :func:`parse_grid`.
-    name
-        Folder of the sweep; the notebook and its axes if empty, so that a grid with further values
-        finds the runs of the smaller one.
 
     Raises
     ------
@@ -127,17 +121,10 @@ def plan(profile: str, notebook: str, grid: str, *, name: str = "") -> Sweep:
         raise ConfigError(
             f"STAGE {notebook!r} is no notebook that trains; there are: {', '.join(TRAININGS)}."
         )
-    axes = parse_grid(grid)
-    base = load_profile(profile)
-    name = name or f"{notebook}-by-{'-'.join(axes)}"
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,150}", name):
-        raise ConfigError(f"Name {name!r} of a sweep may hold letters, digits, '-', '_', '.' only.")
-    folder = base.paths.results / "sweeps" / name
-    runs = tuple(
-        _run(base, profile, notebook, dict(zip(axes, point, strict=True)), folder)
-        for point in itertools.product(*axes.values())
-    )
-    return Sweep(name, base, folder, runs)
+    axes, base = parse_grid(grid), load_profile(profile)
+    folder = base.paths.results / "sweeps" / f"{notebook}-by-{'-'.join(axes)}"
+    points = (dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values()))
+    return Sweep(base, folder, tuple(_run(base, profile, notebook, p, folder) for p in points))
 
 
 def _run(base: Profile, profile: str, notebook: str, point: dict[str, str], folder: Path) -> Run:
@@ -157,10 +144,11 @@ def _run(base: Profile, profile: str, notebook: str, point: dict[str, str], fold
     return Run(point, stage, settings, folder / place)
 
 
-def run(sweep: Sweep, echo: Callable[[str], None] = say) -> list[Run]:
+def run(sweep: Sweep, *, address: str = "") -> list[Run]:
     """Run what is not finished, one after the other, then gather all that is.
 
-    A run that fails is told, and the others go on.
+    A run that fails is told, and the others go on. ``address`` is that of a Dask scheduler, if the
+    runs go there. While a run goes on, ``CUNET_RESULTS`` is its folder.
 
     Returns
     -------
@@ -172,38 +160,21 @@ def run(sweep: Sweep, echo: Callable[[str], None] = say) -> list[Run]:
     ConfigError
         If no run has finished.
     """
-    failed = []
+    failed, results = [], os.environ.get("CUNET_RESULTS", "")
     for number, each in enumerate(sweep.runs, start=1):
-        echo(f"sweep | {number} of {len(sweep.runs)}: {each.label}")
-        if _execute(each):
-            failed.append(each)
+        say(f"sweep | {number} of {len(sweep.runs)}: {each.label}")
+        os.environ["CUNET_RESULTS"] = str(each.folder)
+        try:
+            if not run_stage(each.stage.notebook, each.stage.parameters, address=address):
+                failed.append(each)
+        finally:
+            os.environ["CUNET_RESULTS"] = results
     for part in gather(sweep):
         part.save(sweep.folder)
-    echo(f"sweep | {sweep.folder / 'sweep.md'}, {sweep.folder / 'sweep.png'}")
+    say(f"sweep | {sweep.folder / 'sweep.md'}, {sweep.folder / 'sweep.png'}")
     for each in failed:
-        echo(f"sweep | failed: {each.label}")
+        say(f"sweep | failed: {each.label}")
     return failed
-
-
-def command(each: Run) -> tuple[list[str], dict[str, str]]:
-    """Words and environment of the process that does a run; no shell comes in between."""
-    words = [sys.executable, "-m", "cunet_lib.cli", "run", each.stage.notebook]
-    for name, value in each.stage.parameters.items():
-        words += ["-p", name, str(value)]
-    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-    return words, {**os.environ, "CUNET_RESULTS": str(each.folder), "PYTHONPATH": path}
-
-
-def _execute(each: Run) -> int:
-    words, environment = command(each)
-    with subprocess.Popen(words, env=environment) as process:
-        try:
-            return process.wait()
-        except BaseException:
-            # It ends its kernel first, which it could not if it were killed.
-            process.terminate()
-            process.wait()
-            raise
 
 
 def gather(sweep: Sweep) -> tuple[Table, Figure]:
@@ -216,15 +187,14 @@ def gather(sweep: Sweep) -> tuple[Table, Figure]:
     keys = ("model", "seed", "best_val_loss", "best_epoch", "epochs", "steps", "seconds")
     finished = [(each, record) for each in sweep.runs if (record := each.record)]
     if not finished:
-        raise ConfigError(f"No run of the sweep {sweep.name} has finished.")
+        raise ConfigError(f"No run of the sweep {sweep.folder.name} has finished.")
     frame = pd.DataFrame([{**e.point, **{key: r[key] for key in keys}} for e, r in finished])
     losses = frame["best_val_loss"].map("{:.3e}".format)
     display = frame.assign(best_val_loss=losses, seconds=frame["seconds"].round()).astype(str)
     caption = (
-        f"Sweep {sweep.name}: lowest validation loss (mean absolute error of magnitudes) of "
-        f"{len(finished)} of {len(sweep.runs)} runs, one for each point of the grid. Models of "
-        f"different targets do not compare by it. {data_note(sweep.settings)} "
-        f"{rate_note(sweep.settings)}."
+        f"Lowest validation loss (mean absolute error of magnitudes) of {len(finished)} of "
+        f"{len(sweep.runs)} runs, one for each point of the grid. Models of different targets do "
+        f"not compare by it. {data_note(sweep.settings)} {rate_note(sweep.settings)}."
     )
     figure = _figure(frame, [each.label for each, _ in finished], caption)
     return Table("sweep", frame, display, caption), figure
