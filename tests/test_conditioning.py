@@ -104,22 +104,27 @@ def test_levels_have_a_floor_and_silent_references_none(audio):
     assert np.isnan(control.level_db(audio[0], 0 * audio[0]))
 
 
-def test_every_run_is_measured_on_every_test_song_and_on_no_other(runs, tones, monkeypatch):
-    _, loaded = runs
+def test_a_new_measurement_is_one_entry(runs, tones, monkeypatch, tmp_path):
+    """It is taken of every run on every test song, and has its table and its figure."""
+    settings, loaded = runs
     _, store = tones
     heard = []
 
     def measure(run, audio):
         heard.append(audio)
-        return pd.DataFrame({"value": [len(run.name)]})
+        return pd.DataFrame({"length": [len(run.name)]})
 
-    monkeypatch.setitem(control.MEASUREMENTS, "new", control.Measurement(measure, (), {}, ""))
+    new = control.Measurement(measure, (), {"length": "length of the name"}, "Names", "Names")
+    monkeypatch.setitem(control.MEASUREMENTS, "new", new)
     table = control.measured("new", store, loaded)
     songs = [entry.name for entry in store.split("test")]
-    assert list(table[["track", "model", "value"]].itertuples(index=False, name=None)) == [
+    assert list(table[["track", "model", "length"]].itertuples(index=False, name=None)) == [
         (song, run.name, len(run.name)) for song in songs for run in loaded
     ]
     np.testing.assert_array_equal(heard[0], store.audio(store.split("test")[0]))
+    shown.table(settings, "new", table).save(tmp_path)
+    shown.figure(settings, "new", table).save(tmp_path)
+    assert len(list(tmp_path.glob("conditions_new.*"))) == 6
 
 
 # ------------------------------------------------------------------------------ networks
@@ -178,23 +183,22 @@ def runs(tones, tmp_path, monkeypatch):
         record = run_record(settings, "cnn_complex")
         record["settings"]["train"]["progressive"] = progressive
         (folder / "run.json").write_text(json.dumps(record))
-    return settings, control.load_runs(settings, "cnn_complex", seed=0, suffixes=("", "steady"))
+    return settings, [
+        control.Run(settings, "cnn_complex", seed=0, suffix=suffix) for suffix in ("", "steady")
+    ]
 
 
 def test_runs_are_told_apart_by_name_and_training(runs):
     settings, loaded = runs
-    table = control.run_table(loaded)
-    assert list(table["model"]) == ["cnn_complex", "cnn_complex-steady"]
-    assert list(table["training"]) == ["progressive conditions", "no progressive conditions"]
-    same = control.load_runs(settings, "cnn_complex", seed=0, suffixes=("", ""))
-    assert [run.training for run in same] == ["progressive conditions (cnn_complex)"] * 2
+    assert {run.name: run.training for run in loaded} == {
+        "cnn_complex": "progressive conditions",
+        "cnn_complex-steady": "no progressive conditions (steady)",
+    }
     with pytest.raises(ConfigError, match=r"cnn_complex-seed7-steady.*make conditions PROFILE="):
-        control.load_runs(settings, "cnn_complex", seed=7, suffixes=("steady",))
+        control.Run(settings, "cnn_complex", seed=7, suffix="steady")
     signal = settings.signal.model_copy(update={"hop": 128})
     with pytest.raises(ConfigError, match="signal settings"):
-        control.load_runs(
-            settings.model_copy(update={"signal": signal}), "cnn_complex", seed=0, suffixes=("",)
-        )
+        control.Run(settings.model_copy(update={"signal": signal}), "cnn_complex", seed=0)
 
 
 def test_training_in_words():
@@ -258,9 +262,7 @@ def test_tables_name_what_stands_behind_them(measured, name, tmp_path):
     assert table.name == f"conditions_{name}" and table.caption.count(". ") == 1
     for words in ("8192 Hz mono", "2 test tracks", "seed 0", "C-U-Net CNN, complex", "rendered"):
         assert words in table.caption
-    assert {"progressive conditions", "no progressive conditions"} == set(
-        table.display["Trained with"]
-    )
+    assert set(table.display["Trained with"]) == set(frames[name]["training"])
     # `make verify` finds each row by these columns.
     keys = [column for column in report.KEYS if column in table.frame]
     assert not table.frame.duplicated(keys).any()

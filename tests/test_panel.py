@@ -232,25 +232,12 @@ def test_equal_positions_give_equal_bytes(explorer):
 def test_buttons_and_code_move_the_sliders(explorer):
     explorer.set(bass=0.25)
     assert [slider.value for slider in explorer.sliders.values()] == [0.25, 0, 0, 0]
-    buttons = {
-        widget.description: widget for widget in widgets_of(explorer.panel) if is_button(widget)
-    }
-    buttons["all"].click()
+    explorer.buttons["all"].click()
     assert explorer.z.tolist() == [1, 1, 1, 1]
-    buttons["none"].click()
+    explorer.buttons["none"].click()
     assert explorer.z.tolist() == [0, 0, 0, 0] and "silence" in explorer.status.value
     with pytest.raises(ConfigError, match="cello"):
         explorer.set(cello=1.0)
-
-
-def widgets_of(widget):
-    yield widget
-    for child in getattr(widget, "children", ()):
-        yield from widgets_of(child)
-
-
-def is_button(widget):
-    return type(widget).__name__ == "Button"
 
 
 def test_moving_sliders_does_not_grow_memory(explorer):

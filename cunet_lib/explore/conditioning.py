@@ -26,8 +26,7 @@ from cunet_lib.core.systems import INSTRUMENTS
 from cunet_lib.evaluation.metrics import whole_sdr
 from cunet_lib.models.conditions import PAIRS, all_one_hot, between, faded, label, one_hot, vector
 from cunet_lib.preprocess.store import Store
-from cunet_lib.separation import separator
-from cunet_lib.separation.separator import Separator
+from cunet_lib.separation.separator import Separator, load_run
 
 LEVELS = (0.0, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0)
 """Where faders are measured: the same for every instrument."""
@@ -38,29 +37,43 @@ FLOOR_DB = -120.0
 SILENCE, EVERYTHING = vector({}), np.ones(len(INSTRUMENTS), np.float32)
 
 
-@dataclass(frozen=True)
 class Run:
-    """A trained C-U-Net.
+    """A finished training run of a C-U-Net.
+
+    Parameters
+    ----------
+    settings, model, seed, suffix
+        As for :func:`cunet_lib.separation.separator.load_run`.
 
     Attributes
     ----------
     name
         Model, and suffix of the run if it has one: ``dense_complex-steady``.
-    training
-        How it was conditioned, in words that tell it from the others of its list.
     record
         Content of its ``run.json``.
-    network
-        The Keras model.
-    separator
-        The network, ready to separate.
+    training
+        How it was conditioned, in words.
+    network, separator
+        The Keras model, and the same ready to separate.
+
+    Raises
+    ------
+    ConfigError
+        As :func:`cunet_lib.separation.separator.load_run`.
     """
 
-    name: str
-    training: str
-    record: Mapping
-    network: keras.Model
-    separator: Separator
+    def __init__(self, settings: Profile, model: str, *, seed: int, suffix: str = ""):
+        folder = settings.paths.run(model, seed, suffix)
+        if suffix and not (folder / "run.json").is_file():
+            raise ConfigError(
+                f"No finished training run {folder.name}; "
+                f"`make conditions PROFILE={settings.name}` trains it."
+            )
+        self.record, self.network = load_run(settings, model, seed=seed, suffix=suffix)
+        self.name = f"{model}-{suffix}" if suffix else model
+        words = describe_training(self.record["settings"]["train"])
+        self.training = f"{words} ({suffix})" if suffix else words
+        self.separator = Separator(self.network, settings.signal, settings.separate)
 
     @functools.cached_property
     def uncontrolled(self) -> Separator:
@@ -71,38 +84,6 @@ class Run:
         """The frame, with the columns model (name of the run), training and seed before it."""
         columns |= {"model": self.name, "training": self.training, "seed": self.record["seed"]}
         return pd.concat([pd.DataFrame(columns, index=frame.index), frame], axis=1)
-
-
-def load_runs(settings: Profile, model: str, *, seed: int, suffixes: Sequence[str]) -> list[Run]:
-    """Finished training runs of one C-U-Net variant, one for each suffix.
-
-    Raises
-    ------
-    ConfigError
-        As :func:`cunet_lib.separation.separator.load_run`.
-    """
-    for folder in (settings.paths.run(model, seed, suffix) for suffix in suffixes if suffix):
-        if not (folder / "run.json").is_file():
-            raise ConfigError(
-                f"No finished training run {folder.name}; "
-                f"`make conditions PROFILE={settings.name}` trains it."
-            )
-    loaded = [separator.load_run(settings, model, seed=seed, suffix=each) for each in suffixes]
-    words = [describe_training(record["settings"]["train"]) for record, _ in loaded]
-    runs = []
-    for suffix, text, (record, network) in zip(suffixes, words, loaded, strict=True):
-        name = f"{model}-{suffix}" if suffix else model
-        text = text if words.count(text) == 1 else f"{text} ({name})"
-        ready = Separator(network, settings.signal, settings.separate)
-        runs.append(Run(name, text, record, network, ready))
-    return runs
-
-
-def run_table(runs: Sequence[Run]) -> pd.DataFrame:
-    """What is measured: one row per run with its name, training, seed, steps and loss."""
-    keys = ["steps", "best_val_loss"]
-    frames = [run.about(pd.DataFrame([run.record])[keys]) for run in runs]
-    return pd.concat(frames, ignore_index=True)
 
 
 def describe_training(train: Mapping) -> str:

@@ -182,8 +182,9 @@ def _ticks(settings: Profile, name: str, frame: pd.DataFrame) -> Figure:
     shapes["test tracks"] = ("|", DARK)
     _legend(fig, {each: {"marker": m, "color": c, "ls": "none"} for each, (m, c) in shapes.items()})
     summary = _summary(what, frame)
-    first, second = (summary[f"{column}_median"] for column in list(words)[:2])
-    fig.suptitle(what.headline.format(wins=int((first > second).sum()), cases=len(summary)))
+    first, *others = (summary[f"{column}_median"] for column in words)
+    wins = int((first > others[0]).sum()) if others else 0
+    fig.suptitle(what.headline.format(wins=wins, cases=len(summary)))
     way = "a tick for every track, a marker at the median"
     return Figure(f"conditions_{name}", fig, _caption(settings, frame, what.shown, way))
 

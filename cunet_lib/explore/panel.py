@@ -34,7 +34,59 @@ PAUSE = 0.2
 """Seconds without a move before a curve is computed, which takes about as long as an answer."""
 
 
-class Explorer:
+class _Widgets:
+    """The panel's widgets, which do nothing yet."""
+
+    def __init__(self, songs: list[str]):
+        self.sliders = {
+            name: widgets.FloatSlider(
+                value=float(name == "vocals"),
+                max=1.0,
+                step=0.01,
+                description=name,
+                style={"handle_color": INSTRUMENT_COLOURS[name], "description_width": "55px"},
+                layout={"width": "350px"},
+            )
+            for name in INSTRUMENTS
+        }
+        self.buttons = {
+            title: widgets.Button(description=title, layout={"width": "auto"})
+            for title in (*INSTRUMENTS, "all", "none")
+        }
+        self.song = widgets.Dropdown(options=songs, layout={"width": "300px"})
+        self.start = widgets.FloatSlider(
+            max=1.0,
+            step=0.5,
+            description="from (s)",
+            readout_format=".1f",
+            continuous_update=False,
+            layout={"width": "280px"},
+        )
+        self.upload = widgets.FileUpload(
+            accept="audio/*,.flac,.m4a,.opus",
+            description="a song of yours",
+            layout={"width": "auto"},
+        )
+        self.audio, self._players = {}, {}
+        for name in ("mixture", "estimate", "reference", "rest"):
+            player = widgets.Audio(format="wav", autoplay=False, loop=False)
+            player.layout.width = "300px"
+            self.audio[name] = player
+            self._players[name] = _row(widgets.Label(name, layout={"width": "65px"}), player)
+        self.picture = widgets.Image(format="png", layout={"max_width": "100%"})
+        self.status = widgets.HTML()
+        left = widgets.VBox([*self.sliders.values(), _row(*self.buttons.values()), self.status])
+        controls = _row(left, widgets.VBox(list(self._players.values())))
+        songs = _row(self.song, self.start, self.upload)
+        self.panel = widgets.VBox([songs, controls, self.picture])
+
+
+def _row(*children: widgets.Widget) -> widgets.HBox:
+    """Widgets side by side, or below each other where there is no room."""
+    return widgets.HBox(children, layout={"flex_flow": "row wrap", "align_items": "center"})
+
+
+class Explorer(_Widgets):
     """Sliders, pictures and players of one C-U-Net; show :attr:`panel` in a notebook.
 
     Parameters
@@ -51,9 +103,9 @@ class Explorer:
 
     Attributes
     ----------
-    sliders, song, start, upload, audio, picture, status, panel
-        Widgets: levels by instrument, which song and from which second, a file of one's own,
-        players by name (all with the mixture's level), PNG, a sentence, all of them.
+    sliders, buttons, song, start, upload, audio, picture, status, panel
+        Widgets: levels by instrument, usual choices, which song and from which second, a file of
+        one's own, players by name (all with the mixture's level), PNG, a sentence, all of them.
     steered : Steered
         What is shown.
     curves : dict
@@ -73,6 +125,7 @@ class Explorer:
         *,
         seconds: float = 10.0,
     ):
+        super().__init__(list(songs))
         self.rate = settings.signal.sample_rate
         self.seconds = seconds
         self.steering = Steering(network, settings.signal, settings.separate)
@@ -82,7 +135,12 @@ class Explorer:
         self._z = vector({})
         # Kernels may handle widgets in another thread than cells.
         self._lock = threading.RLock()
-        self._build()
+        for widget in (*self.sliders.values(), self.song, self.start):
+            widget.observe(self._changed, names="value")
+        self.upload.observe(self._uploaded, names="value")
+        for title, button in self.buttons.items():
+            chosen = INSTRUMENTS if title == "all" else {title} & set(INSTRUMENTS)
+            button.on_click(lambda _, chosen=chosen: self._move(dict.fromkeys(chosen, 1.0)))
         self._take_song()
 
     def set(self, **levels: float) -> Explorer:
@@ -93,12 +151,7 @@ class Explorer:
         ConfigError
             If an instrument is unknown or a level is not within 0 and 1.
         """
-        z = vector(levels)
-        with self._lock:
-            with self._hold():
-                for name, level in zip(INSTRUMENTS, z, strict=True):
-                    self.sliders[name].value = float(level)
-            self._refresh(at_once=True)
+        self._move(levels, at_once=True)
         return self
 
     @property
@@ -118,68 +171,13 @@ class Explorer:
         """The present picture, to keep in an executed notebook."""
         return Image(data=bytes(self.picture.value), format="png")
 
-    def _build(self) -> None:
-        self.sliders = {
-            name: widgets.FloatSlider(
-                value=float(name == "vocals"),
-                max=1.0,
-                step=0.01,
-                description=name,
-                style={"handle_color": INSTRUMENT_COLOURS[name], "description_width": "55px"},
-                layout={"width": "350px"},
-            )
-            for name in INSTRUMENTS
-        }
-        buttons = []
-        for title in (*INSTRUMENTS, "all", "none"):
-            chosen = INSTRUMENTS if title == "all" else {title} & set(INSTRUMENTS)
-            button = widgets.Button(description=title, layout={"width": "auto"})
-            button.on_click(lambda _, chosen=chosen: self.set(**dict.fromkeys(chosen, 1.0)))
-            buttons.append(button)
-        self.song = widgets.Dropdown(options=list(self._songs), layout={"width": "300px"})
-        self.start = widgets.FloatSlider(
-            max=1.0,
-            step=0.5,
-            description="from (s)",
-            readout_format=".1f",
-            continuous_update=False,
-            layout={"width": "280px"},
-        )
-        for widget in (*self.sliders.values(), self.song, self.start):
-            widget.observe(self._changed, names="value")
-        self.upload = widgets.FileUpload(
-            accept="audio/*,.flac,.m4a,.opus",
-            description="a song of yours",
-            layout={"width": "auto"},
-        )
-        self.upload.observe(self._uploaded, names="value")
-        self.audio, self._players = {}, {}
-        for name in ("mixture", "estimate", "reference", "rest"):
-            self.audio[name] = widgets.Audio(
-                format="wav", autoplay=False, loop=False, layout={"width": "300px"}
-            )
-            title = widgets.Label(name, layout={"width": "65px"})
-            self._players[name] = widgets.HBox(
-                [title, self.audio[name]], layout={"align_items": "center"}
-            )
-        self.picture = widgets.Image(format="png", layout={"max_width": "100%"})
-        self.status = widgets.HTML()
-        wrap = {"flex_flow": "row wrap", "grid_gap": "0 24px"}
-        left = widgets.VBox(
-            [
-                *self.sliders.values(),
-                widgets.HBox(buttons, layout=wrap | {"grid_gap": "0"}),
-                self.status,
-            ]
-        )
-        right = widgets.VBox(list(self._players.values()))
-        self.panel = widgets.VBox(
-            [
-                widgets.HBox([self.song, self.start, self.upload], layout=wrap),
-                widgets.HBox([left, right], layout=wrap),
-                self.picture,
-            ]
-        )
+    def _move(self, levels: Mapping[str, float], *, at_once: bool = False) -> None:
+        z = vector(levels)
+        with self._lock:
+            with self._hold():
+                for name, level in zip(INSTRUMENTS, z, strict=True):
+                    self.sliders[name].value = float(level)
+            self._refresh(at_once=at_once)
 
     @contextmanager
     def _hold(self) -> Iterator[None]:
