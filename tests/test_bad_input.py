@@ -39,7 +39,6 @@ from cunet_lib.core.files import WriteError
 from cunet_lib.core.settings import ConfigError, load_profile
 from cunet_lib.evaluation import scores as analysis
 from cunet_lib.evaluation.metrics import SCORE_COLUMNS
-from cunet_lib.explore import conditioning as control
 from cunet_lib.models import conditions, weights
 from cunet_lib.models import unet as models
 from cunet_lib.models.weights import load
@@ -718,7 +717,7 @@ def test_strange_record_beside_a_model(trained, sandbox, monkeypatch, key, junk)
 
 RECORDS = {
     "runs": ("run.json", lambda path: results.load_runs(SMOKE.model_copy(), require=())),
-    "a run": ("run.json", lambda path: control.load_run(SMOKE, MODEL, seed=0)),
+    "a run": ("run.json", lambda path: separation.load_run(SMOKE, MODEL, seed=0)),
     "a system": ("run.json", lambda path: separation.System(SMOKE, MODEL, seed=0)),
     "a store": ("index.json", lambda path: Store(path.parent)),
 }

@@ -1,6 +1,7 @@
 """What conditions do: measurements on systems whose answers are known, and on networks."""
 
 import json
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -11,7 +12,7 @@ from conftest import run_record
 from cunet_lib.core.settings import ConfigError
 from cunet_lib.core.systems import INSTRUMENTS, VARIANTS
 from cunet_lib.explore import conditioning as control
-from cunet_lib.explore import conditioning_figures as control_figures
+from cunet_lib.explore import conditioning_figures as shown
 from cunet_lib.models import unet as models
 from cunet_lib.models.conditions import PAIRS, all_one_hot
 from cunet_lib.models.film import film_parameters
@@ -39,34 +40,43 @@ class Known:
         return (levels @ self.audio[1:] + self.leak * mixture).astype(np.float32)
 
 
+def known(audio, *, free=None, **answers):
+    """A run whose separators' answers are known."""
+    system = Known(audio, **answers)
+    return SimpleNamespace(separator=system, uncontrolled=free and Known(audio, **free))
+
+
 # ------------------------------------------------------------------------------ measurements
 
 
-def test_a_perfect_fader_is_the_diagonal_and_a_switch_is_none(audio):
-    table = control.fader(Known(audio), audio)
+@pytest.mark.parametrize(
+    ("curve", "ideal"),
+    [(lambda z: z, lambda z: z), (lambda z: (z > 0.5).astype(float), lambda z: z > 0.5)],
+    ids=["fader", "switch"],
+)
+def test_a_perfect_fader_is_the_diagonal_and_a_switch_is_none(audio, curve, ideal):
+    table = control.fader(known(audio, curve=curve), audio)
     assert list(dict.fromkeys(table["target"])) == list(INSTRUMENTS)
     assert tuple(table["z"][: len(control.LEVELS)]) == control.LEVELS
-    np.testing.assert_allclose(table["ratio"], table["z"], atol=1e-5)
-    table = control.fader(Known(audio, curve=lambda z: (z > 0.5).astype(float)), audio)
-    np.testing.assert_allclose(table["ratio"], table["z"] > 0.5, atol=1e-5)
+    np.testing.assert_allclose(table["ratio"], ideal(table["z"]), atol=1e-5)
 
 
 def test_an_estimate_that_is_always_silent_has_no_relative_level(audio):
-    assert control.fader(Known(audio, curve=lambda z: 0 * z), audio)["ratio"].isna().all()
+    assert control.fader(known(audio, curve=lambda z: 0 * z), audio)["ratio"].isna().all()
 
 
 def test_nothing_and_everything(audio):
-    (row,) = control.extremes(Known(audio, leak=0.01), audio).to_dict("records")
+    (row,) = control.extremes(known(audio, leak=0.01), audio).to_dict("records")
     assert row["silence_db"] == pytest.approx(-40, abs=0.1)
     # One leak in the estimate of everything, four in the sum of four.
     assert row["everything_db"] == pytest.approx(40, abs=0.1)
     assert row["sum_db"] == pytest.approx(40 - 20 * np.log10(4), abs=0.1)
-    (row,) = control.extremes(Known(audio), audio).to_dict("records")
+    (row,) = control.extremes(known(audio), audio).to_dict("records")
     assert row["silence_db"] == control.FLOOR_DB
 
 
 def test_pairs_are_compared_with_the_true_sum(audio):
-    table = control.pairs(Known(audio, leak=0.1), audio)
+    table = control.pairs(known(audio, leak=0.1), audio)
     assert list(table["condition"]) == [" + ".join(pair) for pair in PAIRS]
     # The sum of two estimates leaks twice: 6 dB worse.
     np.testing.assert_allclose(table["difference_db"], 20 * np.log10(2), atol=0.01)
@@ -76,8 +86,8 @@ def test_pairs_are_compared_with_the_true_sum(audio):
 
 
 def test_uncontrolled_estimate_is_scored_against_every_reference(audio):
-    free = Known(audio, curve=lambda z: np.tile([1.0, 0, 0, 0], (len(z), 1)), leak=0.01)
-    table = control.without_control(free, Known(audio, leak=0.01), audio).set_index("target")
+    free = {"curve": lambda z: np.tile([1.0, 0, 0, 0], (len(z), 1)), "leak": 0.01}
+    table = control.without_control(known(audio, free=free, leak=0.01), audio).set_index("target")
     assert list(table.index) == [*INSTRUMENTS, "mixture"]
     assert table["uncontrolled_db"].idxmax() == "bass"
     assert table["uncontrolled_db"]["bass"] == pytest.approx(table["controlled_db"]["bass"])
@@ -94,21 +104,27 @@ def test_levels_have_a_floor_and_silent_references_none(audio):
     assert np.isnan(control.level_db(audio[0], 0 * audio[0]))
 
 
-def test_every_run_is_measured_on_every_test_song_and_on_no_other(tones):
+def test_a_new_measurement_is_one_entry(runs, tones, monkeypatch, tmp_path):
+    """It is taken of every run on every test song, and has its table and its figure."""
+    settings, loaded = runs
     _, store = tones
     heard = []
 
-    def measure(separator, other, audio):
-        heard.append((separator, other, audio.shape))
-        return pd.DataFrame({"value": [float(separator)]})
+    def measure(run, audio):
+        heard.append(audio)
+        return pd.DataFrame({"length": [len(run.name)]})
 
-    table = control.over_songs(measure, store, {"a": 1, "b": 2}, {"a": 3, "b": 4}, label="x")
+    new = control.Measurement(measure, (), {"length": "length of the name"}, "Names", "Names")
+    monkeypatch.setitem(control.MEASUREMENTS, "new", new)
+    table = control.measured("new", store, loaded)
     songs = [entry.name for entry in store.split("test")]
-    assert list(zip(table["model"], table["track"], strict=True)) == [
-        (name, song) for song in songs for name in "ab"
+    assert list(table[["track", "model", "length"]].itertuples(index=False, name=None)) == [
+        (song, run.name, len(run.name)) for song in songs for run in loaded
     ]
-    assert [pair[:2] for pair in heard[:2]] == [(1, 3), (2, 4)]
-    assert all(shape[0] == 5 for *_, shape in heard)
+    np.testing.assert_array_equal(heard[0], store.audio(store.split("test")[0]))
+    shown.table(settings, "new", table).save(tmp_path)
+    shown.figure(settings, "new", table).save(tmp_path)
+    assert len(list(tmp_path.glob("conditions_new.*"))) == 6
 
 
 # ------------------------------------------------------------------------------ networks
@@ -149,17 +165,6 @@ def test_gammas_are_linear_in_the_embedding(name, rng):
     np.testing.assert_allclose(hidden @ kernel + bias, gammas, rtol=1e-4, atol=1e-5)
 
 
-def test_ways_lead_from_silence_and_between_all_instruments():
-    table = control.ways(5)
-    assert len(table) == 5 * (len(INSTRUMENTS) + len(PAIRS))
-    ends = table[table["share"] == 1]
-    assert (ends[list(INSTRUMENTS)].sum(axis=1) == 1).all()
-    middle = table[(table["share"] == 0.5) & (table["start"] != "silence")]
-    assert (middle[list(INSTRUMENTS)].max(axis=1) == 0.5).all()
-    silent = table[(table["start"] == "silence") & (table["share"] == 0)]
-    assert not silent[list(INSTRUMENTS)].to_numpy().any() and len(silent) == 4
-
-
 # ------------------------------------------------------------------------------ runs
 
 
@@ -179,23 +184,21 @@ def runs(tones, tmp_path, monkeypatch):
         record["settings"]["train"]["progressive"] = progressive
         (folder / "run.json").write_text(json.dumps(record))
     return settings, [
-        control.load_run(settings, "cnn_complex", seed=0, suffix=suffix)
-        for suffix in ("", "steady")
+        control.Run(settings, "cnn_complex", seed=0, suffix=suffix) for suffix in ("", "steady")
     ]
 
 
 def test_runs_are_told_apart_by_name_and_training(runs):
     settings, loaded = runs
-    table = control.run_table(loaded)
-    assert list(table["name"]) == ["cnn_complex", "cnn_complex-steady"]
-    assert list(table["training"]) == ["progressive conditions", "no progressive conditions"]
+    assert {run.name: run.training for run in loaded} == {
+        "cnn_complex": "progressive conditions",
+        "cnn_complex-steady": "no progressive conditions (steady)",
+    }
     with pytest.raises(ConfigError, match=r"cnn_complex-seed7-steady.*make conditions PROFILE="):
-        control.load_run(settings, "cnn_complex", seed=7, suffix="steady")
-    with pytest.raises(ConfigError, match="No C-U-Net 'unet_bass'"):
-        control.load_run(settings, "unet_bass", seed=0)
+        control.Run(settings, "cnn_complex", seed=7, suffix="steady")
     signal = settings.signal.model_copy(update={"hop": 128})
     with pytest.raises(ConfigError, match="signal settings"):
-        control.load_run(settings.model_copy(update={"signal": signal}), "cnn_complex", seed=0)
+        control.Run(settings.model_copy(update={"signal": signal}), "cnn_complex", seed=0)
 
 
 def test_training_in_words():
@@ -208,14 +211,26 @@ def test_training_in_words():
     assert words({"conditions": ["pairs"], "progressive": 1}) == "no progressive conditions, pairs"
 
 
+def test_without_control_a_run_ignores_z(runs, rng):
+    run = runs[1][0]
+    estimates = run.uncontrolled(rng.normal(size=3000).astype(np.float32), all_one_hot())
+    np.testing.assert_array_equal(estimates[1:], estimates[:-1])
+
+
 def test_embeddings_of_each_run_are_mapped_by_themselves(runs):
     _, loaded = runs
-    table = control.map_embeddings(loaded, steps=3)
+    table = control.map_embeddings(loaded, steps=5)
+    assert len(table) == 2 * 5 * (len(INSTRUMENTS) + len(PAIRS))
+    ends = table[table["share"] == 1]
+    assert (ends[list(INSTRUMENTS)].sum(axis=1) == 1).all()
+    middle = table[(table["share"] == 0.5) & (table["start"] != "silence")]
+    assert (middle[list(INSTRUMENTS)].max(axis=1) == 0.5).all()
     assert list(dict.fromkeys(table["model"])) == ["cnn_complex", "cnn_complex-steady"]
     assert table[["x", "y"]].notna().all(axis=None)
     assert ((table["x_share"] + table["y_share"]) <= 1 + 1e-9).all()
     for _, group in table.groupby("model"):
         silent = group[(group["start"] == "silence") & (group["share"] == 0)]
+        assert not silent[list(INSTRUMENTS)].to_numpy().any() and len(silent) == 4
         assert len(silent[["x", "y"]].round(4).drop_duplicates()) == 1
 
 
@@ -226,37 +241,28 @@ def test_embeddings_of_each_run_are_mapped_by_themselves(runs):
 def measured(runs, rng):
     """Everything that tables and figures describe, from separators with known answers."""
     settings, loaded = runs
-    names = [run.name for run in loaded]
-    frames = {"level": [], "extremes": [], "pairs": [], "uncontrolled": []}
+    frames = {name: [] for name in control.MEASUREMENTS}
     for track in ("One & only", "Two"):
         stems = rng.normal(size=(4, 2000))
         song = np.concatenate([stems.sum(axis=0, keepdims=True), stems]).astype(np.float32)
-        for name, curve in zip(names, (lambda z: z, np.sqrt), strict=True):
-            system = Known(song, curve=curve, leak=0.02)
-            free = Known(song, curve=lambda z: 0 * z + 0.5, leak=0.02)
-            for key, frame in (
-                ("level", control.fader(system, song)),
-                ("extremes", control.extremes(system, song)),
-                ("pairs", control.pairs(system, song)),
-                ("uncontrolled", control.without_control(free, system, song)),
-            ):
-                frames[key].append(frame.assign(model=name, track=track))
-    about = control.run_table(loaded)
-    joined = {key: pd.concat(parts, ignore_index=True) for key, parts in frames.items()}
-    return settings, about, {**joined, "embedding": control.map_embeddings(loaded, steps=9)}
+        for run, curve in zip(loaded, (lambda z: z, np.sqrt), strict=True):
+            free = {"curve": lambda z: 0 * z + 0.5, "leak": 0.02}
+            system = known(song, curve=curve, leak=0.02, free=free)
+            for name, what in control.MEASUREMENTS.items():
+                frames[name].append(run.about(what.measure(system, song), track=track))
+    joined = {name: pd.concat(parts, ignore_index=True) for name, parts in frames.items()}
+    return settings, {**joined, "embeddings": control.map_embeddings(loaded, steps=9)}
 
 
-@pytest.mark.parametrize("name", ["level", "extremes", "pairs", "uncontrolled"])
+@pytest.mark.parametrize("name", control.MEASUREMENTS)
 def test_tables_name_what_stands_behind_them(measured, name, tmp_path):
-    settings, about, frames = measured
-    table = getattr(control_figures, f"{name}_table")(settings, about, frames[name])
+    settings, frames = measured
+    table = shown.table(settings, name, frames[name])
     table.save(tmp_path)
-    assert table.name == f"conditions_{name}"
+    assert table.name == f"conditions_{name}" and table.caption.count(". ") == 1
     for words in ("8192 Hz mono", "2 test tracks", "seed 0", "C-U-Net CNN, complex", "rendered"):
         assert words in table.caption
-    assert {"progressive conditions", "no progressive conditions"} == set(
-        table.display["Trained with"]
-    )
+    assert set(table.display["Trained with"]) == set(frames[name]["training"])
     # `make verify` finds each row by these columns.
     keys = [column for column in report.KEYS if column in table.frame]
     assert not table.frame.duplicated(keys).any()
@@ -265,39 +271,46 @@ def test_tables_name_what_stands_behind_them(measured, name, tmp_path):
 
 
 def test_level_table_holds_the_faders_medians(measured):
-    settings, about, frames = measured
-    table = control_figures.level_table(settings, about, frames["level"]).frame
-    row = table[(table["condition"] == "0.4 drums") & (table["model"] == "cnn_complex")]
+    settings, frames = measured
+    table = shown.table(settings, "level", frames["level"])
+    row = table.frame.query("condition == '0.4 drums' and model == 'cnn_complex'")
     values = frames["level"].query("target == 'drums' and z == 0.4 and model == 'cnn_complex'")
     assert row["ratio_median"].item() == pytest.approx(values["ratio"].median())
     assert row["tracks"].item() == 2
+    assert list(table.display)[2:] == [f"z = {level:g}" for level in control.LEVELS]
+    assert len(table.display) == 2 * len(INSTRUMENTS)
 
 
-@pytest.mark.parametrize("name", ["level", "extremes", "pairs", "uncontrolled", "embedding"])
+def test_pair_table_shows_medians_with_quartiles(measured):
+    settings, frames = measured
+    table = shown.table(settings, "pairs", frames["pairs"])
+    first = table.frame.iloc[0]
+    texts = [f"{first[f'summed_db_{part}']:.2f}" for part in ("median", "quartile_1", "quartile_3")]
+    cell = table.display["Sum of two estimates (dB)"][0]
+    assert cell == "{} ({} to {})".format(*texts)
+
+
+@pytest.mark.parametrize("name", [*control.MEASUREMENTS, "embeddings"])
 def test_figures_are_equal_bytes_for_equal_data(measured, name, tmp_path):
-    settings, about, frames = measured
+    settings, frames = measured
     files = []
     for folder in ("a", "b"):
-        figure = getattr(control_figures, f"{name}_figure")(settings, about, frames[name])
+        figure = (
+            shown.embedding_figure(settings, frames[name])
+            if name == "embeddings"
+            else shown.figure(settings, name, frames[name])
+        )
         figure.save(tmp_path / folder)
-        assert figure.canvas.get_suptitle()
-        assert "8192 Hz mono" in figure.caption and "seed 0" in figure.caption
+        assert figure.canvas.get_suptitle() and figure.caption.count(". ") == 1
+        assert "rendered" in figure.caption and "seed 0" in figure.caption
         files.append({path.name: path.read_bytes() for path in (tmp_path / folder).iterdir()})
     assert len(files[0]) == 3 and files[0] == files[1]
 
 
 def test_a_level_far_off_does_not_hide_the_others(measured):
-    settings, about, frames = measured
+    settings, frames = measured
     far = frames["level"].assign(ratio=5 * frames["level"]["ratio"])
-    figure = control_figures.level_figure(settings, about, far)
-    assert figure.canvas.axes[0].get_ylim()[1] == control_figures.HIGHEST_RATIO
+    figure = shown.figure(settings, "level", far)
+    assert figure.canvas.axes[0].get_ylim()[1] == shown.HIGHEST_RATIO
     assert "outside the frame" in figure.caption
-    near = control_figures.level_figure(settings, about, frames["level"])
-    assert "outside the frame" not in near.caption
-
-
-def test_runs_with_equal_training_are_told_apart_by_name(measured):
-    settings, about, frames = measured
-    same = about.assign(training="progressive conditions")
-    display = control_figures.extremes_table(settings, same, frames["extremes"]).display
-    assert len(set(display["Trained with"])) == 2
+    assert "outside" not in shown.figure(settings, "level", frames["level"]).caption

@@ -36,7 +36,7 @@ def free_port():
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
-    """A running JupyterLab with a copy of the notebook: its address and its token."""
+    """``make lab`` in a folder with a copy of the notebook: its address and its token."""
     root = tmp_path_factory.mktemp("lab")
     text = (ROOT / "notebooks" / NOTEBOOK).read_text(encoding="utf-8")
     shipped = ROOT / "results" / "demo" / "models" / f"{load_profile('demo').shipped}.keras"
@@ -55,13 +55,16 @@ def lab(tmp_path_factory):
     (root / "notebooks" / NOTEBOOK).write_text(text, encoding="utf-8")
     port, token = free_port(), secrets.token_hex(16)
     log = (root / "lab.log").open("w")
+    options = f"--no-browser --ServerApp.ip=127.0.0.1 --ServerApp.port={port}"
+    options += f" --ServerApp.port_retries=0 --IdentityProvider.token={token}"
+    if hasattr(os, "geteuid") and os.geteuid() == 0:
+        options += " --allow-root"
     process = subprocess.Popen(
-        [sys.executable, "-m", "jupyter", "lab", "--no-browser", "--ServerApp.ip=127.0.0.1"]
-        + [f"--ServerApp.port={port}", "--ServerApp.port_retries=0"]
-        + [f"--IdentityProvider.token={token}", f"--ServerApp.root_dir={root / 'notebooks'}"]
-        + (["--allow-root"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []),
+        ["make", "--file", ROOT / "Makefile", "lab", f"LAB_ARGS={options}"],
+        cwd=root,
         env=clean_environment(
             PYTHONPATH=ROOT,
+            CUNET_PYTHON=sys.executable,
             CUNET_DATA=root / "data",
             CUNET_RESULTS=results,
             HOME=root,
@@ -87,9 +90,7 @@ def lab(tmp_path_factory):
         yield address, token
     finally:
         # Kernels end with the server.
-        process.send_signal(signal.SIGINT)
-        time.sleep(0.5)
-        process.send_signal(signal.SIGTERM)
+        os.killpg(process.pid, signal.SIGTERM)
         try:
             process.wait(timeout=20)
         except subprocess.TimeoutExpired:
@@ -101,9 +102,9 @@ def lab(tmp_path_factory):
 def page(lab, browser):
     """The notebook, opened and run from its first cell to its last."""
     address, token = lab
-    page = browser.new_page(viewport={"width": 1440, "height": 1250})
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
     page.set_default_timeout(240_000)  # machines may be busy
-    page.goto(f"{address}/lab/tree/{NOTEBOOK}?token={token}")
+    page.goto(f"{address}/?token={token}")
     page.locator(".jp-Notebook .jp-CodeCell").first.wait_for()
     # Lab asks which one to take if cells are run before it is connected.
     page.get_by_text("Conditioned U-Net | Idle").first.wait_for()
@@ -159,6 +160,39 @@ def test_notebook_runs_with_the_study_s_kernel(page):
     assert page.locator(".jp-OutputArea-output[data-mime-type*='error']").count() == 0
     sliders = page.locator(".widget-slider .widget-label").all_inner_texts()
     assert {"bass", "drums", "other", "vocals"} <= set(sliders)
+
+
+def test_run_all_ends_at_the_panel_with_sliders_mask_and_estimate_in_view(page):
+    panel = page.locator("img.widget-image").last
+    settle(page)
+    keep_picture(page, "panel-900")
+    boxes = [each.bounding_box() for each in page.locator(".widget-slider").all()[:4]]
+    picture = panel.bounding_box()
+    # Mask and estimate fill the upper half of the picture.
+    assert min(box["y"] for box in boxes) > 90
+    assert picture["y"] + 0.45 * picture["height"] < 870
+
+
+def test_buttons_are_readable_in_a_narrow_window(page):
+    page.set_viewport_size({"width": 800, "height": 900})
+    try:
+        page.wait_for_timeout(1000)
+        keep_picture(page, "panel-800")
+        cut = page.evaluate(
+            """() => [...document.querySelectorAll('.jupyter-widgets.jupyter-button')]
+                .filter(each => each.scrollWidth > each.clientWidth).map(e => e.textContent)"""
+        )
+        assert cut == []
+    finally:
+        page.set_viewport_size({"width": 1280, "height": 900})
+
+
+def test_lab_shows_the_project_and_asks_nothing(lab, page):
+    address, token = lab
+    for folder in ("results", "notebooks"):
+        with urllib.request.urlopen(f"{address}/api/contents/{folder}?token={token}") as answer:
+            assert json.load(answer)["type"] == "directory"
+    assert page.get_by_text("Jupyter news").count() == 0
 
 
 def test_a_slider_moves_picture_and_sound(page):

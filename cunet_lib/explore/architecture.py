@@ -1,7 +1,7 @@
 """Drawing of a network, made from the record of the built model (``architecture.json``).
 
-Feature maps are boxes to logarithmic scale: height is frequency, depth is time, width is channels.
-Skip connections run above, the control network and its FiLM values below.
+Feature maps are boxes to logarithmic scale: height is frequency, width is channels. Skip
+connections run above, the control network and its FiLM values below.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
-from matplotlib.patches import Circle, FancyArrowPatch, Polygon
+from matplotlib.patches import Circle, FancyArrowPatch, Rectangle
 
 from cunet_lib.core.files import damaged, missing, read_json
 from cunet_lib.core.settings import Profile
@@ -25,10 +25,9 @@ _FILLS = {
     "input": "#ECECEC",
     "encoder": "#BCCBDA",
     "decoder": "#DCD3BF",
-    "copy": "#FFFFFF",
     "mask": "#B9D8B0",
 }
-_INCHES, _GAP, _CELL = 0.56, 0.62, 0.34  # of a unit; between boxes; of a control layer's step
+_INCHES, _GAP, _CELL = 0.56, 0.62, 0.34  # of a unit; between boxes; of a value of z
 _MIDDLE, _BUS = -4.75, -2.95  # heights of the control network and of its line to the encoder
 _TEXT = {"ha": "center", "va": "top", "color": _INK, "zorder": 8}
 
@@ -77,8 +76,8 @@ def architecture(settings: Profile, runs: pd.DataFrame, model: str) -> Figure:
     ax.set_title(f"{LABELS[model]}: {int(run['parameters']):,} parameters", fontsize=11.5)
     caption = (
         f"The {LABELS[model]}, drawn from the built model: feature maps as frequency x time x "
-        "channels, skip connections above, the control network that turns the condition z into "
-        f"FiLM's gammas and betas below. {data_note(settings)}"
+        "channels, skip connections above, the control network with FiLM's gammas and betas below. "
+        f"{data_note(settings)}"
     )
     return Figure("architecture", fig, caption)
 
@@ -86,44 +85,34 @@ def architecture(settings: Profile, runs: pd.DataFrame, model: str) -> Figure:
 # ------------------------------------------------------------------------------ feature maps
 
 
-def _size(shape: list[int]) -> tuple[float, float, float]:
-    """Height, width and depth of a feature map ``(frequency, time, channels)`` in the drawing."""
-    frequency, time, channels = shape
-    height = 0.38 * max(math.log2(frequency), 0.5)
-    return height, 0.09 * (math.log2(channels) + 1.0), 0.15 * (math.log2(time) + 0.5)
-
-
 def _draw_maps(
     ax: Axes, encoder: list[dict], decoder: list[dict], colour: str
 ) -> tuple[list[float], float, float]:
     """Draw input, encoder, decoder, mask and estimate; where FiLM acts, right end and top."""
     shape = encoder[0]["input_shape"]
-    height, _, depth = _size(shape)
-    top = height / 2 + 0.42 * depth + 0.3 + 0.3 * len(encoder)
+    top = _height(shape) / 2 + 0.3 + 0.3 * len(encoder)
     mixture, x = _map(ax, 0.0, shape, "input", "Mixture")
-    anchors, sources, taps = {}, {}, []
+    anchors, taps = {}, []
     for place, block in enumerate(encoder, start=1):
         start, x = x, x + _GAP + (0.28 if block["film"] else 0)
         _arrow(ax, (start + 0.04, 0), (x - 0.03, 0))
         if block["film"]:
             taps.append((start + x) / 2 - 0.03)
-            _circle(ax, taps[-1], colour, "white")
+            ax.add_patch(Circle((taps[-1], 0), 0.17, facecolor=colour, edgecolor="white", zorder=6))
         anchors[block["name"]], x = _map(ax, x, block["output_shape"], "encoder", f"E{place}")
-        sources[block["name"]] = block["output_shape"]
     level = top - 0.3 * sum(block["skip_from"] is not None for block in decoder)
     for place, block in enumerate(decoder, start=1):
-        if source := block["skip_from"]:
-            anchor, x = _map(ax, x + 0.05, sources[source], "copy", "")
-            _bracket(ax, anchors[source], anchor, level, "#7D8894")
-            level += 0.3
         start, x = x, x + _GAP
         _arrow(ax, (start + 0.04, 0), (x - 0.03, 0))
+        if source := block["skip_from"]:
+            _bracket(ax, anchors[source], (x - _GAP / 2, 0), level, "#7D8894")
+            level += 0.3
         last = place == len(decoder)
         kind, name = ("mask", f"D{place}: mask") if last else ("decoder", f"D{place}")
         _, x = _map(ax, x, block["output_shape"], kind, name)
     start, x = x, x + 0.55
     _arrow(ax, (start + 0.04, 0), (x - 0.18, 0))
-    _circle(ax, x, "white", _INK)
+    ax.add_patch(Circle((x, 0), 0.17, facecolor="white", edgecolor=_INK, zorder=6))
     ax.text(x, -0.02, "×", ha="center", va="center", fontsize=10, color=_INK, zorder=7)
     _bracket(ax, mixture, (x, 0.19), top, _INK)
     _arrow(ax, (x + 0.18, 0), (x + 0.57, 0))
@@ -131,34 +120,26 @@ def _draw_maps(
     return taps, x, top
 
 
+def _height(shape: list[int]) -> float:
+    return 0.38 * max(math.log2(shape[0]), 0.5)
+
+
 def _map(
     ax: Axes, x: float, shape: list[int], kind: str, name: str
 ) -> tuple[tuple[float, float], float]:
     """Draw one box from ``x`` on; returns the middle of its top and its right end."""
-    height, width, depth = _size(shape)
-    dx, dy = 0.55 * depth, 0.42 * depth
-    # The front stands so that the whole box is centred on the axis of the flow.
-    low, high, end = -(height + dy) / 2, (height - dy) / 2, x + width
-    front = [(x, low), (end, low), (end, high), (x, high)]
-    lid = [(x, high), (end, high), (end + dx, high + dy), (x + dx, high + dy)]
-    side = [(end, low), (end + dx, low + dy), (end + dx, high + dy), (end, high)]
-    for points, light in ((front, 1.0), (lid, 1.12), (side, 0.84)):
-        face = tuple(min(1.0, part * light) for part in to_rgb(_FILLS[kind]))
-        _polygon(ax, points, face)
-    middle = x + (width + dx) / 2
-    if name:
-        size = "{}×{}\n×{}".format(*shape)
-        ax.text(middle, low - 0.12, name, fontsize=7.5, fontweight="bold", **_TEXT)
-        ax.text(middle, low - 0.42, size, fontsize=6.6, linespacing=1.1, **_TEXT)
-    return (middle, high + dy / 2), end + dx
+    height, width = _height(shape), 0.12 * (math.log2(shape[2]) + 1.5)
+    _box(ax, x, -height / 2, width, height, _FILLS[kind])
+    middle = x + width / 2
+    size = "{}×{}\n×{}".format(*shape)
+    ax.text(middle, -height / 2 - 0.12, name, fontsize=7.5, fontweight="bold", **_TEXT)
+    ax.text(middle, -height / 2 - 0.42, size, fontsize=6.6, linespacing=1.1, **_TEXT)
+    return (middle, height / 2), x + width
 
 
-def _polygon(ax: Axes, points: list, colour) -> None:
-    ax.add_patch(Polygon(points, facecolor=colour, edgecolor="#4A525B", lw=0.6, zorder=3))
-
-
-def _circle(ax: Axes, x: float, face: str, edge: str) -> None:
-    ax.add_patch(Circle((x, 0), 0.17, facecolor=face, edgecolor=edge, zorder=6))
+def _box(ax: Axes, x: float, y: float, width: float, height: float, colour) -> None:
+    look = {"facecolor": colour, "edgecolor": "#4A525B", "lw": 0.6, "zorder": 3}
+    ax.add_patch(Rectangle((x, y), width, height, **look))
 
 
 def _arrow(ax: Axes, start: tuple, end: tuple, colour: str = _INK) -> None:
@@ -167,7 +148,7 @@ def _arrow(ax: Axes, start: tuple, end: tuple, colour: str = _INK) -> None:
 
 
 def _bracket(ax: Axes, start: tuple, end: tuple, level: float, colour: str) -> None:
-    """Connection that goes up from one box, along a level and down to another."""
+    """Connection that goes up from one box, along a level and down."""
     ax.plot([start[0], start[0], end[0]], [start[1], level, level], color=colour, lw=0.9, zorder=4)
     _arrow(ax, (end[0], level), end, colour)
 
@@ -194,12 +175,10 @@ def _draw_control(
         # Units upwards; or steps upwards and filters across.
         *steps, units = block["output_shape"]
         scale = math.log2(max(units, 2))
-        width, height = (0.13 * scale, _CELL) if steps else (0.4, 0.25 * scale)
+        width, height = (0.13 * scale, _CELL * steps[0]) if steps else (0.4, 0.25 * scale)
         strength = 1.0 if block["name"] in outputs else 0.55
         shade = tuple(1.0 - strength * (1.0 - part) for part in to_rgb(colour))
-        number = steps[0] if steps else 1
-        for step in range(number):
-            _box(ax, x, _MIDDLE + height * (number / 2 - step - 1), width, height, shade)
+        _box(ax, x, _MIDDLE - height / 2, width, height, shade)
         size = "×".join(f"{each:,}" for each in block["output_shape"])
         _label(ax, x + width / 2, outputs.get(block["name"], block["type"]), size)
         x += width
@@ -213,11 +192,6 @@ def _draw_control(
     words = f"FiLM: γ · x + β, one γ and one β per {per}"
     ax.text(end + 0.3, _MIDDLE, words, ha="left", va="center", fontsize=8.5, color=_INK)
     return end + 5.0
-
-
-def _box(ax: Axes, x: float, y: float, width: float, height: float, colour) -> None:
-    corners = [(x, y), (x + width, y), (x + width, y + height), (x, y + height)]
-    _polygon(ax, corners, colour)
 
 
 def _label(ax: Axes, x: float, name: str, size: str) -> None:

@@ -1,8 +1,9 @@
 """What the conditions of a trained C-U-Net do: levels, silence, everything, pairs, embeddings.
 
 The paper's point is control. Here z is moved where training seldom or never put it, and the
-estimates are measured. Measurements are functions of a separator and of one song's stems
-``(5, samples)``, mixture first; :func:`over_songs` collects them. Nothing is chosen by them.
+estimates are measured. A measurement is a function of a :class:`Run` and of one song's stems
+``(5, samples)``, mixture first, and an entry of :data:`MEASUREMENTS`; the notebook's table and
+figure follow from the entry. Nothing is chosen by them.
 
 Levels are root mean squares over whole songs; SDR is the plain ratio of
 :func:`cunet_lib.evaluation.metrics.whole_sdr`: silence as an estimate scores 0 dB.
@@ -10,6 +11,7 @@ Levels are root mean squares over whole songs; SDR is the plain ratio of
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -20,12 +22,11 @@ from sklearn.decomposition import PCA
 
 from cunet_lib.core.processes import progress
 from cunet_lib.core.settings import ConfigError, Profile
-from cunet_lib.core.systems import INSTRUMENTS, VARIANTS
+from cunet_lib.core.systems import INSTRUMENTS
 from cunet_lib.evaluation.metrics import whole_sdr
 from cunet_lib.models.conditions import PAIRS, all_one_hot, between, faded, label, one_hot, vector
 from cunet_lib.preprocess.store import Store
-from cunet_lib.separation import separator
-from cunet_lib.separation.separator import Separator
+from cunet_lib.separation.separator import Separator, load_run
 
 LEVELS = (0.0, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0)
 """Where faders are measured: the same for every instrument."""
@@ -33,12 +34,16 @@ LEVELS = (0.0, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0)
 FLOOR_DB = -120.0
 """Levels below it, digital silence too, count as this one: a number has a mean and a place."""
 
-SILENCE, EVERYTHING = "silence", "mixture"
+SILENCE, EVERYTHING = vector({}), np.ones(len(INSTRUMENTS), np.float32)
 
 
-@dataclass(frozen=True)
 class Run:
-    """A trained C-U-Net and what it was trained with.
+    """A finished training run of a C-U-Net.
+
+    Parameters
+    ----------
+    settings, model, seed, suffix
+        As for :func:`cunet_lib.separation.separator.load_run`.
 
     Attributes
     ----------
@@ -46,47 +51,39 @@ class Run:
         Model, and suffix of the run if it has one: ``dense_complex-steady``.
     record
         Content of its ``run.json``.
-    network
-        The Keras model.
-    """
-
-    name: str
-    record: dict
-    network: keras.Model
-
-
-def load_run(settings: Profile, model: str, *, seed: int, suffix: str = "") -> Run:
-    """A finished training run of a C-U-Net variant.
+    training
+        How it was conditioned, in words.
+    network, separator
+        The Keras model, and the same ready to separate.
 
     Raises
     ------
     ConfigError
-        As :func:`cunet_lib.separation.separator.load_run`, or if the model is no variant.
+        As :func:`cunet_lib.separation.separator.load_run`.
     """
-    if model not in VARIANTS:
-        raise ConfigError(f"No C-U-Net {model!r}; there are: {', '.join(VARIANTS)}.")
-    folder = settings.paths.run(model, seed, suffix)
-    if suffix and not (folder / "run.json").is_file():
-        raise ConfigError(
-            f"No finished training run {folder.name}; "
-            f"`make conditions PROFILE={settings.name}` trains it."
-        )
-    record, network = separator.load_run(settings, model, seed=seed, suffix=suffix)
-    return Run(f"{model}-{suffix}" if suffix else model, record, network)
 
+    def __init__(self, settings: Profile, model: str, *, seed: int, suffix: str = ""):
+        folder = settings.paths.run(model, seed, suffix)
+        if suffix and not (folder / "run.json").is_file():
+            raise ConfigError(
+                f"No finished training run {folder.name}; "
+                f"`make conditions PROFILE={settings.name}` trains it."
+            )
+        self.record, self.network = load_run(settings, model, seed=seed, suffix=suffix)
+        self.name = f"{model}-{suffix}" if suffix else model
+        words = describe_training(self.record["settings"]["train"])
+        self.training = f"{words} ({suffix})" if suffix else words
+        self.separator = Separator(self.network, settings.signal, settings.separate)
 
-def run_table(runs: Sequence[Run]) -> pd.DataFrame:
-    """What was measured: one row per run with name, model, seed and training (in words)."""
-    rows = [
-        (
-            run.name,
-            *(run.record[key] for key in ("model", "seed", "steps", "best_val_loss")),
-            describe_training(run.record["settings"]["train"]),
-        )
-        for run in runs
-    ]
-    columns = ["name", "model", "seed", "steps", "best_val_loss", "training"]
-    return pd.DataFrame(rows, columns=columns)
+    @functools.cached_property
+    def uncontrolled(self) -> Separator:
+        """The same network without control (:func:`uncontrolled`), ready to separate."""
+        return Separator(uncontrolled(self.network), self.separator.signal, self.separator.separate)
+
+    def about(self, frame: pd.DataFrame, **columns: object) -> pd.DataFrame:
+        """The frame, with the columns model (name of the run), training and seed before it."""
+        columns |= {"model": self.name, "training": self.training, "seed": self.record["seed"]}
+        return pd.concat([pd.DataFrame(columns, index=frame.index), frame], axis=1)
 
 
 def describe_training(train: Mapping) -> str:
@@ -95,53 +92,16 @@ def describe_training(train: Mapping) -> str:
     >>> describe_training({"conditions": ["one_hot"], "progressive": 0.25})
     'progressive conditions'
     """
-    kinds = list(train["conditions"])
-    share = train["progressive"] if "one_hot" in kinds else 0
-    text = "progressive conditions" if share else "no progressive conditions"
-    return text if kinds == ["one_hot"] else f"{text}, {' + '.join(dict.fromkeys(kinds))}"
+    kinds = list(dict.fromkeys(train["conditions"]))
+    steady = "one_hot" not in kinds or not train["progressive"]
+    text = "no progressive conditions" if steady else "progressive conditions"
+    return text if kinds == ["one_hot"] else f"{text}, {' + '.join(kinds)}"
 
 
 # ------------------------------------------------------------------------------ measurements
 
 
-def over_songs(
-    measure: Callable[..., pd.DataFrame],
-    store: Store,
-    *separators: Mapping[str, Separator],
-    label: str,
-) -> pd.DataFrame:
-    """Measure every run on every test song.
-
-    Parameters
-    ----------
-    measure
-        One of the measurements below, or a function like them: separators and a song's stems
-        ``(5, samples)``, mixture first, to a table.
-    separators
-        By name of the run; as many mappings as ``measure`` takes separators.
-    label
-        What progress calls the songs, such as ``"faders: tracks measured"``.
-
-    Returns
-    -------
-    pandas.DataFrame
-        Columns model (name of the run) and track, then those of ``measure``.
-    """
-    entries = store.split("test")
-    frames = []
-    for entry in progress(entries, label, len(entries)):
-        audio = np.array(store.audio(entry))
-        for name in separators[0]:
-            frame = measure(*(each[name] for each in separators), audio)
-            frame.insert(0, "model", name)
-            frame.insert(1, "track", entry.name)
-            frames.append(frame)
-    return pd.concat(frames, ignore_index=True)
-
-
-def fader(
-    separator: Separator, audio: np.ndarray, levels: Sequence[float] = LEVELS
-) -> pd.DataFrame:
+def fader(run: Run, audio: np.ndarray) -> pd.DataFrame:
     """Level of each instrument's estimate against the level that z asks for.
 
     The ideal is a straight line: ``ratio`` equal to ``z``.
@@ -154,30 +114,30 @@ def fader(
     """
     rows = []
     for instrument in INSTRUMENTS:
-        *sizes, full = _rms(separator(audio[0], faded(instrument, (*levels, 1.0))))
-        ratios = [size / full if full else np.nan for size in sizes]
-        rows += [(instrument, *row) for row in zip(levels, ratios, strict=True)]
+        sizes = _rms(run.separator(audio[0], faded(instrument, LEVELS)))
+        ratios = sizes / sizes[-1] if sizes[-1] else np.full(len(sizes), np.nan)
+        rows += [(instrument, *row) for row in zip(LEVELS, ratios, strict=True)]
     return pd.DataFrame(rows, columns=["target", "z", "ratio"])
 
 
-def extremes(separator: Separator, audio: np.ndarray) -> pd.DataFrame:
+def extremes(run: Run, audio: np.ndarray) -> pd.DataFrame:
     """What is left when nothing is asked for, and what is missing when everything is.
 
     Returns
     -------
     pandas.DataFrame
-        One row: silence_db, the level of the estimate at z = 0 in dB relative to the mixture;
-        everything_db, the SDR of the estimate at z = (1, 1, 1, 1) with the mixture as reference;
-        sum_db, the same of the sum of the four single estimates.
+        One row: everything_db, the SDR of the estimate at z = (1, 1, 1, 1) with the mixture as
+        reference; sum_db, the same of the sum of the four single estimates; silence_db, the level
+        of the estimate at z = 0 in dB relative to the mixture.
     """
     mixture = audio[0]
-    nothing, everything = separator(mixture, np.stack([vector({}), _everything()]))
-    added = separator(mixture, all_one_hot()).sum(axis=0)
-    values = (level_db(nothing, mixture), _sdr(mixture, everything), _sdr(mixture, added))
-    return pd.DataFrame([values], columns=["silence_db", "everything_db", "sum_db"])
+    nothing, everything = run.separator(mixture, np.stack([SILENCE, EVERYTHING]))
+    added = run.separator(mixture, all_one_hot()).sum(axis=0)
+    values = (_sdr(mixture, everything), _sdr(mixture, added), level_db(nothing, mixture))
+    return pd.DataFrame([values], columns=["everything_db", "sum_db", "silence_db"])
 
 
-def pairs(separator: Separator, audio: np.ndarray) -> pd.DataFrame:
+def pairs(run: Run, audio: np.ndarray) -> pd.DataFrame:
     """Two instruments at once, against the sum of the two single estimates.
 
     Returns
@@ -187,54 +147,146 @@ def pairs(separator: Separator, audio: np.ndarray) -> pd.DataFrame:
         of either estimate with the true sum as reference; difference_db: the first minus the
         second.
     """
-    single = dict(zip(INSTRUMENTS, separator(audio[0], all_one_hot()), strict=True))
+    single = run.separator(audio[0], all_one_hot())
     conditions = np.stack([vector(dict.fromkeys(pair, 1.0)) for pair in PAIRS])
-    rows = []
-    for pair, z, together in zip(PAIRS, conditions, separator(audio[0], conditions), strict=True):
-        true = z @ audio[1:]
-        summed = single[pair[0]] + single[pair[1]]
-        rows.append((label(z), _sdr(true, together), _sdr(true, summed)))
+    rows = [
+        (label(z), _sdr(z @ audio[1:], together), _sdr(z @ audio[1:], z @ single))
+        for z, together in zip(conditions, run.separator(audio[0], conditions), strict=True)
+    ]
     frame = pd.DataFrame(rows, columns=["condition", "together_db", "summed_db"])
     return frame.assign(difference_db=frame["together_db"] - frame["summed_db"])
 
 
-def without_control(free: Separator, separator: Separator, audio: np.ndarray) -> pd.DataFrame:
+def without_control(run: Run, audio: np.ndarray) -> pd.DataFrame:
     """What the generic model gives uncontrolled, against its own controlled estimates.
-
-    Parameters
-    ----------
-    free
-        Separator of the :func:`uncontrolled` network.
-    separator
-        Separator of the network itself.
-    audio
-        ``(5, samples)``, mixture first.
 
     Returns
     -------
     pandas.DataFrame
-        One row per instrument and one for the mixture: target; uncontrolled_db, controlled_db and
-        mixture_db, the SDR of the uncontrolled estimate, of the estimate with the target's own
-        condition, and of the mixture taken as estimate (not-a-number for itself); and level_db,
+        One row per instrument and one for the mixture: target; controlled_db, uncontrolled_db and
+        mixture_db, the SDR of the estimate with the target's own condition, of the uncontrolled
+        estimate, and of the mixture taken as estimate (not-a-number for itself); and level_db,
         the uncontrolled estimate's level relative to the target's (not-a-number if that is
         silent).
     """
     mixture = audio[0]
-    estimate = free(mixture, vector({})[None])[0]
-    controlled = separator(mixture, np.concatenate([all_one_hot(), _everything()[None]]))
-    references = {**dict(zip(INSTRUMENTS, audio[1:], strict=True)), EVERYTHING: mixture}
+    (estimate,) = run.uncontrolled(mixture, SILENCE[None])
+    controlled = run.separator(mixture, np.stack([*all_one_hot(), EVERYTHING]))
     rows = [
         (
             target,
-            _sdr(reference, estimate),
             _sdr(reference, own),
-            np.nan if target == EVERYTHING else _sdr(reference, mixture),
+            _sdr(reference, estimate),
+            np.nan if target == "mixture" else _sdr(reference, mixture),
             level_db(estimate, reference),
         )
-        for (target, reference), own in zip(references.items(), controlled, strict=True)
+        for target, reference, own in zip(
+            (*INSTRUMENTS, "mixture"), (*audio[1:], mixture), controlled, strict=True
+        )
     ]
-    columns = ["target", "uncontrolled_db", "controlled_db", "mixture_db", "level_db"]
+    columns = ["target", "controlled_db", "uncontrolled_db", "mixture_db", "level_db"]
     return pd.DataFrame(rows, columns=columns)
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One thing to measure, and what its table and figure say.
+
+    Attributes
+    ----------
+    measure
+        Gives a table of one run and one song.
+    keys
+        Its columns that name what a row is about.
+    columns
+        Its other columns, each with what it holds, in words.
+    shown
+        The beginning of its caption.
+    headline
+        Title of the figure. ``wins``, of the ``cases`` of all runs, are those in which the median
+        of the first column is above that of the second.
+    drawn
+        How many of the columns the figure has.
+    across
+        The key along which a value changes: columns of the table, a line in the figure.
+    """
+
+    measure: Callable[[Run, np.ndarray], pd.DataFrame]
+    keys: tuple[str, ...]
+    columns: Mapping[str, str]
+    shown: str
+    headline: str = ""
+    drawn: int = 3
+    across: str = ""
+
+
+MEASUREMENTS = {
+    "level": Measurement(
+        fader,
+        ("target", "z"),
+        {"ratio": "level relative to z = 1"},
+        "Level of the estimate (root mean square over a song) relative to its level at z = 1, "
+        "while one instrument is faded and the others stay at 0",
+        across="z",
+    ),
+    "extremes": Measurement(
+        extremes,
+        (),
+        {
+            "everything_db": "SDR at z = 1, 1, 1, 1",
+            "sum_db": "SDR of the four estimates' sum",
+            "silence_db": "level at z = 0",
+        },
+        "SDR with the mixture as reference, and level at z = 0 relative to the mixture (silence "
+        "is wanted)",
+        "z = 1, 1, 1, 1 comes nearer to the mixture than the sum of four estimates in {wins} of "
+        "{cases} networks",
+    ),
+    "pairs": Measurement(
+        pairs,
+        ("condition",),
+        {
+            "together_db": "both at once",
+            "summed_db": "sum of two estimates",
+            "difference_db": "difference",
+        },
+        "SDR with the sum of two stems as reference",
+        "Asking for two at once beats the sum of two estimates in {wins} of {cases} cases",
+        drawn=2,
+    ),
+    "uncontrolled": Measurement(
+        without_control,
+        ("target",),
+        {
+            "controlled_db": "controlled: the reference's own z",
+            "uncontrolled_db": "uncontrolled: gamma 1, beta 0",
+            "mixture_db": "the mixture as estimate",
+            "level_db": "level, uncontrolled",
+        },
+        "SDR with each instrument and the mixture as reference, and the uncontrolled estimate's "
+        "level relative to it",
+        "With control, SDR is higher than without it in {wins} of {cases} cases",
+    ),
+}
+"""What is measured, by the name of its table and figure."""
+
+
+def measured(name: str, store: Store, runs: Sequence[Run]) -> pd.DataFrame:
+    """One of the :data:`MEASUREMENTS`, of every run on every test song.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Columns track, model (name of the run), training and seed, then those of the measurement.
+    """
+    entries = store.split("test")
+    frames = []
+    for entry in progress(entries, f"{name}: tracks measured", len(entries)):
+        audio = np.array(store.audio(entry))
+        frames += [
+            run.about(MEASUREMENTS[name].measure(run, audio), track=entry.name) for run in runs
+        ]
+    return pd.concat(frames, ignore_index=True)
 
 
 def level_db(signal: np.ndarray, reference: np.ndarray) -> float:
@@ -254,10 +306,6 @@ def _rms(audio: np.ndarray) -> np.ndarray:
 
 def _sdr(reference: np.ndarray, estimate: np.ndarray) -> float:
     return float(whole_sdr(reference[None], estimate[None])[0])
-
-
-def _everything() -> np.ndarray:
-    return np.ones(len(INSTRUMENTS), np.float32)
 
 
 # ------------------------------------------------------------------------------ networks
@@ -287,41 +335,28 @@ def embeddings(network: keras.Model, z: np.ndarray) -> np.ndarray:
     return keras.ops.convert_to_numpy(hidden(np.asarray(z, np.float32), training=False))
 
 
-def ways(steps: int = 21) -> pd.DataFrame:
-    """Conditions on the ways between the instruments, and from silence to each.
-
-    Returns
-    -------
-    pandas.DataFrame
-        Columns start and end (an instrument or ``"silence"``), share (0 to 1 of the way) and one
-        per instrument with its level.
-    """
-    places = {SILENCE: vector({}), **{name: one_hot(name) for name in INSTRUMENTS}}
-    frames = []
-    for start, end in (*((SILENCE, name) for name in INSTRUMENTS), *PAIRS):
-        frame = pd.DataFrame(between(places[start], places[end], steps), columns=INSTRUMENTS)
-        share = np.linspace(0.0, 1.0, steps)
-        frames.append(frame.assign(start=start, end=end, share=share))
-    return pd.concat(frames, ignore_index=True)
-
-
 def map_embeddings(runs: Sequence[Run], steps: int = 21) -> pd.DataFrame:
-    """Control embeddings of each run on the :func:`ways`, in their two main directions.
-
-    Principal components of all points of the ways, each run by itself.
+    """Control embeddings on the ways from silence to each instrument and between instruments.
 
     Returns
     -------
     pandas.DataFrame
-        The columns of :func:`ways`, and model, x, y, and x_share, y_share: the share of the
-        embeddings' variance that each direction has.
+        Columns model, training and seed of the run; start and end (an instrument or
+        ``"silence"``), share (0 to 1 of the way) and one per instrument with its level; x, y, the
+        embedding's two principal components over all points of the run; x_share, y_share, the
+        shares of the variance that these have.
     """
+    places = {"silence": SILENCE, **{name: one_hot(name) for name in INSTRUMENTS}}
+    ways = []
+    for start, end in (*(("silence", name) for name in INSTRUMENTS), *PAIRS):
+        way = pd.DataFrame(between(places[start], places[end], steps), columns=INSTRUMENTS)
+        ways.append(way.assign(start=start, end=end, share=np.linspace(0.0, 1.0, steps)))
+    ways = pd.concat(ways, ignore_index=True)
     frames = []
     for run in runs:
-        frame = ways(steps)
-        points = embeddings(run.network, frame[list(INSTRUMENTS)].to_numpy())
+        points = embeddings(run.network, ways[list(INSTRUMENTS)].to_numpy())
         components = PCA(2, svd_solver="full")
-        frame["x"], frame["y"] = components.fit_transform(points.astype(float)).T
-        frame["x_share"], frame["y_share"] = components.explained_variance_ratio_
-        frames.append(frame.assign(model=run.name))
+        x, y = components.fit_transform(points.astype(float)).T
+        x_share, y_share = components.explained_variance_ratio_
+        frames.append(run.about(ways.assign(x=x, y=y, x_share=x_share, y_share=y_share)))
     return pd.concat(frames, ignore_index=True)

@@ -1,8 +1,8 @@
 """The control panel: four sliders for z, and what the network does with it, to see and to hear.
 
-A moved slider is answered with picture and sound first; the curves of level against z, which cost
-many calls of the network, follow in the kernel's idle time and give way to the next move. Nothing
-needs a browser: in a notebook that papermill runs, :meth:`Explorer.set` moves the sliders.
+A moved slider is answered with picture and sound first; the curves of level against z follow while
+the kernel has nothing else to do. Nothing needs a browser: in a notebook that papermill runs,
+:meth:`Explorer.set` moves the sliders.
 
 ``make bench BENCH_ARGS="--only panel"`` says how long an answer takes.
 """
@@ -12,118 +12,81 @@ from __future__ import annotations
 import asyncio
 import html
 import threading
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import ipywidgets as widgets
 import keras
 import numpy as np
-from IPython.display import Image
+from IPython.display import Audio, Image
 
 from cunet_lib.core.settings import ConfigError, Profile
 from cunet_lib.core.systems import INSTRUMENTS
 from cunet_lib.explore.conditioning import FLOOR_DB, level_db
 from cunet_lib.explore.picture import Picture
-from cunet_lib.explore.steering import Steered, Steering, Stopwatch, decode_upload, wav
+from cunet_lib.explore.steering import Steered, Steering, decode_upload
 from cunet_lib.models.conditions import label, vector
 from cunet_lib.preprocess.tracks import STEMS
 from cunet_lib.report.figures import INSTRUMENT_COLOURS
 from cunet_lib.signal.spectral import loudest
 
-CURVE = (0.0, 0.5, 1.0)
-"""Where the faders' curves are computed; the present z is one more point."""
-
-FINE = (0.0, 0.25, 0.5, 0.75, 1.0)
-"""The same for the slider that is being moved, whose curve stays meanwhile."""
-
-PAUSE = 0.02
-"""Seconds that the idle time's work leaves to messages between two calls of the network."""
+PAUSE = 0.2
+"""Seconds without a move before a curve is computed, which takes about as long as an answer."""
 
 
-class _IdleTime:
-    """Does one work at a time, step by step, whenever the event loop has nothing else to do.
+class _Widgets:
+    """The panel's widgets, which do nothing yet."""
 
-    A kernel answers messages between the steps. Where no loop runs, as in a plain program, all
-    steps are done at once.
-    """
-
-    def __init__(self):
-        self._next: asyncio.Handle | None = None
-
-    def give(self, steps: Iterator[None]) -> None:
-        """Do these steps from now on, and nothing of an earlier work any more."""
-        self.cancel()
-        try:
-            loop = asyncio.get_running_loop()
-        except RuntimeError:
-            deque(steps, maxlen=0)
-            return
-
-        def step() -> None:
-            if next(steps, self) is not self:  # itself: the end
-                self._next = loop.call_later(PAUSE, step)
-
-        self._next = loop.call_later(PAUSE, step)
-
-    def cancel(self) -> None:
-        """Leave the rest undone."""
-        if self._next is not None:
-            self._next.cancel()
-            self._next = None
-
-
-class Curves:
-    """Level of the estimate while one instrument's z moves and the others are held.
-
-    Parameters
-    ----------
-    steering
-        Measures levels; its stretch stays the same.
-    """
-
-    def __init__(self, steering: Steering):
-        self._steering = steering
-        # By instrument: the other sliders' z, and levels by its own.
-        self._known: dict[str, tuple[bytes, dict[float, float]]] = {}
-
-    def measured(self, z: np.ndarray, first: str = "") -> Iterator[None]:
-        """Complete every curve around a z, one call of the network at each step.
-
-        ``first`` is the instrument whose slider is moved: its curve comes first, and finer.
-        """
-        for name in sorted(INSTRUMENTS, key=lambda name: name != first):
-            place = INSTRUMENTS.index(name)
-            others = np.delete(z, place).tobytes()
-            if name not in self._known or self._known[name][0] != others:
-                self._known[name] = (others, {})
-            _, levels = self._known[name]
-            for point in FINE if name == first else CURVE:
-                if point not in levels:
-                    condition = z.copy()
-                    condition[place] = point
-                    (levels[point],) = self._steering.levels(condition[None])
-                    yield
-
-    def around(self, steered: Steered) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """Positions and levels by instrument, the present point among them.
-
-        Curves that have not been measured for the present z of the others are left out. Moving
-        one slider leaves its own curve as it is.
-        """
-        found = {}
-        for place, name in enumerate(INSTRUMENTS):
-            others, levels = self._known.get(name, (b"", {}))
-            if others != np.delete(steered.z, place).tobytes() or not levels.keys() >= set(CURVE):
-                continue
-            present = float(steered.z[place])
-            apart = {point: level for point, level in levels.items() if abs(point - present) > 1e-6}
-            points = sorted({**apart, present: steered.level}.items())
-            found[name] = tuple(np.array(points).T)
-        return found
+    def __init__(self, songs: list[str]):
+        self.sliders = {
+            name: widgets.FloatSlider(
+                value=float(name == "vocals"),
+                max=1.0,
+                step=0.01,
+                description=name,
+                style={"handle_color": INSTRUMENT_COLOURS[name], "description_width": "55px"},
+                layout={"width": "350px"},
+            )
+            for name in INSTRUMENTS
+        }
+        self.buttons = {
+            title: widgets.Button(description=title, layout={"width": "auto"})
+            for title in (*INSTRUMENTS, "all", "none")
+        }
+        self.song = widgets.Dropdown(options=songs, layout={"width": "300px"})
+        self.start = widgets.FloatSlider(
+            max=1.0,
+            step=0.5,
+            description="from (s)",
+            readout_format=".1f",
+            continuous_update=False,
+            layout={"width": "280px"},
+        )
+        self.upload = widgets.FileUpload(
+            accept="audio/*,.flac,.m4a,.opus",
+            description="a song of yours",
+            layout={"width": "auto"},
+        )
+        self.audio, self._players = {}, {}
+        for name in ("mixture", "estimate", "reference", "rest"):
+            player = widgets.Audio(format="wav", autoplay=False, loop=False)
+            player.layout.width = "300px"
+            self.audio[name] = player
+            self._players[name] = _row(widgets.Label(name, layout={"width": "65px"}), player)
+        self.picture = widgets.Image(format="png", layout={"max_width": "100%"})
+        self.status = widgets.HTML()
+        left = widgets.VBox([*self.sliders.values(), _row(*self.buttons.values()), self.status])
+        controls = _row(left, widgets.VBox(list(self._players.values())))
+        songs = _row(self.song, self.start, self.upload)
+        self.panel = widgets.VBox([songs, controls, self.picture])
 
 
-class Explorer:
+def _row(*children: widgets.Widget) -> widgets.HBox:
+    """Widgets side by side, or below each other where there is no room."""
+    return widgets.HBox(children, layout={"flex_flow": "row wrap", "align_items": "center"})
+
+
+class Explorer(_Widgets):
     """Sliders, pictures and players of one C-U-Net; show :attr:`panel` in a notebook.
 
     Parameters
@@ -140,13 +103,13 @@ class Explorer:
 
     Attributes
     ----------
-    sliders, song, start, upload, audio, picture, status, panel
-        Widgets: levels by instrument, which song and from which second, a file of one's own,
-        players by name (all with the mixture's level), PNG, a sentence, all of them.
+    sliders, buttons, song, start, upload, audio, picture, status, panel
+        Widgets: levels by instrument, usual choices, which song and from which second, a file of
+        one's own, players by name (all with the mixture's level), PNG, a sentence, all of them.
     steered : Steered
         What is shown.
-    watch : Stopwatch
-        Seconds of the last answer, from a change of z to the new picture and sound, by part.
+    curves : dict
+        By instrument, points of its z and the estimate's level there, as far as computed.
 
     Raises
     ------
@@ -162,17 +125,22 @@ class Explorer:
         *,
         seconds: float = 10.0,
     ):
+        super().__init__(list(songs))
         self.rate = settings.signal.sample_rate
         self.seconds = seconds
         self.steering = Steering(network, settings.signal, settings.separate)
         self._picture = Picture(self.steering)
         self._songs = dict(songs)
         self._held = False
-        self._touched = ""
+        self._z = vector({})
         # Kernels may handle widgets in another thread than cells.
         self._lock = threading.RLock()
-        self._idle = _IdleTime()
-        self._build()
+        for widget in (*self.sliders.values(), self.song, self.start):
+            widget.observe(self._changed, names="value")
+        self.upload.observe(self._uploaded, names="value")
+        for title, button in self.buttons.items():
+            chosen = INSTRUMENTS if title == "all" else {title} & set(INSTRUMENTS)
+            button.on_click(lambda _, chosen=chosen: self._move(dict.fromkeys(chosen, 1.0)))
         self._take_song()
 
     def set(self, **levels: float) -> Explorer:
@@ -183,12 +151,7 @@ class Explorer:
         ConfigError
             If an instrument is unknown or a level is not within 0 and 1.
         """
-        z = vector(levels)
-        with self._lock:
-            with self._hold():
-                for name, level in zip(INSTRUMENTS, z, strict=True):
-                    self.sliders[name].value = float(level)
-            self._refresh(at_once=True)
+        self._move(levels, at_once=True)
         return self
 
     @property
@@ -208,59 +171,13 @@ class Explorer:
         """The present picture, to keep in an executed notebook."""
         return Image(data=bytes(self.picture.value), format="png")
 
-    def _build(self) -> None:
-        self.sliders = {}
-        for name in INSTRUMENTS:
-            style = {"handle_color": INSTRUMENT_COLOURS[name], "description_width": "55px"}
-            slider = widgets.FloatSlider(
-                value=float(name == "vocals"),
-                max=1.0,
-                step=0.01,
-                description=name,
-                style=style,
-                layout={"width": "360px"},
-            )
-            slider.observe(self._changed, names="value")
-            self.sliders[name] = slider
-        buttons = []
-        for title in (*INSTRUMENTS, "all", "none"):
-            chosen = INSTRUMENTS if title == "all" else {title} & set(INSTRUMENTS)
-            button = widgets.Button(description=title, layout={"width": "62px"})
-            button.on_click(lambda _, chosen=chosen: self.set(**dict.fromkeys(chosen, 1.0)))
-            buttons.append(button)
-        self.song = widgets.Dropdown(
-            options=list(self._songs), description="song", layout={"width": "420px"}
-        )
-        self.song.observe(self._changed, names="value")
-        self.start = widgets.FloatSlider(
-            max=1.0,
-            step=0.5,
-            description="from (s)",
-            readout_format=".1f",
-            continuous_update=False,
-            layout={"width": "320px"},
-        )
-        self.start.observe(self._changed, names="value")
-        self.upload = widgets.FileUpload(
-            accept="audio/*,.flac,.m4a,.opus",
-            description="a song of yours",
-            layout={"width": "180px"},
-        )
-        self.upload.observe(self._uploaded, names="value")
-        self.audio, self._players = {}, {}
-        for name in ("mixture", "estimate", "reference", "rest"):
-            player = widgets.Audio(value=b"", format="wav", autoplay=False, loop=False)
-            player.layout.width = "300px"
-            title = widgets.Label(name, layout={"width": "75px"})
-            self.audio[name] = player
-            self._players[name] = widgets.HBox([title, player], layout={"align_items": "center"})
-        self.picture = widgets.Image(format="png", layout={"max_width": "100%"})
-        self.status = widgets.HTML()
-        wrap = {"flex_flow": "row wrap", "grid_gap": "8px 40px"}
-        left = widgets.VBox([*self.sliders.values(), widgets.HBox(buttons), self.status])
-        right = widgets.VBox(list(self._players.values()))
-        top = widgets.HBox([self.song, self.start, self.upload], layout={"flex_flow": "row wrap"})
-        self.panel = widgets.VBox([top, widgets.HBox([left, right], layout=wrap), self.picture])
+    def _move(self, levels: Mapping[str, float], *, at_once: bool = False) -> None:
+        z = vector(levels)
+        with self._lock:
+            with self._hold():
+                for name, level in zip(INSTRUMENTS, z, strict=True):
+                    self.sliders[name].value = float(level)
+            self._refresh(at_once=at_once)
 
     @contextmanager
     def _hold(self) -> Iterator[None]:
@@ -276,13 +193,15 @@ class Explorer:
         with self._lock:
             if self._held:
                 return
-            if change["owner"] is self.song:
-                self._take_song()
-            elif change["owner"] is self.start:
-                self._take_stretch()
-            else:
-                self._touched = change["owner"].description
-                self._refresh()
+            try:
+                if change["owner"] is self.song:
+                    self._take_song()
+                elif change["owner"] is self.start:
+                    self._take_stretch()
+                else:
+                    self._refresh()
+            except ConfigError as error:  # such as a store that was deleted meanwhile
+                self._say(str(error))
 
     def _uploaded(self, change) -> None:
         if not change["new"]:
@@ -304,13 +223,7 @@ class Explorer:
             self._take_song()
 
     def _take_song(self) -> None:
-        try:
-            self._audio = self._songs[self.song.value]()
-        except ConfigError as error:  # such as a store that was deleted meanwhile
-            if not hasattr(self, "steered"):
-                raise
-            self._say(str(error))
-            return
+        self._audio = self._songs[self.song.value]()
         samples = self._audio.shape[1]
         length = min(round(self.seconds * self.rate), samples)
         loud = self._audio[STEMS.index("vocals")] if len(self._audio) > 1 else self._audio[0]
@@ -328,59 +241,66 @@ class Explorer:
         self._stretch = np.array(self._audio[:, first : first + length], np.float32)
         self.steering.load(self._stretch[0])
         self._picture.load()
-        self.curves = Curves(self.steering)
-        self._gain = 1.0 / (float(np.abs(self._stretch[0]).max(initial=0.0)) or 1.0)
-        self.audio["mixture"].value = self._played(self._stretch[0])
+        self.curves = {}
         self._players["reference"].layout.display = "none" if len(self._stretch) == 1 else None
         self._refresh()
 
     def _refresh(self, *, at_once: bool = False) -> None:
-        """Answer a new z; the curves follow in idle time, or at once."""
+        """Answer a new z; the curves follow later, or at once where no event loop runs."""
         with self._lock:
-            self._idle.cancel()
-            watch = Stopwatch()
-            self.steered = self.steering(self.z, watch)
-            reference = self._reference()
-            self.audio["estimate"].value = self._played(self.steered.estimate)
-            self.audio["rest"].value = self._played(self.steering.mixture - self.steered.estimate)
-            if reference is not None:
-                self.audio["reference"].value = self._played(reference)
-            self._describe(reference)
-            watch.lap("sound")
+            # Moving one slider leaves its own curve as it is.
+            same = self.z == self._z
+            self.curves = {
+                name: self.curves[name]
+                for place, name in enumerate(INSTRUMENTS)
+                if name in self.curves and np.delete(same, place).all()
+            }
+            self._z = self.z
+            self.steered = self.steering(self._z)
+            gain = 1.0 / (float(np.abs(self._stretch[0]).max(initial=0.0)) or 1.0)
+            for title, audio in self.heard().items():
+                player = self.audio[title.split(":")[0]]
+                audio = np.clip(audio * gain, -1, 1)
+                player.value = Audio(audio, rate=self.rate, normalize=False).data
+            self._describe()
+            try:
+                loop = asyncio.get_running_loop()
+            except RuntimeError:
+                at_once = True
             if at_once:
-                deque(self.curves.measured(self.steered.z, self._touched), maxlen=0)
-                watch.lap("curves")
-            self._draw(watch)
-            self.watch = watch
+                while self._measure_curve():
+                    pass
+            self._draw()
             if not at_once:
-                self._idle.give(self._followed(self.steered))
+                loop.call_later(PAUSE, self._follow, loop, self.steered)
 
-    def _draw(self, watch: Stopwatch | None = None) -> None:
-        curves = self.curves.around(self.steered)
-        self.picture.value = self._picture.update(self.steered, self._reference(), curves, watch)
+    def _measure_curve(self) -> bool:
+        """Measure one of the curves that are missing; whether there was one."""
+        missing = [name for name in INSTRUMENTS if name not in self.curves]
+        for name in missing[:1]:
+            self.curves[name] = self.steering.curve(self._z, name)
+        return bool(missing)
 
-    def _followed(self, steered: Steered) -> Iterator[None]:
-        """Measure the curves that are missing, step by step, and draw them in the last step."""
-        steps = self.curves.measured(steered.z, self._touched)
-        while True:
-            with self._lock:
-                if self.steered is not steered:  # another thread has answered a newer z
-                    return
-                if next(steps, self) is self:  # itself: the end
-                    self._draw()
-                    return
-            yield
+    def _follow(self, loop: asyncio.AbstractEventLoop, steered: Steered) -> None:
+        """Measure one curve, later the next, and draw when there is none left."""
+        with self._lock:
+            if self.steered is not steered:  # a newer z has been answered
+                return
+            if self._measure_curve():
+                loop.call_later(PAUSE, self._follow, loop, steered)
+            else:
+                self._draw()
+
+    def _draw(self) -> None:
+        self.picture.value = self._picture.update(self.steered, self._reference(), self.curves)
 
     def _reference(self) -> np.ndarray | None:
         """The stems in the proportions of z, ``(samples,)``; None where they are not known."""
         return self.steered.z @ self._stretch[1:] if len(self._stretch) > 1 else None
 
-    def _played(self, audio: np.ndarray) -> bytes:
-        return wav(audio * self._gain, self.rate)
-
-    def _describe(self, reference: np.ndarray | None) -> None:
-        estimate, mixture = self.steered.estimate, self.steering.mixture
-        level = level_db(estimate, mixture)
+    def _describe(self) -> None:
+        estimate, reference = self.steered.estimate, self._reference()
+        level = level_db(estimate, self.steering.mixture)
         words = "silent" if not level > FLOOR_DB else f"{level:+.1f} dB re mixture"
         text = f"asked for <b>{html.escape(label(self.steered.z))}</b>; the estimate: {words}"
         if reference is not None and np.any(reference):

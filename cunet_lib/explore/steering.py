@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
-import io
 import itertools
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import keras
 import numpy as np
-import soundfile
 import soxr
 
-from cunet_lib.core.settings import ROOT, ConfigError, Profile, Separate, Signal
+from cunet_lib.core.settings import ConfigError, Profile, Separate, Signal
 from cunet_lib.core.systems import INSTRUMENTS
 from cunet_lib.evaluation.evaluate import real_excerpt
 from cunet_lib.models.unet import is_conditioned
 from cunet_lib.models.weights import load
 from cunet_lib.preprocess.store import open_store
+from cunet_lib.separation.catalog import find
 from cunet_lib.separation.separator import Separator, load_run
 from cunet_lib.signal.audio import downmix, open_audio
 from cunet_lib.signal.spectral import cut_patches, istft, stft
+
+CURVE = (0.0, 0.5, 1.0)
+"""Where the faders' curves are computed; the present z is one more point."""
 
 EXCERPT = "a real excerpt (6 s of a MUSDB18 test track)"
 """The song that is there without any data."""
@@ -47,22 +49,14 @@ def load_network(settings: Profile, model: str = "", *, seed: int = 0) -> keras.
     """
     if model:
         return load_run(settings, model, seed=seed)[1]
-    name = f"{settings.shipped}.keras"
-    # The committed one lies with the project, wherever new results go.
-    places = (settings.paths.models, ROOT / "results" / settings.name / "models")
-    found = next((folder / name for folder in places if (folder / name).is_file()), None)
-    if found is None:
-        raise ConfigError(
-            f"No model ships with profile {settings.name}; "
-            f"`make reproduce PROFILE={settings.name}` trains one."
-        )
+    path = find(f"{settings.name}/{settings.shipped}").path
     # Half precision saves space on disk, and is slow to compute with.
-    network = load(found, precision="float32")
+    network = load(path, precision="float32")
     bins = network.inputs[0].shape[1]
     if bins != settings.signal.bins:
         raise ConfigError(
-            f"{name} was trained on {bins} frequency bins, signal.n_fft = {settings.signal.n_fft} "
-            f"gives {settings.signal.bins}."
+            f"{path.name} was trained on {bins} frequency bins; signal.n_fft = "
+            f"{settings.signal.n_fft} gives {settings.signal.bins}."
         )
     return network
 
@@ -76,13 +70,9 @@ def songs(settings: Profile) -> dict[str, Callable[[], np.ndarray]]:
         Name to a function that gives ``(5, samples)`` at the study rate, mixture first.
     """
     found = {}
-    try:
+    with contextlib.suppress(ConfigError):  # a fresh clone has no store
         store = open_store(settings)
-    except ConfigError:  # a fresh clone has none
-        pass
-    else:
-        for entry in store.split("test"):
-            found[entry.name] = functools.partial(store.audio, entry)
+        found = {entry.name: functools.partial(store.audio, entry) for entry in store.split("test")}
     return {**found, EXCERPT: functools.partial(real_excerpt, settings.signal.sample_rate)}
 
 
@@ -109,27 +99,6 @@ def decode_upload(name: str, content: bytes, sample_rate: int) -> np.ndarray:
     if not len(audio):
         raise ConfigError(f"{name} holds no audio; export it again.")
     return soxr.resample(audio, song.rate, sample_rate, quality="HQ")[None]
-
-
-def wav(audio: np.ndarray, rate: int) -> bytes:
-    """Mono audio as a WAV file of 16 bits; what exceeds 1 is clipped."""
-    buffer = io.BytesIO()
-    soundfile.write(buffer, np.clip(audio, -1, 1), rate, format="WAV", subtype="PCM_16")
-    return buffer.getvalue()
-
-
-class Stopwatch:
-    """Seconds by part of the work, in order: the dictionary ``parts``."""
-
-    def __init__(self):
-        self.parts: dict[str, float] = {}
-        self._last = time.perf_counter()
-
-    def lap(self, part: str) -> None:
-        """Count the time since the last lap, or since the start, as this part's."""
-        now = time.perf_counter()
-        self.parts[part] = self.parts.get(part, 0.0) + now - self._last
-        self._last = now
 
 
 @dataclass(frozen=True)
@@ -199,25 +168,23 @@ class Steering:
             patches, _ = cut_patches(self.magnitude[:1], separator.frames, overlap)
             separator.separate = Separate(overlap=overlap, batch_size=len(patches))
 
-    def __call__(self, z: np.ndarray, watch: Stopwatch | None = None) -> Steered:
+    def __call__(self, z: np.ndarray) -> Steered:
         """Mask, estimate and FiLM values of a condition ``(instruments,)``."""
-        watch = watch or Stopwatch()
         z = np.asarray(z, np.float32)
         (mask,) = self._exact.masks(self.magnitude, z[None])
         (gammas,), (betas,) = self._film(z[None])
-        watch.lap("network")
         estimate = istft(mask * self.spectrogram, self.signal, len(self.mixture))
-        watch.lap("inverse STFT")
         return Steered(z, mask, estimate, gammas, betas, self._level(mask))
 
-    def levels(self, conditions: np.ndarray) -> np.ndarray:
-        """:attr:`Steered.level` of each condition ``(conditions, instruments)``.
+    def curve(self, z: np.ndarray, instrument: str) -> tuple[np.ndarray, np.ndarray]:
+        """:data:`CURVE`, and :attr:`Steered.level` with the instrument's z at each of its points.
 
         From patches that do not overlap, so within about a hundredth of the exact level.
         """
-        return np.array(
-            [self._level(mask) for mask in self._quick.masks(self.magnitude, conditions)]
-        )
+        conditions = np.repeat(np.asarray(z, np.float32)[None], len(CURVE), axis=0)
+        conditions[:, INSTRUMENTS.index(instrument)] = CURVE
+        masks = self._quick.masks(self.magnitude, conditions)
+        return np.array(CURVE), np.array([self._level(mask) for mask in masks])
 
     def ranges(self) -> tuple[np.ndarray, np.ndarray]:
         """Gammas and betas ``(conditions, values)`` with every instrument on or off."""
