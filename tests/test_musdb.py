@@ -121,7 +121,7 @@ def problems(settings, **options):
 # ----------------------------------------------------------------------------------------- layout
 
 
-@pytest.mark.parametrize(("form", "said"), [("hq", "WAV folders"), ("stem", "stem files")])
+@pytest.mark.parametrize(("form", "said"), [("hq", "folders of stems"), ("stem", "stem files")])
 def test_both_layouts_are_recognised(trees, form, said, tmp_path, monkeypatch):
     remarks = []
     settings = study(trees / form, tmp_path, monkeypatch)
@@ -248,7 +248,7 @@ def test_damaged_stem_files_are_named(tree):
     assert one.startswith(f"train/{first.name} cannot be read")
     assert two.startswith(f"train/{second.name} lacks the audio streams vocals (4)")
     with pytest.raises(ConfigError, match=r"cannot be read as a MUSDB18 stem file; .*\.$"):
-        decode(Source("x", "test", (first,), False), 8192)
+        decode(Source("x", "test", first), 8192)
 
     # Header first, as downloads often have it: the header stays whole when the end is lost.
     first.write_bytes(whole)
@@ -259,7 +259,7 @@ def test_damaged_stem_files_are_named(tree):
     (line,) = problems(settings)
     assert line.startswith(f"train/{second.name} ") and "cannot be decoded to its end" in line
     with pytest.raises(ConfigError, match="it is cut short"):
-        decode(Source("x", "test", (second,), False), 8192)
+        decode(Source("x", "test", second), 8192)
 
 
 def test_check_command_says_what_is_there_and_what_is_wrong(tree, capsys):
@@ -321,9 +321,8 @@ def test_no_shift_at_the_files_own_rate(trees):
     for name in NAMES["train"]:
         stem_file = trees / "stem" / "train" / f"{name}.stem.mp4"
         folder = trees / "hq" / "train" / name
-        wavs = tuple(folder / f"{stem}.wav" for stem in STEMS)
-        found = decode(Source(name, "train", (stem_file,), False), RATE)
-        expected = decode(Source(name, "train", wavs, True), RATE)
+        found = decode(Source(name, "train", stem_file), RATE)
+        expected = decode(Source(name, "train", folder), RATE)
         for index in range(len(STEMS)):
             assert best_shift(expected[index], found[index][: expected.shape[1]]) == 0
 

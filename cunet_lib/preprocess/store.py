@@ -234,14 +234,14 @@ def _known(folder: Path) -> dict[str, Entry]:
 def _fingerprint(source: Source, settings: Profile) -> str:
     code = code_hash("cunet_lib/signal", "cunet_lib/preprocess")
     facts = [f"{settings.signal.model_dump_json()} {code} {source.name}"]
-    for path in source.files:
+    for stem, path in ((stem, path) for stem, paths in source.files().items() for path in paths):
         try:
             status = path.stat()
         except OSError as error:
             raise ConfigError(
                 f"{path} cannot be read: {error.strerror}; copy or unpack it again."
             ) from error
-        facts.append(f"{path.name} {status.st_size} {status.st_mtime_ns}")
+        facts.append(f"{stem} {path.name} {status.st_size} {status.st_mtime_ns}")
     return hashlib.sha256("\n".join(facts).encode()).hexdigest()
 
 
