@@ -114,8 +114,7 @@ def test_ours_stand_below_scores_of_equal_protocol_alone(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "override",
-    ["signal.sample_rate=10880", "signal.sample_rate=44100", "data.source=rendered"],
+    "override", ["signal.sample_rate=10880", "data.source=rendered", "data.source=folder"]
 )
 def test_another_rate_or_rendered_music_keeps_them_apart(tmp_path, override):
     settings = load_profile("musdb18", [override, "data.validation=1"])

@@ -7,6 +7,7 @@ Makefile, notebooks, tables, figures and the control panel, follow from it.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import cycle
 
 INSTRUMENTS = ("bass", "drums", "other", "vocals")
 """Order of the condition vector; the paper's ``rest`` is MUSDB18's ``other``."""
@@ -31,6 +32,8 @@ class Variant:
         Where FiLM acts, a key of ``cunet_lib.models.film.PLACEMENTS``.
     paper
         The paper's name for it, if it is one of the paper's.
+    colour, marker
+        How figures draw it; taken from :data:`_LOOKS` by its place if not given.
     """
 
     control: str
@@ -38,6 +41,12 @@ class Variant:
     label: str
     placement: str = "encoder"
     paper: str = ""
+    colour: str = ""
+    marker: str = ""
+
+
+FILMS = ("simple", "complex")
+"""Kinds of FiLM."""
 
 
 # The Makefile reads the names, one to a line.
@@ -72,3 +81,16 @@ LABELS = {
 
 PAPER_NAMES = {"unet": "Fix-U-Net (x4)"} | {name: each.paper for name, each in VARIANTS.items()}
 """The paper's name of each; empty where it has none."""
+
+# Two blues, two oranges, and more for further variants.
+_LOOKS = zip(
+    ("#56B4E9", "#0067A8", "#F0A830", "#B8400E", "#9C6ADE", "#1B7F5C", "#D2557F", "#6B5B00"),
+    "oD^vPX<>",
+    strict=True,
+)
+
+LOOKS = {
+    name: (variant.colour or colour, variant.marker or marker)
+    for (name, variant), (colour, marker) in zip(VARIANTS.items(), cycle(_LOOKS), strict=False)
+}
+"""Colour and marker of each C-U-Net in figures."""

@@ -158,7 +158,7 @@ def score_system(
     )
     tables = [read_scores(path, float_precision="round_trip") for path in paths.values()]
     table = pd.concat(tables, ignore_index=True)
-    write_atomically(settings.paths.scores / group / f"{name}.csv", table.to_csv(index=False))
+    write_table(table, settings.paths.scores / group / f"{name}.csv")
     return table
 
 
@@ -172,7 +172,12 @@ def _write_scores(
 ) -> None:
     table = score(audio, estimates, settings).assign(**facts)
     further = [name for name in table if name not in SCORE_COLUMNS]
-    write_atomically(path, table[[*further, *SCORE_COLUMNS]].to_csv(index=False))
+    write_table(table[[*further, *SCORE_COLUMNS]], path)
+
+
+def write_table(table: pd.DataFrame, path: Path) -> None:
+    """Write a table as CSV; it appears only when complete."""
+    write_atomically(path, table.to_csv(index=False))
 
 
 def real_excerpt(sample_rate: int) -> np.ndarray:
@@ -202,8 +207,7 @@ def score_excerpt(
     values = whole_sdr(audio[1:], estimates_of(system, audio))
     facts = {"model": model, "seed": seed, "target": INSTRUMENTS, "metric": "SDR, whole excerpt"}
     table = pd.DataFrame({**facts, "value": values})
-    path = settings.paths.scores / "excerpt" / f"{model}-seed{seed}.csv"
-    write_atomically(path, table.to_csv(index=False))
+    write_table(table, settings.paths.scores / "excerpt" / f"{model}-seed{seed}.csv")
     return table
 
 
@@ -219,10 +223,11 @@ def save_example(
     """
     import soundfile
 
-    audio, folder = np.array(store.audio(entry)), settings.paths.examples / entry.name
+    audio = np.array(store.audio(entry))
     estimates = dict(zip(INSTRUMENTS, estimates_of(system, audio), strict=True))
-    files = {folder / f"{stem}.flac": sound for stem, sound in zip(STEMS, audio, strict=True)}
-    files |= {folder / model / f"{name}.flac": sound for name, sound in estimates.items()}
+    folder = settings.paths.examples / entry.name
+    files = {folder / f"{stem}.flac": audio[index] for index, stem in enumerate(STEMS)}
+    files |= {folder / model / f"{name}.flac": estimate for name, estimate in estimates.items()}
     for path, samples in files.items():
         # Resampling may overshoot full scale by a hair; integers cannot hold that.
         clipped = np.clip(samples, -1.0, 1.0)

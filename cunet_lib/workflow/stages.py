@@ -187,7 +187,8 @@ def fingerprint(stage: Stage, settings: Profile) -> str:
 
     These are the code cells and parameters of its notebook; the settings; the code that it imports,
     and what that imports, without comments and docstrings; and its inputs: the main results of
-    earlier stages and their fingerprints, or the names and sizes of the files of MUSDB18.
+    earlier stages and their fingerprints, or the names and sizes of the files of MUSDB18
+    or of a folder of one's own.
     """
     cells = code_cells(NOTEBOOKS / f"{stage.notebook}.ipynb")
     sources = [source for source, tags in cells if "parameters" not in tags]
@@ -200,7 +201,7 @@ def fingerprint(stage: Stage, settings: Profile) -> str:
         "code": used_code(set().union(*names)),
         "inputs": {name: _input(parse_stage(name), settings) for name in stage.inputs()},
     }
-    if stage.notebook == "00_corpus" and settings.data.source == "musdb18":
+    if stage.notebook == "00_corpus" and settings.data.source in ("musdb18", "folder"):
         root = Path(os.environ.get("CUNET_MUSDB") or ".").expanduser()
         found = sorted(path for path in root.glob("*/**/*") if path.is_file())
         facts["files"] = [(str(path.relative_to(root)), path.stat().st_size) for path in found]
