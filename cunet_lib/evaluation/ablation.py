@@ -43,15 +43,8 @@ COMPARED = (
 def rescaled_to(estimates: np.ndarray, references: np.ndarray) -> np.ndarray:
     """Estimates with the minimum-to-maximum range of the references, then with their mean.
 
-    Parameters
-    ----------
-    estimates, references
-        ``(instruments, samples)``.
-
-    Returns
-    -------
-    numpy.ndarray
-        ``(instruments, samples)`` float64; an estimate without a range (silence) stays as it is.
+    Both, and what is returned, ``(instruments, samples)``; an estimate without a range (silence)
+    stays as it is.
     """
     given, wanted = np.asarray(estimates, float), np.asarray(references, float)
     ranges = np.ptp(given, axis=1, keepdims=True)

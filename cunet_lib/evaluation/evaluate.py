@@ -57,19 +57,8 @@ def ideal_ratio_masks(references: np.ndarray, mixture: np.ndarray, signal: Signa
     """Estimates by the ideal ratio mask: power of the target over power of all instruments.
 
     An upper bound for what a mask of this spectrogram can reach with the mixture's phase; it reads
-    the references, so it is no separation system.
-
-    Parameters
-    ----------
-    references
-        ``(instruments, samples)``.
-    mixture
-        ``(samples,)``.
-
-    Returns
-    -------
-    numpy.ndarray
-        ``(instruments, samples)`` float32.
+    the references ``(instruments, samples)`` beside the mixture ``(samples,)``, so it is no
+    separation system. Returns ``(instruments, samples)`` float32.
     """
     power = np.stack([np.abs(stft(reference, signal)) ** 2 for reference in references])
     masks = power / np.maximum(power.sum(axis=0), np.finfo(np.float32).tiny)

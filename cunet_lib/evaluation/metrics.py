@@ -195,17 +195,17 @@ def as_pcm(signals: np.ndarray) -> np.ndarray:
     return np.round(np.asarray(signals, float) * 2**15) / 2**15
 
 
+def _framing(settings: Profile) -> tuple[int, int]:
+    """Window and hop of BSS Eval v4 in samples."""
+    evaluate, rate = settings.evaluate, settings.signal.sample_rate
+    return round(evaluate.window_seconds * rate), round(evaluate.hop_seconds * rate)
+
+
 def frame_slices(samples: int, settings: Profile) -> list[slice]:
     """The frames that museval cuts: whole windows, or one of all samples if there are fewer."""
     window, hop = _framing(settings)
     count = max(0, (samples - window + hop) // hop) or 1
     return [slice(place * hop, min(place * hop + window, samples)) for place in range(count)]
-
-
-def _framing(settings: Profile) -> tuple[int, int]:
-    """Window and hop of BSS Eval v4 in samples."""
-    evaluate, rate = settings.evaluate, settings.signal.sample_rate
-    return round(evaluate.window_seconds * rate), round(evaluate.hop_seconds * rate)
 
 
 def bss_eval_v4(
@@ -287,15 +287,8 @@ def _heard(
 def whole_sdr(references: np.ndarray, estimates: np.ndarray) -> np.ndarray:
     """Signal-to-distortion ratio over whole signals, without any filter or projection, in dB.
 
-    Parameters
-    ----------
-    references, estimates
-        ``(..., samples)``.
-
-    Returns
-    -------
-    numpy.ndarray
-        ``(...)``; NaN where the reference is silent, infinite above :data:`LIMIT`.
+    References and estimates ``(..., samples)`` give ``(...)``: NaN where the reference is silent,
+    infinite above :data:`LIMIT`.
     """
     references = np.asarray(references, float)
     power = (references**2).sum(axis=-1)
@@ -308,17 +301,8 @@ def si_sdr(references: np.ndarray, estimates: np.ndarray) -> np.ndarray:
     """Scale-invariant SDR (Le Roux et al. 2019), in dB; means are not removed.
 
     The reference is scaled to the estimate by least squares: ``alpha = <estimate, reference> /
-    |reference|^2``; the score is ``|alpha reference|^2 / |alpha reference - estimate|^2``.
-
-    Parameters
-    ----------
-    references, estimates
-        ``(..., samples)``.
-
-    Returns
-    -------
-    numpy.ndarray
-        ``(...)``; NaN where the reference or the estimate is silent, infinite above :data:`LIMIT`.
+    |reference|^2``; the score is ``|alpha reference|^2 / |alpha reference - estimate|^2``. Shapes
+    as in :func:`whole_sdr`; NaN where the estimate is silent, too.
     """
     references, estimates = np.asarray(references, float), np.asarray(estimates, float)
     with np.errstate(divide="ignore", invalid="ignore"):

@@ -136,14 +136,10 @@ def track_scores(scores: pd.DataFrame, measure: Measure = SDR_V4) -> pd.DataFram
         If there are no scores of this measure.
     """
     grouped = measure.rows(scores).groupby(["model", "track", "target"], as_index=False)
-    return ordered(
-        grouped.agg(
-            value=("value", "mean"),
-            seeds=("seed", "nunique"),
-            frames=("frames", "sum"),
-            undefined_frames=("undefined_frames", "sum"),
-        )
-    )
+    return ordered(grouped.agg(value=("value", "mean"), seeds=("seed", "nunique"), **_COUNTS))
+
+
+_COUNTS = {name: (name, "sum") for name in ("frames", "undefined_frames")}
 
 
 def over_instruments(tracks: pd.DataFrame) -> pd.DataFrame:
@@ -151,12 +147,8 @@ def over_instruments(tracks: pd.DataFrame) -> pd.DataFrame:
 
     An instrument without a score in a track is left out of that track's mean.
     """
-    grouped = tracks.groupby(["model", "track"], as_index=False).agg(
-        value=("value", "mean"),
-        seeds=("seeds", "max"),
-        frames=("frames", "sum"),
-        undefined_frames=("undefined_frames", "sum"),
-    )
+    grouped = tracks.groupby(["model", "track"], as_index=False)
+    grouped = grouped.agg(value=("value", "mean"), seeds=("seeds", "max"), **_COUNTS)
     return ordered(grouped.assign(target=ALL)[tracks.columns.tolist()])
 
 
@@ -186,8 +178,7 @@ def summary(
         mean=("value", "mean"),
         std=("value", "std"),
         median=("value", "median"),
-        frames=("frames", "sum"),
-        undefined_frames=("undefined_frames", "sum"),
+        **_COUNTS,
     )
     return defined(ordered(grouped), measure, after="target")
 
