@@ -45,10 +45,6 @@ class Variant:
     marker: str = ""
 
 
-FILMS = ("simple", "complex")
-"""Kinds of FiLM."""
-
-
 # The Makefile reads the names, one to a line.
 VARIANTS = {
     "dense_simple": Variant("dense", "simple", "C-U-Net dense, simple", paper="C-U-Net-SiF"),

@@ -47,7 +47,7 @@ EXCERPT_PLACES = (0.25, 0.5, 1.0)
 
 SUM_LIMITS = {True: (3e-3, 0.05), False: (0.2, 0.5)}
 """Error of the stems' sum relative to the mixture (root of the ratio of energies, over a track's
-excerpts), for files and for streams of one file: worth a remark, and a problem.
+excerpts), for WAV or FLAC, and for what ffmpeg decodes: worth a remark, and a problem.
 
 Five 16-bit files differ by rounding, below 1e-3 for any but the faintest music. AAC at 256 kbit/s
 codes each stream by itself, which leaves some hundredths over whole tracks; the recoded real
@@ -218,8 +218,8 @@ def _listen(source: Source, stems: dict[str, list[AudioFile]]) -> tuple[list[str
         start = int(25 * place * (seconds - length)) / 25
         try:
             parts = {s: [read_mono(f, RATE, start, length) for f in fs] for s, fs in stems.items()}
-        except ConfigError as error:
-            return [], [str(error)]
+        except ConfigError as damage:
+            return [], [str(damage)]
         read = [len(part) / RATE for each in parts.values() for part in each]
         for file, heard in zip(files, read, strict=True):
             if heard < min(length, file.frames / file.rate - start) - SHORTAGE_SECONDS:
@@ -230,7 +230,7 @@ def _listen(source: Source, stems: dict[str, list[AudioFile]]) -> tuple[list[str
         samples += audio[0].size
     # Mixture and stems count half each, so that a silent mixture is no way out.
     ratio = (error / (energy / 2)) ** 0.5 if energy > 0 else 0.0
-    remark, problem = SUM_LIMITS[source.is_folder]
+    remark, problem = SUM_LIMITS[all(file.decoder == "libsndfile" for file in files)]
     if ratio <= remark or (error / samples) ** 0.5 <= INAUDIBLE:
         return [], []
     line = f"{source.path}: its stems miss the mixture by {ratio:.0%}"
