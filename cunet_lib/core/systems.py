@@ -6,7 +6,7 @@ Makefile, notebooks, tables, figures and the control panel, follow from it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import cycle
 
 INSTRUMENTS = ("bass", "drums", "other", "vocals")
@@ -33,7 +33,7 @@ class Variant:
     paper
         The paper's name for it, if it is one of the paper's.
     colour, marker
-        How figures draw it; taken from :data:`_LOOKS` by its place if not given.
+        How figures draw it; by its place among the variants if not given.
     """
 
     control: str
@@ -51,6 +51,14 @@ VARIANTS = {
     "dense_complex": Variant("dense", "complex", "C-U-Net dense, complex", paper="C-U-Net-CoF"),
     "cnn_simple": Variant("cnn", "simple", "C-U-Net CNN, simple", paper="C-U-Net-SiC"),
     "cnn_complex": Variant("cnn", "complex", "C-U-Net CNN, complex", paper="C-U-Net-CoC"),
+}
+
+# Two blues, two oranges, and more for further variants.
+_COLOURS = ("#56B4E9", "#0067A8", "#F0A830", "#B8400E", "#9C6ADE", "#1B7F5C", "#D2557F", "#6B5B00")
+_LOOKS = cycle(zip(_COLOURS, "oD^vPX<>", strict=True))
+VARIANTS = {
+    name: replace(variant, colour=variant.colour or colour, marker=variant.marker or marker)
+    for (name, variant), (colour, marker) in zip(VARIANTS.items(), _LOOKS, strict=False)
 }
 """The C-U-Nets by name, in the order of tables and figures."""
 
@@ -77,16 +85,3 @@ LABELS = {
 
 PAPER_NAMES = {"unet": "Fix-U-Net (x4)"} | {name: each.paper for name, each in VARIANTS.items()}
 """The paper's name of each; empty where it has none."""
-
-# Two blues, two oranges, and more for further variants.
-_LOOKS = zip(
-    ("#56B4E9", "#0067A8", "#F0A830", "#B8400E", "#9C6ADE", "#1B7F5C", "#D2557F", "#6B5B00"),
-    "oD^vPX<>",
-    strict=True,
-)
-
-LOOKS = {
-    name: (variant.colour or colour, variant.marker or marker)
-    for (name, variant), (colour, marker) in zip(VARIANTS.items(), cycle(_LOOKS), strict=False)
-}
-"""Colour and marker of each C-U-Net in figures."""

@@ -26,16 +26,7 @@ from matplotlib.ticker import MaxNLocator, MultipleLocator
 
 from cunet_lib.core.files import missing, read_csv, write_atomically
 from cunet_lib.core.settings import Profile
-from cunet_lib.core.systems import (
-    INSTRUMENTS,
-    LABELS,
-    LOOKS,
-    MODELS,
-    SYSTEMS,
-    TRAINED,
-    UNETS,
-    VARIANTS,
-)
+from cunet_lib.core.systems import INSTRUMENTS, LABELS, MODELS, SYSTEMS, TRAINED, UNETS, VARIANTS
 from cunet_lib.evaluation import scores as analysis
 from cunet_lib.evaluation import statistics as inference
 from cunet_lib.evaluation.metrics import SDR_V3, SDR_V4
@@ -53,12 +44,12 @@ from cunet_lib.signal.spectral import decibels, stft
 SYSTEM_COLOURS = {
     "mixture": "#B5B5B5",
     "unet": "#1A1A1A",
-    **{name: colour for name, (colour, _) in LOOKS.items()},
+    **{name: variant.colour for name, variant in VARIANTS.items()},
     "ideal_ratio_mask": "#6E6E6E",
 }
 """Grey for bounds, black for the dedicated U-Nets, colours for the C-U-Nets."""
 
-SYSTEM_MARKERS = {"unet": "s", **{name: marker for name, (_, marker) in LOOKS.items()}}
+SYSTEM_MARKERS = {"unet": "s", **{name: variant.marker for name, variant in VARIANTS.items()}}
 
 INSTRUMENT_COLOURS = {
     "bass": "#332288",
