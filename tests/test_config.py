@@ -83,6 +83,8 @@ def test_profile_can_be_a_file(tmp_path):
     ("override", "words"),
     [
         ("train.learning_rte=1", ("learning_rte", "learning_rate")),
+        ("data.test=[a]", ("test and stems belong to source: folder",)),
+        ("data.stems={guitar: [a]}", ("data.stems", "guitar")),
         ("trian.patience=1", ("trian", "train")),
         ("train.learning_rate=0", ("train.learning_rate", "0")),
         ("train.learning_rate=fast", ("train.learning_rate", "fast")),

@@ -91,6 +91,7 @@ def test_a_folder_of_stems_with_a_profile_is_a_corpus(tmp_path):
     profile = re.search(r"```yaml\n(.*?)```", SECTIONS["A corpus"], re.DOTALL)
     settings = yaml.safe_load(profile[1])
     settings["data"]["validation"] = 1
+    settings["data"]["stems"] = {"other": ["other", *settings["data"]["stems"]["other"]]}
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
     rng = np.random.default_rng(0)
     for song in ("train/a", "train/b", "test/c"):
@@ -99,6 +100,7 @@ def test_a_folder_of_stems_with_a_profile_is_a_corpus(tmp_path):
         stems = 0.1 * rng.normal(size=(4, 16000))
         for name, stem in zip(("bass", "drums", "other", "vocals"), stems, strict=True):
             soundfile.write(folder / f"{name}.wav", stem, 16000)
+        (folder / "other.wav").rename(folder / "guitar.wav")
         soundfile.write(folder / "mixture.wav", stems.sum(axis=0), 16000)
     roots = {"CUNET_DATA": tmp_path / "data", "CUNET_RESULTS": tmp_path / "results"}
     words = ("-m", "cunet_lib.cli", "check", tmp_path / "mine.yaml")

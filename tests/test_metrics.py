@@ -255,7 +255,6 @@ def test_a_metric_is_one_entry(song, monkeypatch):
         "levels",
         {"bias": "Level bias"},
         lambda mixture, references, estimates, settings: estimates.mean(1) - references.mean(1),
-        "Level bias: mean of the estimate minus that of the reference.",
     )
     monkeypatch.setattr(metrics, "METRICS", (*metrics.METRICS, entry))
     measure = Measure("bias", "levels", "whole track")

@@ -11,6 +11,7 @@ import zipfile
 import numpy as np
 import pytest
 import soundfile
+import yaml
 from conftest import write_tones
 
 from cunet_lib.cli import main
@@ -121,7 +122,7 @@ def problems(settings, **options):
 # ----------------------------------------------------------------------------------------- layout
 
 
-@pytest.mark.parametrize(("form", "said"), [("hq", "WAV folders"), ("stem", "stem files")])
+@pytest.mark.parametrize(("form", "said"), [("hq", "folders of stems"), ("stem", "stem files")])
 def test_both_layouts_are_recognised(trees, form, said, tmp_path, monkeypatch):
     remarks = []
     settings = study(trees / form, tmp_path, monkeypatch)
@@ -142,22 +143,61 @@ def test_both_layouts_are_recognised(trees, form, said, tmp_path, monkeypatch):
     assert (settings.paths.corpus / "corpus.json").is_file()
 
 
-def test_a_folder_of_one_s_own_is_a_corpus_by_its_profile_alone(tmp_path, monkeypatch):
-    """Any rate and number of channels, as long as a track's stems agree."""
-    write_tones(tmp_path / "mine", train=3, test=1, seconds=1.0, rate=22050)
-    for path in (tmp_path / "mine" / "train").glob("Tone 0*/*.wav"):
+@pytest.mark.parametrize("listed", [False, True])
+def test_a_folder_of_one_s_own_is_a_corpus_by_its_profile_alone(tmp_path, monkeypatch, listed):
+    """Any rate, channels and lossless format; missing stems are silent, other names are mapped."""
+    root = tmp_path / "mine"
+    write_tones(root, train=3, test=1, seconds=1.0, rate=22050)
+    first, second, third = sorted((root / "train").iterdir())
+    (first / "mixture.wav").unlink()  # it is the sum of the stems then
+    (first / "bass.wav").unlink()
+    change(first / "drums.wav", lambda audio: audio[:4000])
+    (second / "drums.wav").rename(second / "Percussion.WAV")
+    for path in second.iterdir():
         change(path, lambda audio: audio[:, 0], 48000)
-    (tmp_path / "mine.yaml").write_text("title: mine\ndata: {source: folder, validation: 1}\n")
+    soundfile.write(third / "vocals.flac", *soundfile.read(third / "vocals.wav"))
+    (third / "vocals.wav").unlink()
+    (third / "guitar.flac").write_bytes((third / "vocals.flac").read_bytes())
+    for junk in ("@eaDir", "__MACOSX", ".hidden"):
+        (root / "train" / junk).mkdir()
+    (third / "._bass.wav").write_bytes(b"left by a system")
+    data = {"source": "folder", "validation": 1, "stems": {"drums": ["drums", "percussion"]}}
+    if listed:  # all songs in one folder, those to test on by name
+        (test,) = (root / "test").iterdir()
+        data["test"] = [test.name]
+        for song in (test, *(root / "train").iterdir()):
+            song.rename(root / song.name)
+        (root / "train").rmdir()
+        (root / "test").rmdir()
+    text = yaml.safe_dump({"title": "mine", "data": data}, allow_unicode=True)
+    (tmp_path / "mine.yaml").write_text(text, encoding="utf-8")
     for variable, folder in (("DATA", "data"), ("RESULTS", "results"), ("MUSDB", "mine")):
         monkeypatch.setenv(f"CUNET_{variable}", str(tmp_path / folder))
-    settings = load_profile(str(tmp_path / "mine.yaml"))
-    assert len(check_corpus(settings, report=pytest.fail).tracks) == 4
-    entries = build_store(settings, workers=1).entries
-    assert [entry.split for entry in entries] == ["valid", "train", "train", "test"]
-    assert entries[0].samples == pytest.approx(8192 * 22050 / 48000, abs=2)
-    change(next((tmp_path / "mine").rglob("bass.wav")), lambda audio: audio, 16000)
+    settings, remarks = load_profile(str(tmp_path / "mine.yaml")), []
+    assert len(check_corpus(settings, report=remarks.append).tracks) == 4
+    about = [line.removeprefix("remark: ") for line in remarks]
+    assert about[0].startswith("bass: 1 of 4 tracks have none") and len(about) == 2
+    assert about[1].startswith("guitar.flac of 1 tracks is no stem of the study")
+    store = build_store(settings, workers=1)
+    assert [entry.split for entry in store.entries] == ["valid", "train", "train", "test"]
+    lengths = [entry.samples for entry in store.entries]
+    assert lengths == pytest.approx([8192, 8192 * 22050 / 48000, 8192, 8192], abs=2)
+    for entry in store.entries:
+        audio = store.audio(entry)
+        assert np.abs(audio[0] - audio[1:].sum(axis=0)).max() < 1e-3
+        assert audio[2:].any(axis=1).all() and audio[1].any() == (entry.name != first.name)
+
+    # What nothing is known of is told, with what helps.
+    song = second if not listed else root / second.name
+    (song / "mixture.wav").write_bytes(b"")
     (line,) = problems(settings)
-    assert "has 16000 Hz instead of" in line
+    assert "mixture.wav is empty" in line
+    for path in song.iterdir():
+        path.unlink()
+    (line,) = problems(settings)
+    assert "no file in it is named after a stem" in line and "data.stems" in line
+    wrong = settings.data.model_copy(update={"test": ("Nobody",)})
+    assert any("Nobody" in line for line in problems(settings.model_copy(update={"data": wrong})))
 
 
 def test_every_problem_is_told_at_once(tree):
@@ -248,7 +288,7 @@ def test_damaged_stem_files_are_named(tree):
     assert one.startswith(f"train/{first.name} cannot be read")
     assert two.startswith(f"train/{second.name} lacks the audio streams vocals (4)")
     with pytest.raises(ConfigError, match=r"cannot be read as a MUSDB18 stem file; .*\.$"):
-        decode(Source("x", "test", (first,), False), 8192)
+        decode(Source("x", "test", first), 8192)
 
     # Header first, as downloads often have it: the header stays whole when the end is lost.
     first.write_bytes(whole)
@@ -259,7 +299,7 @@ def test_damaged_stem_files_are_named(tree):
     (line,) = problems(settings)
     assert line.startswith(f"train/{second.name} ") and "cannot be decoded to its end" in line
     with pytest.raises(ConfigError, match="it is cut short"):
-        decode(Source("x", "test", (second,), False), 8192)
+        decode(Source("x", "test", second), 8192)
 
 
 def test_check_command_says_what_is_there_and_what_is_wrong(tree, capsys):
@@ -321,9 +361,8 @@ def test_no_shift_at_the_files_own_rate(trees):
     for name in NAMES["train"]:
         stem_file = trees / "stem" / "train" / f"{name}.stem.mp4"
         folder = trees / "hq" / "train" / name
-        wavs = tuple(folder / f"{stem}.wav" for stem in STEMS)
-        found = decode(Source(name, "train", (stem_file,), False), RATE)
-        expected = decode(Source(name, "train", wavs, True), RATE)
+        found = decode(Source(name, "train", stem_file), RATE)
+        expected = decode(Source(name, "train", folder), RATE)
         for index in range(len(STEMS)):
             assert best_shift(expected[index], found[index][: expected.shape[1]]) == 0
 

@@ -2,12 +2,15 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import nbformat
 import pytest
 from conftest import ROOT, clean_environment
 
 from cunet_lib.core.settings import ConfigError
+from cunet_lib.core.systems import VARIANTS
+from cunet_lib.workflow import parameters
 from cunet_lib.workflow.parameters import check_injected, check_parameters
 
 DECLARED = 'profile = "demo"  # x=1\nvariant = "dense_simple"\nseed = 0\nrate = 0.5\nseeds = "0"'
@@ -58,6 +61,25 @@ def test_command_knows_the_same_choices():
     with pytest.raises(ConfigError, match=r"instrument of 02_train_unet: .* 'bass', 'drums'"):
         check_parameters(source, {"instrument": "cello"})
     assert check_parameters(source, {"instrument": "bass"}) == {"instrument": "bass"}
+
+
+@pytest.mark.parametrize(
+    ("part", "value", "there"),
+    [
+        ("film", "wide", "simple, complex"),
+        ("control", "gated", "dense, cnn"),
+        ("placement", "everywhere", "encoder"),
+    ],
+)
+def test_a_variant_that_the_models_do_not_have_is_refused_before_any_stage(
+    part, value, there, monkeypatch
+):
+    odd = replace(VARIANTS["dense_simple"], **{part: value})
+    monkeypatch.setattr(parameters, "VARIANTS", {**VARIANTS, "odd": odd})
+    with pytest.raises(ConfigError) as error:
+        check_parameters(ROOT / "notebooks" / "00_corpus.ipynb", {})
+    text = f"Variant odd of cunet_lib/core/systems.py has the {part} {value!r}; there are: {there}."
+    assert str(error.value) == text
 
 
 @pytest.mark.parametrize(

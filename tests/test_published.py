@@ -13,8 +13,15 @@ from cunet_lib.evaluation import published
 from cunet_lib.evaluation.metrics import SDR_V3, SDR_V4, Measure
 from cunet_lib.report import tables
 
-V3, V4 = published.PAPER, list(published.PROTOCOLS)[2]
 MUSDB = load_profile("musdb18")
+V3 = (
+    "bss_eval_sources v3, whole track, 2 sources (target, accompaniment), 8192 Hz mono, "
+    "MUSDB18 test tracks"
+)
+V4 = (
+    "museval BSSEval v4, median over 1 s frames then median over MUSDB18 test tracks, "
+    "44.1 kHz stereo"
+)
 # No system of the study: made-up numbers, for tests alone.
 ROW = {
     "system": "C-U-Net-Test",
@@ -54,11 +61,6 @@ def test_the_projects_file_is_sound():
     assert np.isfinite(frame[["mean_db", "std_db", "median_db"]].dropna()).all(axis=None)
 
 
-def test_every_described_protocol_is_of_the_file_or_the_papers():
-    words = set(published.load_published()["protocol"])
-    assert set(published.PROTOCOLS) <= words | {V3}
-
-
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -66,7 +68,6 @@ def test_every_described_protocol_is_of_the_file_or_the_papers():
         ({"metric": "PESQ"}, "valid metrics: SDR, ISR, SIR, SAR"),
         ({"mean_db": "high"}, "must be numbers or empty"),
         ({"median_db": "inf"}, "must be numbers or empty"),
-        ({"std_db": "-1"}, "std_db is below 0"),
         ({"mean_db": ""}, "neither a mean_db nor a median_db"),
         ({"source": " "}, "may not be empty"),
         ({}, "its score is there already, with the same protocol"),
@@ -113,8 +114,7 @@ def test_ours_stand_below_scores_of_equal_protocol_alone(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "override",
-    ["signal.sample_rate=10880", "signal.sample_rate=44100", "data.source=rendered"],
+    "override", ["signal.sample_rate=10880", "data.source=rendered", "data.source=folder"]
 )
 def test_another_rate_or_rendered_music_keeps_them_apart(tmp_path, override):
     settings = load_profile("musdb18", [override, "data.validation=1"])
@@ -143,14 +143,14 @@ def test_other_evaluations_aggregations_and_unknown_words_keep_them_apart(tmp_pa
         ).empty
 
 
-def test_framing_and_rate_are_compared_too():
-    there = published.PROTOCOLS[V4]
+def test_framing_rate_and_channels_are_compared_too():
+    words = set(published.load_published()["protocol"])
+    assert V4 in words
     same = load_profile("musdb18", "signal.sample_rate=44100")
-    mono = published.our_protocol(same, SDR_V4)
-    assert mono != there  # their stereo
-    assert mono == published.Protocol(**{**vars(there), "channels": "mono"})
-    longer = load_profile("musdb18", "signal.sample_rate=44100 evaluate.window_seconds=2")
-    assert published.our_protocol(longer, SDR_V4) != mono
+    assert published.our_protocol(same, SDR_V4) == V4.replace("stereo", "mono")
+    for other in ("window_seconds=2", "hop_seconds=0.5"):
+        settings = load_profile("musdb18", f"signal.sample_rate=44100 evaluate.{other}")
+        assert published.our_protocol(settings, SDR_V4) != V4.replace("stereo", "mono")
 
 
 def test_the_list_of_published_scores_spells_every_protocol_out(tmp_path):

@@ -28,11 +28,11 @@ from cunet_lib.report import figures, records, tables, verify
 
 TABLES = {
     *("models", "training", "scores_overall", "scores_by_instrument", "outcome", "differences"),
-    *("differences_v3", "power", "further_scores", "silence", "ablation", "excerpt"),
+    *("differences_v3", "power", "further_scores", "silence", "ablation", "excerpt", "tukey"),
 }
 FIGURES = {
     *("architecture", "training_curves", "scores_by_instrument", "scores_against_parameters"),
-    *("paired_differences", "film_parameters", "spectrograms"),
+    *("paired_differences", "film_parameters", "spectrograms", "dedicated_against_conditioned"),
 }
 
 
@@ -330,10 +330,15 @@ def test_an_instrument_that_is_silent_everywhere_is_n_a_in_every_table_and_figur
     scores = study.scores.copy()
     scores.loc[scores["target"] == "vocals", "value"] = float("nan")
     makers = (tables.differences_table, tables.outcome_table, tables.power_table)
-    makers += (tables.further_table, tables.silence_table)
+    makers += (tables.further_table, tables.silence_table, tables.tukey_table)
     for make in (*makers, figures.scores_by_instrument, figures.paired_differences):
         assert make(study.settings, scores).caption
     shown = tables.scores_table(study.settings, scores, by_instrument=True).display
+    pairs = inference.dedicated_and_conditioned(scores)
+    figure = figures.dedicated_against_conditioned(study.settings, scores, pairs)
+    assert [ax.get_title() for ax in figure.canvas.axes][-1] == "vocals: n/a"
+    tukey = tables.tukey_table(study.settings, scores).display
+    assert set(tukey.loc[tukey["Instrument"] == "vocals", "Interval"]) == {"n/a to n/a"}
     vocals = shown[shown["Instrument"] == "vocals"]
     assert set(vocals["SDR v4, dB"]) == {"n/a ± n/a (n/a)"} and set(vocals["Tracks"]) == {"0"}
 

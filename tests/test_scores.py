@@ -7,9 +7,10 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from cunet_lib.core.settings import ConfigError
+from cunet_lib.core.settings import ConfigError, Statistics
 from cunet_lib.evaluation import scores as analysis
 from cunet_lib.evaluation.metrics import SCORE_COLUMNS, SDR_V3, Measure
+from cunet_lib.evaluation.statistics import comparison_table
 
 INSTRUMENTS = ("bass", "drums", "other", "vocals")
 TRACKS = ("A - 1", "B - 2", "C - 3", "NA")
@@ -172,12 +173,12 @@ def test_differences_over_all_instruments_use_those_that_both_have():
     overall = pairs[pairs["target"] == "all"].set_index("track")["difference"]
     assert overall["A - 1"] == pytest.approx(1.0)
     assert overall["B - 2"] == pytest.approx((3 * 1.0 + 95.0) / 4)
-    table = analysis.difference_table(scores).set_index("target")
+    table = comparison_table(scores, Statistics()).set_index("target")
     assert table.loc["vocals", ["tracks", "undefined_tracks"]].tolist() == [3, 1]
 
 
-def test_difference_table_describes_the_differences():
-    row = analysis.difference_table(study()).set_index("target").loc["drums"]
+def test_comparisons_describe_the_differences():
+    row = comparison_table(study(), Statistics()).set_index("target").loc["drums"]
     values = np.array([-1.0, -0.5, 0.0, 0.5])
     assert row["mean"] == pytest.approx(values.mean())
     assert row["std"] == pytest.approx(values.std(ddof=1))
@@ -188,7 +189,7 @@ def test_difference_table_describes_the_differences():
 
 
 def test_improvements_are_differences_to_the_mixture():
-    table = analysis.difference_table(study(), reference="mixture")
+    table = comparison_table(study(), Statistics(), reference="mixture")
     assert table["model"].drop_duplicates().tolist() == ["unet", "dense_simple"]
     assert table.set_index(["model", "target"])["median"]["unet", "vocals"] == pytest.approx(10.0)
 

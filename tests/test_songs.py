@@ -657,6 +657,8 @@ def test_card_says_what_one_must_know(tmp_path):
     assert "licence of the code, MIT" in text and "terms of MUSDB18" not in text
     record["settings"]["data"]["source"] = "musdb18"
     assert "The terms of MUSDB18, above, go with them." in cards.card(record)
+    record["settings"]["data"]["source"] = "folder"
+    assert "MUSDB18" not in cards.card(record) and "the user's own" in cards.card(record)
 
 
 def test_licence_is_the_one_of_the_project():

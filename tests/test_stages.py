@@ -196,12 +196,13 @@ def test_parameters_decide_too(study):
     assert "03_train_cunet.cnn_simple-seed1" in parse_stage("05_plot", {"seeds": "0 1"}).inputs()
 
 
-def test_music_on_disk_decides_too(study, tmp_path, monkeypatch):
+@pytest.mark.parametrize("source", ["musdb18", "folder"])
+def test_music_on_disk_decides_too(study, tmp_path, monkeypatch, source):
     song = tmp_path / "musdb" / "train" / "A Song" / "mixture.wav"
     song.parent.mkdir(parents=True)
     song.write_bytes(b"1")
     monkeypatch.setenv("CUNET_MUSDB", str(tmp_path / "musdb"))
-    settings = load_profile("smoke", "data.source=musdb18 data.validation=1")
+    settings = load_profile("smoke", f"data.source={source} data.validation=1")
     before = fingerprint(parse_stage("00_corpus"), settings)
     song.write_bytes(b"12")
     assert fingerprint(parse_stage("00_corpus"), settings) != before

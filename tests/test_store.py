@@ -134,7 +134,7 @@ def test_an_interrupted_store_is_not_believed(study, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("cunet_lib.preprocess.store._write_index", stop)
+        patch.setattr("cunet_lib.preprocess.store.write_json", stop)
         with pytest.raises(KeyboardInterrupt):
             build_store(study, workers=1)
     with pytest.raises(ConfigError, match=r"index\.json is missing; run `make reproduce`"):

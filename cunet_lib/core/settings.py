@@ -20,7 +20,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from cunet_lib.core.systems import VARIANTS
+from cunet_lib.core.systems import INSTRUMENTS, VARIANTS
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -96,6 +96,12 @@ class Data(_Section):
     validation: int | tuple[str, ...] = Field(
         description="number of train tracks held out, or their names"
     )
+    test: tuple[str, ...] | None = Field(
+        None, description="test tracks by name, of a folder without train and test"
+    )
+    stems: dict[Literal[("mixture", *INSTRUMENTS)], tuple[str, ...]] | None = Field(
+        None, description="of a folder: the files that a stem is the sum of, without suffix"
+    )
 
     @model_validator(mode="after")
     def _held_out(self) -> Data:
@@ -111,6 +117,8 @@ class Data(_Section):
             raise ValueError("validation must name at least 1 track")
         elif len(set(self.validation)) < len(self.validation):
             raise ValueError("validation names a track twice")
+        if self.source != "folder" and (self.test or self.stems):
+            raise ValueError("test and stems belong to source: folder")
         return self
 
 
@@ -280,7 +288,8 @@ class Profile(_Section):
 
     def section_hash(self, *sections: str) -> str:
         """First 16 hex digits of the SHA-256 of the named sections (all if none named)."""
-        dump = self.model_dump(mode="json")
+        # Settings that were not given do not count: new ones leave the hashes of old runs alone.
+        dump = self.model_dump(mode="json", exclude_none=True)
         chosen = {key: dump[key] for key in sections} if sections else dump
         return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:16]
 

@@ -6,7 +6,8 @@ Makefile, notebooks, tables, figures and the control panel, follow from it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import cycle
 
 INSTRUMENTS = ("bass", "drums", "other", "vocals")
 """Order of the condition vector; the paper's ``rest`` is MUSDB18's ``other``."""
@@ -31,6 +32,8 @@ class Variant:
         Where FiLM acts, a key of ``cunet_lib.models.film.PLACEMENTS``.
     paper
         The paper's name for it, if it is one of the paper's.
+    colour, marker
+        How figures draw it; by its place among the variants if not given.
     """
 
     control: str
@@ -38,6 +41,8 @@ class Variant:
     label: str
     placement: str = "encoder"
     paper: str = ""
+    colour: str = ""
+    marker: str = ""
 
 
 # The Makefile reads the names, one to a line.
@@ -46,6 +51,14 @@ VARIANTS = {
     "dense_complex": Variant("dense", "complex", "C-U-Net dense, complex", paper="C-U-Net-CoF"),
     "cnn_simple": Variant("cnn", "simple", "C-U-Net CNN, simple", paper="C-U-Net-SiC"),
     "cnn_complex": Variant("cnn", "complex", "C-U-Net CNN, complex", paper="C-U-Net-CoC"),
+}
+
+# Two blues, two oranges, and more for further variants.
+_COLOURS = ("#56B4E9", "#0067A8", "#F0A830", "#B8400E", "#9C6ADE", "#1B7F5C", "#D2557F", "#6B5B00")
+_LOOKS = cycle(zip(_COLOURS, "oD^vPX<>", strict=True))
+VARIANTS = {
+    name: replace(variant, colour=variant.colour or colour, marker=variant.marker or marker)
+    for (name, variant), (colour, marker) in zip(VARIANTS.items(), _LOOKS, strict=False)
 }
 """The C-U-Nets by name, in the order of tables and figures."""
 

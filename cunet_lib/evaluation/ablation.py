@@ -14,7 +14,7 @@ import pandas as pd
 
 from cunet_lib.core.settings import Profile, Signal
 from cunet_lib.evaluation import metrics
-from cunet_lib.evaluation.evaluate import score_tracks, write_table
+from cunet_lib.evaluation.evaluate import score_system
 from cunet_lib.evaluation.metrics import SDR_V3, Measure, Metrics, track_rows
 from cunet_lib.preprocess.store import Store
 from cunet_lib.signal.spectral import magnitude_scale
@@ -34,7 +34,6 @@ COMPARED = (
         metrics.PROTOCOL,
         {"SDR": "SDR v4"},
         metrics.frame_sdr,
-        "SDR of BSS Eval v4, frame by frame; gain counts.",
         aggregations=(metrics.MEDIAN,),
     ),
 )
@@ -44,15 +43,8 @@ COMPARED = (
 def rescaled_to(estimates: np.ndarray, references: np.ndarray) -> np.ndarray:
     """Estimates with the minimum-to-maximum range of the references, then with their mean.
 
-    Parameters
-    ----------
-    estimates, references
-        ``(instruments, samples)``.
-
-    Returns
-    -------
-    numpy.ndarray
-        ``(instruments, samples)`` float64; an estimate without a range (silence) stays as it is.
+    Both, and what is returned, ``(instruments, samples)``; an estimate without a range (silence)
+    stays as it is.
     """
     given, wanted = np.asarray(estimates, float), np.asarray(references, float)
     ranges = np.ptp(given, axis=1, keepdims=True)
@@ -72,73 +64,8 @@ def by_own_maximum(estimates: np.ndarray, signal: Signal) -> np.ndarray:
     return np.asarray(estimates, float) / np.array(scales)[:, None]
 
 
-def ablated(
-    references: np.ndarray, estimates: np.ndarray, joined: np.ndarray, signal: Signal
-) -> dict[str, np.ndarray]:
-    """Estimates ``(instruments, samples)`` that are scored under each of :data:`ABLATIONS`.
-
-    Parameters
-    ----------
-    references, estimates
-        ``(instruments, samples)``.
-    joined
-        Estimates from patches joined end to end, ``(instruments, samples)``.
-    """
-    return {
-        SOUND: estimates,
-        "end to end": joined,
-        "own maximum": by_own_maximum(estimates, signal),
-        "reference range": rescaled_to(estimates, references),
-        "as released": rescaled_to(by_own_maximum(joined, signal), references),
-    }
-
-
-def score_ablations(
-    settings: Profile,
-    store: Store,
-    *,
-    model: str,
-    seed: int,
-    system: Callable[[np.ndarray], np.ndarray],
-    joined: Callable[[np.ndarray], np.ndarray],
-    workers: int | None = None,
-) -> pd.DataFrame:
-    """Score every test track under each ablation, and write ``scores/ablation/*.csv``.
-
-    Parameters
-    ----------
-    model, seed
-        Name and seed of the system, for the table and the file names.
-    system
-        Callable from mixture ``(samples,)`` to estimates, with patches that overlap
-        (``settings.separate.overlapping``); its ``version`` identifies the weights.
-    joined
-        The same system with patches joined end to end (``separate.overlap=0``).
-    workers
-        As :func:`cunet_lib.evaluation.evaluate.score_system` takes them.
-
-    Returns
-    -------
-    pandas.DataFrame
-        Column ablation, then :data:`cunet_lib.evaluation.metrics.SCORE_COLUMNS`.
-    """
-    table = score_tracks(
-        settings,
-        store,
-        f"{model}-seed{seed}-ablation",
-        facts={"model": model, "seed": seed},
-        versions=(system.version, joined.version),
-        estimate=lambda audio: np.stack([system(audio[0]), joined(audio[0])]),
-        score=score_ablated,
-        label="tracks ablated",
-        workers=workers,
-    )
-    write_table(table, settings.paths.scores / "ablation" / f"{model}-seed{seed}.csv")
-    return table
-
-
 def score_ablated(audio: np.ndarray, estimates: np.ndarray, settings: Profile) -> pd.DataFrame:
-    """Scores of one track under each ablation, with a column that names it.
+    """Scores of one track under each of :data:`ABLATIONS`, with a column that names it.
 
     Parameters
     ----------
@@ -147,8 +74,47 @@ def score_ablated(audio: np.ndarray, estimates: np.ndarray, settings: Profile) -
     estimates
         Of overlapping patches and of those joined end to end, ``(2, instruments, samples)``.
     """
-    signals = ablated(audio[1:], *estimates, settings.signal)
+    references, (sound, joined), signal = audio[1:], estimates, settings.signal
+    signals = {
+        SOUND: sound,
+        "end to end": joined,
+        "own maximum": by_own_maximum(sound, signal),
+        "reference range": rescaled_to(sound, references),
+        "as released": rescaled_to(by_own_maximum(joined, signal), references),
+    }
     return pd.concat(
-        track_rows(audio[0], audio[1:], given, settings, metrics=COMPARED).assign(ablation=name)
+        track_rows(audio[0], references, given, settings, metrics=COMPARED).assign(ablation=name)
         for name, given in signals.items()
     )
+
+
+def score_ablations(
+    settings: Profile,
+    store: Store,
+    *,
+    system: Callable[[np.ndarray], np.ndarray],
+    joined: Callable[[np.ndarray], np.ndarray],
+    **options,
+) -> pd.DataFrame:
+    """Score every test track under each ablation, and write ``scores/ablation/*.csv``.
+
+    Parameters
+    ----------
+    system, joined
+        The same system twice: with patches that overlap (``settings.separate.overlapping``) and
+        with patches joined end to end (``separate.overlap=0``).
+    **options
+        Model, seed and workers as :func:`cunet_lib.evaluation.evaluate.score_system` takes them.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Column ablation, then :data:`cunet_lib.evaluation.metrics.SCORE_COLUMNS`.
+    """
+
+    def both(mixture: np.ndarray) -> np.ndarray:
+        return np.stack([system(mixture), joined(mixture)])
+
+    both.version = f"{system.version} {joined.version}"
+    options |= {"system": both, "score": score_ablated, "group": "ablation"}
+    return score_system(settings, store, **options)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,19 +57,8 @@ def ideal_ratio_masks(references: np.ndarray, mixture: np.ndarray, signal: Signa
     """Estimates by the ideal ratio mask: power of the target over power of all instruments.
 
     An upper bound for what a mask of this spectrogram can reach with the mixture's phase; it reads
-    the references, so it is no separation system.
-
-    Parameters
-    ----------
-    references
-        ``(instruments, samples)``.
-    mixture
-        ``(samples,)``.
-
-    Returns
-    -------
-    numpy.ndarray
-        ``(instruments, samples)`` float32.
+    the references ``(instruments, samples)`` beside the mixture ``(samples,)``, so it is no
+    separation system. Returns ``(instruments, samples)`` float32.
     """
     power = np.stack([np.abs(stft(reference, signal)) ** 2 for reference in references])
     masks = power / np.maximum(power.sum(axis=0), np.finfo(np.float32).tiny)
@@ -90,6 +79,11 @@ def estimates_of(system: Callable | Oracle, audio: np.ndarray) -> np.ndarray:
     return system.estimate(audio) if isinstance(system, Oracle) else system(audio[0])
 
 
+def score_track(audio: np.ndarray, estimates: np.ndarray, settings: Profile) -> pd.DataFrame:
+    """Rows of one track: mixture and references ``(5, samples)``, estimates of the references."""
+    return track_rows(audio[0], audio[1:], estimates, settings)
+
+
 def score_system(
     settings: Profile,
     store: Store,
@@ -97,9 +91,16 @@ def score_system(
     model: str,
     seed: int,
     system: Callable | Oracle,
+    score: Callable[[np.ndarray, np.ndarray, Profile], pd.DataFrame] = score_track,
+    group: str = "",
     workers: int | None = None,
 ) -> pd.DataFrame:
-    """Separate and score every test track by every metric, and write the system's long table.
+    """Separate and score every test track, and write the system's long table.
+
+    Separation runs here, one track after another, while a pool of processes scores. Signals are
+    scored as 16-bit files would hold them (:func:`cunet_lib.evaluation.metrics.as_pcm`). Each
+    track's rows are kept: tracks that were scored with the same weights, data, settings and code
+    are not scored again.
 
     Parameters
     ----------
@@ -107,85 +108,47 @@ def score_system(
         Name and seed of the system, for the table and the file names.
     system
         As :func:`estimates_of` takes it; its attribute ``version`` identifies the weights.
+    score
+        From mixture and references ``(5, samples)``, estimates and settings to rows; a module's
+        function, so that another process finds it.
+    group
+        Folder of the scores that the table goes to.
     workers
         Scoring processes; as many as there are cores if not given.
 
     Returns
     -------
     pandas.DataFrame
-        Columns :data:`cunet_lib.evaluation.metrics.SCORE_COLUMNS`.
+        Columns that ``score`` adds, then :data:`cunet_lib.evaluation.metrics.SCORE_COLUMNS`.
     """
-    table = score_tracks(
-        settings,
-        store,
-        f"{model}-seed{seed}",
-        facts={"model": model, "seed": seed},
-        versions=(system.version,),
-        estimate=lambda audio: estimates_of(system, audio),
-        score=score_track,
-        label=f"{model}: tracks scored",
-        workers=workers,
-    )
-    write_table(table, settings.paths.scores / f"{model}-seed{seed}.csv")
-    return table
-
-
-def score_track(audio: np.ndarray, estimates: np.ndarray, settings: Profile) -> pd.DataFrame:
-    """Rows of one track: mixture and references ``(5, samples)``, estimates of the references."""
-    return track_rows(audio[0], audio[1:], estimates, settings)
-
-
-def score_tracks(
-    settings: Profile,
-    store: Store,
-    name: str,
-    *,
-    facts: dict[str, object],
-    versions: Sequence[str],
-    estimate: Callable[[np.ndarray], np.ndarray],
-    score: Callable[[np.ndarray, np.ndarray, Profile], pd.DataFrame],
-    label: str,
-    workers: int | None = None,
-) -> pd.DataFrame:
-    """Score each test track, and keep its rows in ``scores/tracks/<name>``.
-
-    Separation runs here, one track after another, while a pool of processes scores. Signals are
-    scored as 16-bit files would hold them (:func:`cunet_lib.evaluation.metrics.as_pcm`). Tracks
-    that were scored with the same weights, data, settings and code are not scored again.
-
-    Parameters
-    ----------
-    facts
-        Columns for every row.
-    versions
-        Of the systems' weights.
-    estimate
-        From mixture and references ``(5, samples)`` to estimates.
-    score
-        From both, and the settings, to rows; a module's function, so that another process finds
-        it.
-    label
-        What progress calls the tracks.
-    workers
-        As :func:`score_system` takes them.
-    """
-    folder = settings.paths.tracks / name
-    code = ("cunet_lib/signal/spectral.py", "cunet_lib/separation", "cunet_lib/evaluation")
+    name, facts = f"{model}-seed{seed}", {"model": model, "seed": seed}
+    folder = settings.paths.tracks / group / name
+    code = code_hash("cunet_lib/signal/spectral.py", "cunet_lib/separation", "cunet_lib/evaluation")
     sections = settings.section_hash("signal", "separate", "evaluate")
-    _keep_only(folder, *versions, store.hash, sections, code_hash(*code))
-    entries = store.split("test")
-    paths = {entry.name: folder / f"{entry.name}.csv" for entry in entries}
-    missing = [entry for entry in entries if not paths[entry.name].exists()]
+    lines = "\n".join([system.version, store.hash, sections, code])
+    digest, marker = hashlib.sha256(lines.encode()).hexdigest(), folder / "version.txt"
+    if folder.exists() and (not marker.exists() or marker.read_text() != digest):
+        shutil.rmtree(folder)
+    write_atomically(marker, digest)
+    paths = {entry: folder / f"{entry.name}.csv" for entry in store.split("test")}
+    missing = [entry for entry in paths if not paths[entry].exists()]
 
     def arguments(entry: Entry) -> tuple:
         audio = np.array(store.audio(entry))
-        signals = as_pcm(audio), as_pcm(estimate(audio))
-        return score, *signals, settings, facts | {"track": entry.name}, paths[entry.name]
+        signals = as_pcm(audio), as_pcm(estimates_of(system, audio))
+        return score, *signals, settings, facts | {"track": entry.name}, paths[entry]
 
-    total = len(missing)
-    map_tracks(_write_scores, map(arguments, missing), total=total, label=label, workers=workers)
+    map_tracks(
+        _write_scores,
+        map(arguments, missing),
+        total=len(missing),
+        label=f"{model}: tracks scored",
+        workers=workers,
+    )
     tables = [read_scores(path, float_precision="round_trip") for path in paths.values()]
-    return pd.concat(tables, ignore_index=True)
+    table = pd.concat(tables, ignore_index=True)
+    write_table(table, settings.paths.scores / group / f"{name}.csv")
+    return table
 
 
 def _write_scores(
@@ -199,16 +162,6 @@ def _write_scores(
     table = score(audio, estimates, settings).assign(**facts)
     further = [name for name in table if name not in SCORE_COLUMNS]
     write_table(table[[*further, *SCORE_COLUMNS]], path)
-
-
-def _keep_only(folder: Path, *versions: str) -> None:
-    """Empty a folder of scores that come from other weights, data, settings or code."""
-    digest = hashlib.sha256("\n".join(versions).encode()).hexdigest()
-    marker = folder / "version.txt"
-    if folder.exists() and (not marker.exists() or marker.read_text() != digest):
-        shutil.rmtree(folder)
-    if not marker.exists():
-        write_atomically(marker, digest)
 
 
 def write_table(table: pd.DataFrame, path: Path) -> None:
@@ -229,7 +182,7 @@ def real_excerpt(sample_rate: int) -> np.ndarray:
     import stempeg
 
     path = Path(stempeg.example_stem_path())
-    return decode(Source("stempeg excerpt", "test", (path,), False), sample_rate)
+    return decode(Source("stempeg excerpt", "test", path), sample_rate)
 
 
 def score_excerpt(

@@ -64,14 +64,10 @@ class Metrics:
         Metric to its heading in tables, in the order of the values.
     score
         From mixture, references, estimates and settings to values.
-    note
-        What it measures, one sentence for captions.
     aggregations
         Keys of :data:`AGGREGATIONS`, the first one for tables.
     targets
         Instruments, or :data:`MIXTURE`.
-    unit
-        Of all its values.
     higher_is_better
         Whether a higher value is a better one.
     further
@@ -82,10 +78,8 @@ class Metrics:
     protocol: str
     headings: dict[str, str]
     score: Callable[[np.ndarray, np.ndarray, np.ndarray, Profile], np.ndarray]
-    note: str
     aggregations: tuple[str, ...] = (WHOLE_TRACK,)
     targets: tuple[str, ...] = INSTRUMENTS
-    unit: str = "dB"
     higher_is_better: bool = True
     further: bool = True
 
@@ -201,17 +195,17 @@ def as_pcm(signals: np.ndarray) -> np.ndarray:
     return np.round(np.asarray(signals, float) * 2**15) / 2**15
 
 
+def _framing(settings: Profile) -> tuple[int, int]:
+    """Window and hop of BSS Eval v4 in samples."""
+    evaluate, rate = settings.evaluate, settings.signal.sample_rate
+    return round(evaluate.window_seconds * rate), round(evaluate.hop_seconds * rate)
+
+
 def frame_slices(samples: int, settings: Profile) -> list[slice]:
     """The frames that museval cuts: whole windows, or one of all samples if there are fewer."""
     window, hop = _framing(settings)
     count = max(0, (samples - window + hop) // hop) or 1
     return [slice(place * hop, min(place * hop + window, samples)) for place in range(count)]
-
-
-def _framing(settings: Profile) -> tuple[int, int]:
-    """Window and hop of BSS Eval v4 in samples."""
-    evaluate, rate = settings.evaluate, settings.signal.sample_rate
-    return round(evaluate.window_seconds * rate), round(evaluate.hop_seconds * rate)
 
 
 def bss_eval_v4(
@@ -293,15 +287,8 @@ def _heard(
 def whole_sdr(references: np.ndarray, estimates: np.ndarray) -> np.ndarray:
     """Signal-to-distortion ratio over whole signals, without any filter or projection, in dB.
 
-    Parameters
-    ----------
-    references, estimates
-        ``(..., samples)``.
-
-    Returns
-    -------
-    numpy.ndarray
-        ``(...)``; NaN where the reference is silent, infinite above :data:`LIMIT`.
+    References and estimates ``(..., samples)`` give ``(...)``: NaN where the reference is silent,
+    infinite above :data:`LIMIT`.
     """
     references = np.asarray(references, float)
     power = (references**2).sum(axis=-1)
@@ -314,17 +301,8 @@ def si_sdr(references: np.ndarray, estimates: np.ndarray) -> np.ndarray:
     """Scale-invariant SDR (Le Roux et al. 2019), in dB; means are not removed.
 
     The reference is scaled to the estimate by least squares: ``alpha = <estimate, reference> /
-    |reference|^2``; the score is ``|alpha reference|^2 / |alpha reference - estimate|^2``.
-
-    Parameters
-    ----------
-    references, estimates
-        ``(..., samples)``.
-
-    Returns
-    -------
-    numpy.ndarray
-        ``(...)``; NaN where the reference or the estimate is silent, infinite above :data:`LIMIT`.
+    |reference|^2``; the score is ``|alpha reference|^2 / |alpha reference - estimate|^2``. Shapes
+    as in :func:`whole_sdr`; NaN where the estimate is silent, too.
     """
     references, estimates = np.asarray(references, float), np.asarray(estimates, float)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -399,7 +377,6 @@ METRICS = (
         PROTOCOL,
         {"SDR": "SDR v4", "ISR": "ISR v4", "SIR": "SIR v4", "SAR": "SAR v4"},
         bss_eval_v4,
-        "BSS Eval v4 (museval): frame by frame, all instruments against each other; gain counts.",
         aggregations=(MEDIAN, MEAN),
         further=False,
     ),
@@ -407,46 +384,37 @@ METRICS = (
         PROTOCOL_V3,
         {"SDR": "SDR v3", "SIR": "SIR v3", "SAR": "SAR v3"},
         bss_eval_v3,
-        "BSS Eval v3 (museval's bss_eval_sources), the paper's protocol: the whole track as one "
-        "frame; two sources, the target and the mixture minus it; gain and equalisation of an "
-        "estimate are not seen.",
         further=False,
     ),
     Metrics(
         SI_SDR,
         {"SDR": "SI-SDR"},
         lambda mixture, references, estimates, _: si_sdr(references, estimates),
-        "SI-SDR (Le Roux et al. 2019): the reference scaled to the estimate before their ratio is "
-        "taken, so gain is not seen.",
     ),
     Metrics(
         PLAIN_SDR,
         {"SDR": "Plain SDR"},
         lambda mixture, references, estimates, _: whole_sdr(references, estimates),
-        "Plain SDR: energy of the reference over energy of the error, so gain is seen.",
     ),
+    # The accompaniment of each target: what is left when the target is taken out.
     Metrics(
         PLAIN_SDR,
         {"residual SDR": "Residual SDR"},
         lambda mixture, references, estimates, _: whole_sdr(
             mixture - references, mixture - estimates
         ),
-        "Residual SDR: plain SDR of the mixture minus estimate against the mixture minus target.",
     ),
+    # All estimates together against the mixture: are they consistent?
     Metrics(
         PLAIN_SDR,
         {"sum SDR": "Sum SDR"},
         lambda mixture, references, estimates, _: whole_sdr(mixture, estimates.sum(axis=0)),
-        "Sum SDR: plain SDR of all estimates together against the mixture; are they consistent?",
         targets=(MIXTURE,),
     ),
     Metrics(
         SILENCE,
         {"PES": "Predicted energy", "EPS": "Missed energy"},
         energy_at_silence,
-        "Predicted energy: of the estimate where its target is silent; missed energy: of the "
-        "target where the estimate is silent; over the mixture's energy in the same frame, not "
-        "below -80 dB (after Schulze-Forster et al. 2019).",
         aggregations=(SILENT_FRAMES,),
         higher_is_better=False,
         further=False,

@@ -1,11 +1,8 @@
 """Score tables read, described, and paired over tracks.
 
 The score table is long: one row per system, seed, track, target (instrument) and measure. Every
-statistic starts from it and shares three steps:
-
-1. :func:`track_scores` averages over seeds, so that tracks are the units of inference.
-2. :func:`paired_differences` pairs two systems track by track.
-3. :func:`difference_table` describes the paired differences.
+statistic starts from it: :func:`track_scores` averages over seeds, so that tracks are the units of
+inference, and :func:`paired_differences` pairs two systems track by track.
 
 The target ``"all"`` stands for a track's mean over its instruments.
 """
@@ -77,37 +74,32 @@ def load_scores(
     ConfigError
         If a required system or seed has no scores, or a table is damaged.
     """
-    folder = Path(folder)
-    remedy = f"run `make reproduce PROFILE={folder.parent.name}"
+    folder, wanted = Path(folder), None if seeds is None else [str(seed) for seed in seeds]
+    given = f" SEEDS='{' '.join(wanted)}'" if wanted else ""
+    remedy = f"run `make reproduce PROFILE={folder.parent.name}{given}`."
     found = {}
     for path in sorted(folder.glob("*-seed*.csv")):
         system, seed = path.stem.rsplit("-seed", 1)
-        if system in SYSTEMS and (
-            system not in TRAINED or seeds is None or seed in map(str, seeds)
-        ):
+        if system in SYSTEMS and (system not in TRAINED or wanted is None or seed in wanted):
             found[system, seed] = path
     for system in require:
         there = [seed for name, seed in found if name == system]
-        if not there:
-            raise ConfigError(f"No scores of {system} ({system}-seed*.csv) in scores; {remedy}`.")
-        for seed in (seeds or ()) if system in TRAINED else ():
-            if str(seed) not in there:
-                wanted = " ".join(map(str, seeds))
-                raise ConfigError(
-                    f"No scores of {system} with seed {seed} in scores; {remedy} SEEDS='{wanted}'`."
-                )
+        lacking = [seed for seed in wanted or () if seed not in there and system in TRAINED]
+        if lacking or not there:
+            which = f" with seed {lacking[0]}" if lacking else ""
+            raise ConfigError(f"No scores of {system}{which} in scores; {remedy}")
     if not found:
-        raise ConfigError(f"There are no scores (*-seed*.csv) in scores; {remedy}`.")
+        raise ConfigError(f"There are no scores (*-seed*.csv) in scores; {remedy}")
     frames = []
     for (system, seed), path in found.items():
         frame = read_scores(path)[list(SCORE_COLUMNS)]
         if set(frame["model"]) != {system} or {str(value) for value in frame["seed"]} != {seed}:
             raise damaged(path, f"it holds other scores than {system} with seed {seed}")
         frames.append(frame)
-    return _ordered(pd.concat(frames, ignore_index=True))
+    return ordered(pd.concat(frames, ignore_index=True))
 
 
-def _ordered(frame: pd.DataFrame) -> pd.DataFrame:
+def ordered(frame: pd.DataFrame) -> pd.DataFrame:
     """Rows in the study's order of systems, targets and metrics; what has no order comes first."""
     names = (*SYSTEMS, *TARGETS, *SDR_V4.entry.headings)
     order = {name: position for position, name in enumerate(names, start=1)}
@@ -144,14 +136,10 @@ def track_scores(scores: pd.DataFrame, measure: Measure = SDR_V4) -> pd.DataFram
         If there are no scores of this measure.
     """
     grouped = measure.rows(scores).groupby(["model", "track", "target"], as_index=False)
-    return _ordered(
-        grouped.agg(
-            value=("value", "mean"),
-            seeds=("seed", "nunique"),
-            frames=("frames", "sum"),
-            undefined_frames=("undefined_frames", "sum"),
-        )
-    )
+    return ordered(grouped.agg(value=("value", "mean"), seeds=("seed", "nunique"), **_COUNTS))
+
+
+_COUNTS = {name: (name, "sum") for name in ("frames", "undefined_frames")}
 
 
 def over_instruments(tracks: pd.DataFrame) -> pd.DataFrame:
@@ -159,13 +147,9 @@ def over_instruments(tracks: pd.DataFrame) -> pd.DataFrame:
 
     An instrument without a score in a track is left out of that track's mean.
     """
-    grouped = tracks.groupby(["model", "track"], as_index=False).agg(
-        value=("value", "mean"),
-        seeds=("seeds", "max"),
-        frames=("frames", "sum"),
-        undefined_frames=("undefined_frames", "sum"),
-    )
-    return _ordered(grouped.assign(target=ALL)[tracks.columns.tolist()])
+    grouped = tracks.groupby(["model", "track"], as_index=False)
+    grouped = grouped.agg(value=("value", "mean"), seeds=("seeds", "max"), **_COUNTS)
+    return ordered(grouped.assign(target=ALL)[tracks.columns.tolist()])
 
 
 def summary(
@@ -194,10 +178,9 @@ def summary(
         mean=("value", "mean"),
         std=("value", "std"),
         median=("value", "median"),
-        frames=("frames", "sum"),
-        undefined_frames=("undefined_frames", "sum"),
+        **_COUNTS,
     )
-    return defined(_ordered(grouped), measure, after="target")
+    return defined(ordered(grouped), measure, after="target")
 
 
 def defined(table: pd.DataFrame, measure: Measure, *, after: str) -> pd.DataFrame:
@@ -258,7 +241,7 @@ def paired_differences(
         .mean()
         .assign(target=ALL)
     )
-    return _ordered(pd.concat([mean[columns], pairs[columns]], ignore_index=True))
+    return ordered(pd.concat([mean[columns], pairs[columns]], ignore_index=True))
 
 
 def bootstrap_interval(
@@ -295,39 +278,6 @@ def bootstrap_interval(
     return float(low), float(high)
 
 
-def difference_table(
-    scores: pd.DataFrame,
-    measure: Measure = SDR_V4,
-    *,
-    reference: str = "unet",
-    models: Sequence[str] | None = None,
-    confidence: float = 0.95,
-) -> pd.DataFrame:
-    """Paired differences per model and target, with bootstrap intervals of their mean.
-
-    With ``reference="mixture"`` the differences are improvements over the unprocessed mixture.
-
-    Returns
-    -------
-    pandas.DataFrame
-        Columns model, reference, target, metric, protocol, aggregation, tracks, undefined_tracks,
-        mean, std, median, ci_low, ci_high, tracks_better (than the reference).
-    """
-    pairs = paired_differences(scores, measure, reference=reference, models=models)
-    sign = 1 if measure.entry.higher_is_better else -1
-    rows = []
-    for (model, target), group in pairs.groupby(["model", "target"], sort=False):
-        values = group["difference"].dropna().to_numpy()
-        low, high = bootstrap_interval(values, confidence=confidence)
-        row = {"model": model, "reference": reference, "target": target, "tracks": len(values)}
-        row["undefined_tracks"] = len(group) - len(values)
-        row |= group["difference"].agg(["mean", "std", "median"]).to_dict()
-        row |= {"ci_low": low, "ci_high": high}
-        row["tracks_better"] = int((sign * values > 0).sum())
-        rows.append(row)
-    return defined(_ordered(pd.DataFrame(rows)), measure, after="target")
-
-
 def check_outcome(
     scores: pd.DataFrame,
     measure: Measure = SDR_V4,
@@ -354,12 +304,12 @@ def check_outcome(
         improvement, ideal_median (dB), improved_enough, high_enough, below_ideal, passed.
     """
     table = summary(scores, measure, by_target=True)
-    medians = table.set_index(["model", "target"])["median"]
+    medians = table.pivot_table(index="target", columns="model", values="median", dropna=False)
     for bound in ORACLES:
-        if bound not in medians.index.get_level_values("model"):
+        if bound not in medians:
             raise ConfigError(f"There are no scores of {bound} to hold the models against.")
     keys = ["model", "target", "metric", "protocol", "aggregation", "tracks", "median"]
-    rows = table.loc[table["model"].isin(TRAINED), keys].copy()
+    rows = table.loc[table["model"].isin(TRAINED), keys].reset_index(drop=True)
     rows["mixture_median"] = rows["target"].map(medians["mixture"])
     rows["improvement"] = rows["median"] - rows["mixture_median"]
     rows["ideal_median"] = rows["target"].map(medians["ideal_ratio_mask"])
@@ -367,4 +317,4 @@ def check_outcome(
     rows["high_enough"] = rows["median"] >= min_absolute
     rows["below_ideal"] = rows["median"] <= rows["ideal_median"]
     rows["passed"] = rows[["improved_enough", "high_enough", "below_ideal"]].all(axis=1)
-    return rows.reset_index(drop=True)
+    return rows

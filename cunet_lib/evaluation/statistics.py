@@ -19,6 +19,7 @@ References: Holm 1979; Phillips 1990, Power of the two one-sided tests procedure
 from __future__ import annotations
 
 import bisect
+import itertools
 import warnings
 from collections.abc import Sequence
 
@@ -27,9 +28,17 @@ import pandas as pd
 import scipy
 
 from cunet_lib.core.settings import ConfigError, Statistics
-from cunet_lib.core.systems import TRAINED
+from cunet_lib.core.systems import INSTRUMENTS, TRAINED
 from cunet_lib.evaluation.metrics import SDR_V4, Measure
-from cunet_lib.evaluation.scores import defined, difference_table, paired_differences, summary
+from cunet_lib.evaluation.scores import (
+    ALL,
+    bootstrap_interval,
+    defined,
+    ordered,
+    paired_differences,
+    summary,
+    track_scores,
+)
 
 EQUIVALENT = "equivalent"
 VERDICTS = (
@@ -41,6 +50,8 @@ VERDICTS = (
     "undecided",
 )
 """What :func:`verdict` can say."""
+
+PLACE = ["model", "target"]
 
 MOST_TRACKS = 10_000
 """Beyond this number, :func:`power_table` says that no number suffices."""
@@ -59,20 +70,11 @@ def seed_spread(
     """
     trained = scores[scores["model"].isin(TRAINED)]
     means = [summary(runs, measure, by_target=by_target) for _, runs in trained.groupby("seed")]
-    return _spread(means) if means else pd.DataFrame(columns=_SPREAD)
-
-
-_SPREAD = ["model", "target", "seeds", "seed_std"]
-
-
-def _spread(means: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """Standard deviation over seeds of one table of means per seed."""
-    spread = (
-        pd.concat(means)
-        .groupby(["model", "target"], as_index=False, sort=False)
-        .agg(seeds=("mean", "count"), seed_std=("mean", "std"))
-    )
-    return spread.loc[spread["seeds"] > 1, _SPREAD].reset_index(drop=True)
+    if not means:
+        return pd.DataFrame(columns=[*PLACE, "seeds", "seed_std"])
+    grouped = pd.concat(means).groupby(PLACE, sort=False)["mean"]
+    spread = grouped.agg(seeds="count", seed_std="std").reset_index()
+    return spread[spread["seeds"] > 1].reset_index(drop=True)
 
 
 def signed_rank(values: np.ndarray) -> float:
@@ -185,12 +187,15 @@ def comparison_table(
     all of its rows, and such a claim keeps its level without correction (Berger 1982); a row that
     is picked out afterwards does not.
 
+    With ``reference="mixture"`` the differences are improvements over the unprocessed mixture.
+
     Returns
     -------
     pandas.DataFrame
-        The columns of :func:`cunet_lib.evaluation.scores.difference_table` (confidence of the
-        interval 1 - alpha), then seeds, seed_std (dB, of the mean over tracks; only with several
-        seeds), margin_db, p_difference (corrected), p_equivalence, verdict.
+        Columns model, reference, target, metric, protocol, aggregation, tracks, undefined_tracks,
+        mean, std, median, ci_low, ci_high (bootstrap interval of the mean at level 1 - alpha; dB),
+        tracks_better (than the reference), seeds, seed_std (dB, of the mean over tracks; only with
+        several seeds), margin_db, p_difference (corrected), p_equivalence, verdict.
 
     Raises
     ------
@@ -198,40 +203,32 @@ def comparison_table(
         If there are no scores of the reference or of a model, or their tracks or seeds differ.
     """
     chosen = {"reference": reference, "models": models}
-    table = difference_table(scores, measure, **chosen, confidence=1 - statistics.alpha)
-    seeds = _seeds(scores, {reference, *table["model"]})
-    table["seeds"] = len(seeds)
-    if len(seeds) > 1:
-        means = []
-        for seed in seeds:
-            runs = scores[(scores["seed"] == seed) | ~scores["model"].isin(TRAINED)]
-            pairs = paired_differences(runs, measure, **chosen)
-            means.append(pairs.groupby(["model", "target"])["difference"].mean().rename("mean"))
-        spread = _spread([each.reset_index() for each in means])
-        table = table.merge(spread.drop(columns="seeds"), on=["model", "target"], how="left")
-    values = _values(scores, measure, chosen)
-    margin = statistics.margin_db
-    table["margin_db"] = margin
-    table["p_difference"] = holm([signed_rank(each) for each in values.values()])
-    table["p_equivalence"] = [equivalence(each, margin) for each in values.values()]
-    bounds = ["ci_low", "ci_high"] if measure.entry.higher_is_better else ["ci_high", "ci_low"]
-    sign = 1 if measure.entry.higher_is_better else -1
-    facts = zip(
-        *(sign * table[bound] for bound in bounds),
-        *(table["p_difference"], table["p_equivalence"]),
-        strict=True,
-    )
-    table["verdict"] = [verdict(*row, statistics.alpha) for row in facts]
-    return table
-
-
-def _values(scores: pd.DataFrame, measure: Measure, chosen: dict) -> dict[tuple, np.ndarray]:
-    """Differences ``(tracks,)`` without missing values by model and target, in tables' order."""
     pairs = paired_differences(scores, measure, **chosen)
-    return {
-        place: group["difference"].dropna().to_numpy()
-        for place, group in pairs.groupby(["model", "target"], sort=False)
-    }
+    seeds = _seeds(scores, {reference, *pairs["model"]})
+    runs = [scores[(scores["seed"] == s) | ~scores["model"].isin(TRAINED)] for s in seeds]
+    means = [
+        paired_differences(run, measure, **chosen).groupby(PLACE)["difference"].mean()
+        for run in (runs if len(seeds) > 1 else ())
+    ]
+    spread = pd.concat(means).groupby(level=PLACE).std() if means else None
+    margin, sign = statistics.margin_db, 1 if measure.entry.higher_is_better else -1
+    rows = []
+    for (model, target), group in pairs.groupby(PLACE, sort=False):
+        values = group["difference"].dropna().to_numpy()
+        low, high = bootstrap_interval(values, confidence=1 - statistics.alpha)
+        row = {"model": model, "reference": reference, "target": target, "tracks": len(values)}
+        row["undefined_tracks"] = len(group) - len(values)
+        row |= group["difference"].agg(["mean", "std", "median"]).to_dict()
+        row |= {"ci_low": low, "ci_high": high, "tracks_better": int((sign * values > 0).sum())}
+        row |= {"seeds": len(seeds)} | ({"seed_std": spread[model, target]} if means else {})
+        row |= {"margin_db": margin, "p_difference": signed_rank(values)}
+        rows.append({**row, "p_equivalence": equivalence(values, margin)})
+    table = ordered(pd.DataFrame(rows))
+    table["p_difference"] = holm(table["p_difference"])
+    bounds = np.sort(sign * table[["ci_low", "ci_high"]].to_numpy(), axis=1)
+    tests = table[["p_difference", "p_equivalence"]].to_numpy()
+    table["verdict"] = [verdict(*row, statistics.alpha) for row in np.hstack([bounds, tests])]
+    return defined(table, measure, after="target")
 
 
 def _seeds(scores: pd.DataFrame, systems: set[str]) -> list[int]:
@@ -323,10 +320,11 @@ def power_table(
         seeds (at hand), track_std_db, power (with these tracks), tracks_needed for
         ``statistics.power`` (missing where no number up to :data:`MOST_TRACKS` suffices).
     """
-    chosen = {"reference": reference, "models": models}
+    pairs = paired_differences(scores, measure, reference=reference, models=models)
     test = {"margin": statistics.margin_db, "alpha": statistics.alpha}
     rows = []
-    for (model, target), values in _values(scores, measure, chosen).items():
+    for (model, target), group in pairs.groupby(PLACE, sort=False):
+        values = group["difference"].dropna().to_numpy()
         spread = float(values.std(ddof=1)) if len(values) > 1 else float("nan")
         row = {"model": model, "reference": reference, "target": target}
         row |= {"margin_db": statistics.margin_db, "tracks": len(values)}
@@ -334,4 +332,63 @@ def power_table(
         row["power"] = equivalence_power(spread, len(values), **test)
         row["tracks_needed"] = tracks_needed(spread, power=statistics.power, **test)
         rows.append(row)
-    return defined(pd.DataFrame(rows), measure, after="target")
+    return defined(ordered(pd.DataFrame(rows)), measure, after="target")
+
+
+# ------------------------------------------------------------------------------ the authors' script
+
+
+def tukey_table(
+    scores: pd.DataFrame, statistics: Statistics, measure: Measure = SDR_V4
+) -> pd.DataFrame:
+    """Tukey's honestly significant difference (SciPy's) between trained systems, per instrument.
+
+    As in the analysis script that the paper's authors released (gabolsgabs/vunet,
+    ``visualizing_old.py``). Tracks are not paired here, so the spread between songs, which the
+    paired tests take out, hides differences.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Columns target, model, reference (an earlier system), metric, protocol, aggregation, tracks
+        (with a score by every system), mean (difference model minus reference), ci_low, ci_high
+        (level 1 - alpha; dB), p_difference (for the family of an instrument's pairs); missing
+        where fewer than 2 tracks are left.
+    """
+    tracks, rows = track_scores(scores, measure), []
+    systems = [system for system in TRAINED if system in set(tracks["model"])]
+    for target in INSTRUMENTS:
+        own = tracks[(tracks["target"] == target) & tracks["model"].isin(systems)]
+        wide = own.pivot_table(index="track", columns="model", values="value", dropna=False)
+        wide = wide.reindex(columns=systems).dropna()
+        values = np.full((4, len(systems), len(systems)), np.nan)
+        if len(wide) > 1 and len(systems) > 1:
+            test = scipy.stats.tukey_hsd(*wide.to_numpy().T)
+            bounds = test.confidence_interval(1 - statistics.alpha)
+            values = np.stack([test.statistic, bounds.low, bounds.high, test.pvalue])
+        for first, second in itertools.combinations(range(len(systems)), 2):
+            names = (target, systems[second], systems[first], len(wide))
+            rows.append((*names, *values[:, second, first]))
+    columns = ["target", "model", "reference", "tracks", "mean", "ci_low", "ci_high"]
+    table = pd.DataFrame(rows, columns=[*columns, "p_difference"])
+    return defined(table, measure, after="reference")
+
+
+def dedicated_and_conditioned(scores: pd.DataFrame, measure: Measure = SDR_V4) -> pd.DataFrame:
+    """Scores of each track by the dedicated U-Nets and by each C-U-Net, and how they correlate.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Columns model, target (instruments), track, dedicated, conditioned (dB), pearson_r (over the
+        tracks of that model and target); tracks where both have a score.
+    """
+    pairs = paired_differences(scores, measure).dropna(subset="difference")
+    pairs = pairs[pairs["target"] != ALL].rename(
+        columns={"reference_value": "dedicated", "value": "conditioned"}
+    )
+    both = pairs.groupby(PLACE)[["dedicated", "conditioned"]]
+    correlation = pd.Series({place: group.corr().iloc[0, 1] for place, group in both})
+    pairs = pairs.join(correlation.rename("pearson_r"), on=PLACE)
+    columns = [*PLACE, "track", "dedicated", "conditioned", "pearson_r"]
+    return pairs[columns].reset_index(drop=True)

@@ -1,9 +1,9 @@
 """Is a corpus what it should be? Every problem at once, by file, before anything is decoded.
 
 MUSDB18 comes as 150 ``.stem.mp4`` files, MUSDB18-HQ as 150 folders of five WAV files; both layouts
-are recognised, and a folder of one's own has either. Headers are read first, over all tracks; then
-short excerpts of every track whose headers are in order are decoded, to hear whether files are cut
-short and whether the stems add up to the mixture.
+are recognised, and a folder of one's own has either, or any of the stems in any format. Headers are
+read first, over all tracks; then short excerpts of every track whose headers are in order are
+decoded, to hear whether files are cut short and whether the stems add up to the mixture.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import shutil
 import socket
 import zipfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -24,13 +25,15 @@ from cunet_lib.core.hardware import cores
 from cunet_lib.core.processes import progress
 from cunet_lib.core.settings import ConfigError, Profile, printable
 from cunet_lib.preprocess.tracks import (
+    STEMS,
     SUBSETS,
     Source,
     corpus_root,
     find_sources,
+    mixed,
     open_stems,
+    read_mono,
     refuse,
-    stem_blocks,
 )
 from cunet_lib.signal.audio import SHORTAGE_SECONDS, AudioFile, ensure_ffmpeg
 
@@ -44,7 +47,7 @@ EXCERPT_PLACES = (0.25, 0.5, 1.0)
 
 SUM_LIMITS = {True: (3e-3, 0.05), False: (0.2, 0.5)}
 """Error of the stems' sum relative to the mixture (root of the ratio of energies, over a track's
-excerpts), by ``is_wav``: worth a remark, and a problem.
+excerpts), for WAV or FLAC, and for what ffmpeg decodes: worth a remark, and a problem.
 
 Five 16-bit files differ by rounding, below 1e-3 for any but the faintest music. AAC at 256 kbit/s
 codes each stream by itself, which leaves some hundredths over whole tracks; the recoded real
@@ -67,7 +70,7 @@ class Track:
     name, subset
         ``Artist - Title``; ``train`` or ``test``.
     seconds
-        Length of the mixture.
+        Length of its longest stem.
     size
         Bytes on disk.
     """
@@ -85,16 +88,19 @@ class Layout:
     Attributes
     ----------
     root
-        Folder that holds ``train`` and ``test``.
+        Folder that holds the tracks.
     format
-        ``"WAV folders"`` (MUSDB18-HQ) or ``"stem files"`` (MUSDB18).
+        ``"folders of stems"`` (MUSDB18-HQ, or one's own) or ``"stem files"`` (MUSDB18).
     tracks
         Train first, by name.
+    remarks
+        What is unusual, one line each.
     """
 
     root: Path
     format: str
     tracks: tuple[Track, ...]
+    remarks: tuple[str, ...] = ()
 
     def summary(self) -> str:
         """One line: format, tracks and minutes of each subset."""
@@ -112,8 +118,6 @@ def check_corpus(
 
     Parameters
     ----------
-    settings
-        Profile.
     sums
         Whether to decode excerpts too; without it only headers are read.
     report
@@ -122,21 +126,12 @@ def check_corpus(
     Raises
     ------
     ConfigError
-        One line per problem, each with its file and remedy; nothing has been changed then. Or as
-        :func:`cunet_lib.preprocess.tracks.corpus_root` and :func:`fetch_excerpts`.
+        As :func:`read_layout`, and nothing has been changed then; or as :func:`fetch_excerpts`.
     """
     if settings.data.source == "musdb7s":
         fetch_excerpts(corpus_root(settings))
-    layout, problems, sound = _read(settings)
-    remarks = list(_unusual_counts(settings, layout))
-    if sums and sound:
-        with ThreadPoolExecutor(cores()) as threads:
-            heard = threads.map(_listen, *zip(*sound, strict=True))
-            for about, wrong in progress(heard, "tracks checked", len(sound)):
-                remarks += about
-                problems += wrong
-    refuse(layout.root, problems)
-    for remark in remarks:
+    layout = read_layout(settings, sums=sums)
+    for remark in layout.remarks:
         report(f"remark: {printable(remark)}")
     if settings.data.source != "rendered":
         # The rendered corpus has a record of its own under this name.
@@ -145,55 +140,67 @@ def check_corpus(
     return layout
 
 
-def read_layout(settings: Profile) -> Layout:
-    """Check a corpus by names and headers alone.
+def read_layout(settings: Profile, *, sums: bool = False) -> Layout:
+    """Check a corpus by names and headers, with ``sums`` by excerpts too.
 
     Raises
     ------
     ConfigError
-        One line per problem, each with its file and remedy.
+        One line per problem, each with its file and remedy; or as
+        :func:`cunet_lib.preprocess.tracks.find_sources`.
     """
-    layout, problems, _ = _read(settings)
-    refuse(layout.root, problems)
-    return layout
-
-
-def _read(settings: Profile) -> tuple[Layout, list[str], list[tuple[Source, dict]]]:
-    """A corpus by names and headers, their problems, and the tracks without any (with headers)."""
     sources, problems = find_sources(settings)
-    # Whose folder it is decides its rate and channels.
-    wanted = () if settings.data.source == "folder" else (RATE, CHANNELS)
     with ThreadPoolExecutor(cores()) as threads:
-        headers = list(threads.map(lambda source: open_stems(source, *wanted), sources))
-    tracks, sound = [], []
-    for source, (stems, found) in zip(sources, headers, strict=True):
-        problems += found
-        if not found:
-            sound.append((source, stems))
-        mixture = stems.get("mixture")
-        seconds = mixture.frames / mixture.rate if mixture else 0.0
-        size = sum(path.stat().st_size for path in source.files if path.is_file())
-        tracks.append(Track(source.name, source.split, seconds, size))
-    form = "WAV folders" if any(source.is_wav for source in sources) else "stem files"
-    return Layout(corpus_root(settings), form, tuple(tracks)), problems, sound
+        headers = list(threads.map(lambda source: open_stems(source, RATE, CHANNELS), sources))
+        problems += [line for _, found in headers for line in found]
+        sound = [
+            (source, stems)
+            for source, (stems, found) in zip(sources, headers, strict=True)
+            if not found
+        ]
+        remarks = list(_unusual(settings, sources, [stems for _, stems in sound]))
+        if sums and sound:
+            heard = threads.map(_listen, *zip(*sound, strict=True))
+            for about, wrong in progress(heard, "tracks checked", len(sound)):
+                remarks += about
+                problems += wrong
+    refuse(corpus_root(settings), problems)
+    tracks = tuple(
+        Track(
+            source.name,
+            "test" if source.split == "test" else "train",
+            max(file.frames / file.rate for files in stems.values() for file in files),
+            sum(path.stat().st_size for path in {f.path for fs in stems.values() for f in fs}),
+        )
+        for source, stems in sound
+    )
+    form = "folders of stems" if any(each.is_folder for each in sources) else "stem files"
+    return Layout(corpus_root(settings), form, tracks, tuple(remarks))
 
 
-def _unusual_counts(settings: Profile, layout: Layout) -> Iterator[str]:
+def _unusual(settings: Profile, sources: list[Source], stems: list[dict]) -> Iterator[str]:
+    """Remarks on numbers of tracks, and on files of the user's own that are no stem, or lack."""
     data = settings.data
-    wanted = {
-        "rendered": {"train": data.train_tracks, "test": data.test_tracks},
-        "musdb18": {"train": 100, "test": 50},
-    }.get(data.source, {})
-    for subset, number in wanted.items():
-        found = sum(track.subset == subset for track in layout.tracks)
+    wanted = {"rendered": (data.train_tracks, data.test_tracks), "musdb18": (100, 50)}
+    for subset, number in zip(SUBSETS, wanted.get(data.source, ()), strict=False):
+        found = sum((source.split == "test") == (subset == "test") for source in sources)
         if found != number:
             yield (
                 f"{subset}: {found} tracks instead of {number}; "
                 "scores will not compare with those of the whole data set."
             )
+    if data.source != "folder" or not stems:
+        return
+    for stem in STEMS[1:]:
+        if lacking := sum(not each[stem] for each in stems):
+            yield f"{stem}: {lacking} of {len(stems)} tracks have none; it is silent there."
+    used = {path for source in sources for files in source.files().values() for path in files}
+    left = Counter(p.name for source in sources for p in source.sounds().values() if p not in used)
+    for name, number in sorted(left.items()):
+        yield f"{name} of {number} tracks is no stem of the study and left out; see data.stems."
 
 
-def _listen(source: Source, stems: dict[str, AudioFile]) -> tuple[list[str], list[str]]:
+def _listen(source: Source, stems: dict[str, list[AudioFile]]) -> tuple[list[str], list[str]]:
     """Decode excerpts of a track, the last of them its end, and add up their stems.
 
     Returns
@@ -201,30 +208,32 @@ def _listen(source: Source, stems: dict[str, AudioFile]) -> tuple[list[str], lis
     remarks, problems
         At most one line of either.
     """
-    mixture = stems["mixture"]
-    seconds = mixture.frames / mixture.rate
+    files = [file for each in stems.values() for file in each]
+    seconds = max(file.frames / file.rate for file in files)
     length = min(EXCERPT_SECONDS, seconds)
     error = energy = samples = 0.0
     # The stretches may overlap in a short track.
     for place in EXCERPT_PLACES:
+        # A multiple of 1/25 s is a whole number of samples at every usual rate.
+        start = int(25 * place * (seconds - length)) / 25
         try:
-            blocks = list(stem_blocks(source, stems, place * (seconds - length), length))
-            audio = np.concatenate(blocks, axis=1).astype(float)  # (stems, frames, channels)
-        except ConfigError as error:
-            return [], [str(error)]
-        except ValueError:  # no block at all
-            audio = np.zeros((len(stems), 0, 1))
-        if audio.shape[1] < (length - SHORTAGE_SECONDS) * mixture.rate:
-            return [], [f"{source.label} cannot be decoded to its end; copy or unpack it again."]
+            parts = {s: [read_mono(f, RATE, start, length) for f in fs] for s, fs in stems.items()}
+        except ConfigError as damage:
+            return [], [str(damage)]
+        read = [len(part) / RATE for each in parts.values() for part in each]
+        for file, heard in zip(files, read, strict=True):
+            if heard < min(length, file.frames / file.rate - start) - SHORTAGE_SECONDS:
+                return [], [f"{file.path} cannot be decoded to its end; copy or unpack it again."]
+        audio = mixed(parts).astype(float)
         error += float(np.sum((audio[0] - audio[1:].sum(axis=0)) ** 2))
         energy += float(np.sum(audio[0] ** 2)) + float(np.sum(audio[1:] ** 2))
         samples += audio[0].size
     # Mixture and stems count half each, so that a silent mixture is no way out.
     ratio = (error / (energy / 2)) ** 0.5 if energy > 0 else 0.0
-    remark, problem = SUM_LIMITS[source.is_wav]
+    remark, problem = SUM_LIMITS[all(file.decoder == "libsndfile" for file in files)]
     if ratio <= remark or (error / samples) ** 0.5 <= INAUDIBLE:
         return [], []
-    line = f"{source.label}: its stems miss the mixture by {ratio:.0%}"
+    line = f"{source.path}: its stems miss the mixture by {ratio:.0%}"
     if source.name in ERRATA:
         return [f"{line}, and no wonder: {ERRATA[source.name]}."], []
     if ratio <= problem:

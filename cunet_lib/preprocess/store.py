@@ -126,10 +126,9 @@ class Store:
         ConfigError
             If a file is missing or is not what was written.
         """
-        for split in splits:
-            for entry in self.split(split):
-                if not self._is_whole(entry):
-                    raise self._unusable(entry)
+        for entry in self.entries:
+            if entry.split in splits and not self._is_whole(entry):
+                raise self._unusable(entry)
 
     def _is_whole(self, entry: Entry) -> bool:
         path = self.folder / entry.file
@@ -178,14 +177,7 @@ def open_store(settings: Profile) -> Store:
 
 
 def build_store(settings: Profile, *, workers: int | None = None) -> Store:
-    """Decode, downmix, resample and index every track.
-
-    Parameters
-    ----------
-    settings
-        Profile; its data and signal sections decide what is stored.
-    workers
-        Processes; as many as :func:`cunet_lib.core.hardware.cores` if not given.
+    """Decode, downmix, resample and index every track, in as many processes as ``workers`` says.
 
     Raises
     ------
@@ -202,20 +194,21 @@ def build_store(settings: Profile, *, workers: int | None = None) -> Store:
     # A notebook whose runner was killed ends a second or two later.
     with locked(folder / ".lock", busy, seconds=10.0):
         remove_unfinished(folder)
-        sources = {_fingerprint(source, settings): source for source in list_sources(settings)}
+        code = code_hash("cunet_lib/signal", "cunet_lib/preprocess")
+        means = f"{settings.signal.model_dump_json()} {code}"
+        sources = {_fingerprint(source, means): source for source in list_sources(settings)}
         entries = _known(folder)
-        tasks = [
-            (source, fingerprint, settings)
-            for fingerprint, source in sources.items()
-            if fingerprint not in entries
-        ]
-        prepared = map_tracks(
-            _prepare, tasks, total=len(tasks), label="tracks prepared", workers=workers
-        )
-        entries |= {entry.source: entry for entry in prepared}
+        todo = [(each, key, settings) for key, each in sources.items() if key not in entries]
+        options = {"total": len(todo), "label": "tracks prepared", "workers": workers}
+        entries |= {entry.source: entry for entry in map_tracks(_prepare, todo, **options)}
         # A track that only moved between train and validation keeps its audio.
         found = [replace(entries[each], split=source.split) for each, source in sources.items()]
-        _write_index(folder, settings, found)
+        index = {
+            "signal": settings.signal.model_dump(),
+            "settings_hash": settings.section_hash("data", "signal"),
+            "tracks": [asdict(entry) for entry in found],
+        }
+        write_json(folder / INDEX, index)
         for path in folder.glob("*.npy"):
             if path.name not in {entry.file for entry in found}:
                 path.unlink()
@@ -231,17 +224,17 @@ def _known(folder: Path) -> dict[str, Entry]:
     return {entry.source: entry for entry in store.entries if store._is_whole(entry)}
 
 
-def _fingerprint(source: Source, settings: Profile) -> str:
-    code = code_hash("cunet_lib/signal", "cunet_lib/preprocess")
-    facts = [f"{settings.signal.model_dump_json()} {code} {source.name}"]
-    for path in source.files:
+def _fingerprint(source: Source, means: str) -> str:
+    """Of a track's files, and of what they are decoded by."""
+    facts = [f"{means} {source.name}"]
+    for stem, path in [(stem, path) for stem, each in source.files().items() for path in each]:
         try:
             status = path.stat()
         except OSError as error:
             raise ConfigError(
                 f"{path} cannot be read: {error.strerror}; copy or unpack it again."
             ) from error
-        facts.append(f"{path.name} {status.st_size} {status.st_mtime_ns}")
+        facts.append(f"{stem} {path.name} {status.st_size} {status.st_mtime_ns}")
     return hashlib.sha256("\n".join(facts).encode()).hexdigest()
 
 
@@ -261,13 +254,3 @@ def _prepare(source: Source, fingerprint: str, settings: Profile) -> Entry:
         sha256=digest,
         source=fingerprint,
     )
-
-
-def _write_index(folder: Path, settings: Profile, entries: list[Entry]) -> None:
-    index = {
-        "signal": settings.signal.model_dump(),
-        "settings_hash": settings.section_hash("data", "signal"),
-        "stems": list(STEMS),
-        "tracks": [asdict(entry) for entry in entries],
-    }
-    write_json(folder / INDEX, index)

@@ -7,8 +7,10 @@ refers to, take a file that is cut short for a shorter one, and hold all stems o
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -35,6 +37,11 @@ STEM_NUMBERS = {"mixture": 0, "drums": 1, "bass": 2, "other": 3, "vocals": 4}
 
 SUBSETS = ("train", "test")
 STEM_SUFFIX = ".stem.mp4"
+SUFFIXES = (".wav", ".flac", ".aif", ".aiff", ".m4a", ".mp3", ".ogg", ".opus")
+"""Files that are taken for audio; those whose header gives no length are then refused by name."""
+
+LEFT_BEHIND = ("@eaDir", "#recycle", "__MACOSX", "lost+found", "$RECYCLE.BIN")
+"""Folders that systems make beside people's; so are all names that begin with a dot."""
 
 CODEC_FRAME = 1024
 """Samples of an AAC frame: streams of one stem file may differ by the padding of the last one."""
@@ -50,19 +57,43 @@ class Source:
         ``Artist - Title``.
     split
         ``train``, ``valid`` or ``test``.
-    files
-        The files that hold it: five WAV files, or one ``.stem.mp4``.
+    path
+        A folder with a file per stem, or one ``.stem.mp4``.
+    stems
+        Of a track of the user's own: names of the files, without suffix, whose sum each stem is.
+        Any may be missing: it is silent, and a mixture is the sum of the others. None: five stems
+        in the layout of MUSDB18 or MUSDB18-HQ.
     """
 
     name: str
     split: str
-    files: tuple[Path, ...]
-    is_wav: bool
+    path: Path
+    stems: Mapping[str, tuple[str, ...]] | None = None
 
     @property
-    def label(self) -> Path:
-        """What people find of it on disk: its folder, or its stem file."""
-        return self.files[0].parent if self.is_wav else self.files[0]
+    def is_folder(self) -> bool:
+        """Whether each stem has a file, rather than a stream of one ``.stem.mp4``."""
+        return not self.path.name.endswith(STEM_SUFFIX)
+
+    def sounds(self) -> dict[str, Path]:
+        """Audio files of its folder by name without suffix, in lower case."""
+        with contextlib.suppress(OSError):  # whoever opens them says what is wrong
+            paths = (path for path in sorted(self.path.iterdir()) if path.name[0] != ".")
+            return {path.stem.lower(): path for path in paths if path.suffix.lower() in SUFFIXES}
+        return {}
+
+    def files(self) -> dict[str, list[Path]]:
+        """The files of each stem of :data:`STEMS`."""
+        if not self.is_folder:
+            return {stem: [self.path] for stem in STEMS}
+        found = self.sounds()
+        if self.stems is None:
+            return {stem: [found.get(stem, self.path / f"{stem}.wav")] for stem in STEMS}
+        names = {stem: self.stems.get(stem, (stem,)) for stem in STEMS}
+        return {
+            stem: [found[name.lower()] for name in each if name.lower() in found]
+            for stem, each in names.items()
+        }
 
 
 def corpus_root(settings: Profile) -> Path:
@@ -87,9 +118,6 @@ def corpus_root(settings: Profile) -> Path:
 def list_sources(settings: Profile) -> list[Source]:
     """All tracks with their split, in a fixed order.
 
-    Validation tracks are taken out of the train subset: those that the profile names, or as many
-    as it says, spread evenly over the sorted names.
-
     Raises
     ------
     ConfigError
@@ -97,61 +125,63 @@ def list_sources(settings: Profile) -> list[Source]:
     """
     sources, problems = find_sources(settings)
     refuse(corpus_root(settings), problems)
-    names = [source.name for source in sources if source.split == "train"]
-    valid = held_out(names, settings.data.validation)
-    return [
-        replace(source, split="valid")
-        if source.split == "train" and source.name in valid
-        else source
-        for source in sources
-    ]
+    return sources
 
 
 def find_sources(settings: Profile) -> tuple[list[Source], list[str]]:
     """Tracks of both subsets by names alone, train first, and a line for each problem of the names.
+
+    Validation tracks are taken out of the train subset: those that the profile names, or as many
+    as it says, spread evenly over the sorted names.
 
     Raises
     ------
     ConfigError
         If there is no such folder.
     """
-    root = corpus_root(settings)
+    root, data = corpus_root(settings), settings.data
     origin = {
         "rendered": "run the corpus notebook",
         "musdb7s": f"delete {root}, and it will be fetched again",
-    }.get(settings.data.source, "MUSDB must name the folder that holds train and test")
+    }.get(data.source, "MUSDB must name the folder that holds train and test")
     if not root.is_dir():
         raise ConfigError(f"There is no folder {root}; {origin}.")
-    sources, problems = [], []
+    stems = (data.stems or {}) if data.source == "folder" else None
+    problems = []
+    if data.test:
+        found = scan(root, "train", stems)
+        sources = [each for each in found if each.name not in data.test]
+        sources += [replace(each, split="test") for each in found if each.name in data.test]
+        problems += _unknown("data.test", data.test, found)
+    else:
+        sources = [each for subset in SUBSETS for each in scan(root / subset, subset, stems)]
     for subset in SUBSETS:
-        found = scan(root, subset)
-        sources += found
-        if not (root / subset).is_dir():
+        if not data.test and not (root / subset).is_dir():
             problems.append(f"{subset}: the folder is missing; {origin}.")
-        elif not found:
+        elif subset not in {source.split for source in sources}:
             problems.append(
                 f"{subset}: holds neither folders of WAV files nor *{STEM_SUFFIX} files; {origin}."
             )
-    train = [source.name for source in sources if source.split == "train"]
     problems += [
-        f"{source.label}: its name is no text in UTF-8; rename it."
+        f"{source.path}: its name is no text in UTF-8; rename it."
         for source in sources
         if source.name != source.name.encode("utf-8", "replace").decode()
     ]
-    wavs = sum(source.is_wav for source in sources)
-    if 0 < wavs < len(sources):
+    folders = sum(source.is_folder for source in sources)
+    if 0 < folders < len(sources):
         problems.append(
-            f"{len(sources) - wavs} *{STEM_SUFFIX} files and {wavs} folders are mixed; "
+            f"{len(sources) - folders} *{STEM_SUFFIX} files and {folders} folders are mixed; "
             "keep either MUSDB18 or MUSDB18-HQ in one place."
         )
-    twice = {source.name for source in sources if source.split == "test"}.intersection(train)
+    train = [source for source in sources if source.split == "train"]
+    twice = {each.name for each in sources if each.split == "test"} & {each.name for each in train}
     problems += [f"{name}: lies in train and in test; remove one." for name in sorted(twice)]
-    if train:
-        try:
-            held_out(train, settings.data.validation)
-        except ConfigError as error:
-            problems.append(f"train: {error}")
-    return sources, problems
+    valid, wrong = _held_out(train, data.validation)
+    split = [
+        replace(each, split="valid") if each.split == "train" and each.name in valid else each
+        for each in sources
+    ]
+    return split, problems + wrong
 
 
 def refuse(root: Path, problems: Sequence[str]) -> None:
@@ -162,152 +192,148 @@ def refuse(root: Path, problems: Sequence[str]) -> None:
         raise ConfigError(f"The corpus {root} has {many}:", *lines)
 
 
-def scan(root: Path, subset: str) -> list[Source]:
-    """Tracks of one folder, ``train`` or ``test``, as found; whether their files exist is not seen.
-
-    A folder is a track of five WAV files, a file ``*.stem.mp4`` a track of five streams; anything
-    else is no track.
-    """
-    folder = root / subset
+def scan(folder: Path, split: str, stems: Mapping | None = None) -> list[Source]:
+    """Tracks of a folder by name: each folder in it, and each file ``*.stem.mp4``."""
     sources = []
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-        if path.name.startswith("."):
+        if path.name.startswith(".") or path.name in LEFT_BEHIND:
             continue
-        if path.is_dir():
-            files = tuple(path / f"{stem}.wav" for stem in STEMS)
-            sources.append(Source(path.name, subset, files, True))
-        elif path.name.endswith(STEM_SUFFIX):
-            name = path.name.removesuffix(STEM_SUFFIX)
-            sources.append(Source(name, subset, (path,), False))
+        if path.is_dir() or path.name.endswith(STEM_SUFFIX):
+            sources.append(Source(path.name.removesuffix(STEM_SUFFIX), split, path, stems))
     return sources
 
 
-def held_out(names: Sequence[str], validation: int | Sequence[str]) -> set[str]:
-    """Names of the validation tracks among those of the train folder.
-
-    Raises
-    ------
-    ConfigError
-        If none would be left to train on, or a named track does not exist.
-    """
+def _held_out(
+    train: Sequence[Source], validation: int | Sequence[str]
+) -> tuple[set[str], list[str]]:
+    """Names of the validation tracks among those to train on, and a line if that cannot be."""
+    names, many = [source.name for source in train], len(train)
+    if not names:
+        return set(), []
     if isinstance(validation, int):
-        if validation >= len(names):
-            raise ConfigError(
-                f"data.validation = {validation} leaves no training track of {len(names)}; "
+        if validation >= many:
+            return set(), [
+                f"train: data.validation = {validation} leaves no training track of {many}; "
                 "lower it in the profile, or add tracks."
-            )
-        places = np.linspace(0, len(names), validation, endpoint=False).astype(int)
-        return {names[place] for place in places}
-    unknown = sorted(set(validation) - set(names))
-    if unknown:
-        raise ConfigError(
-            f"data.validation names tracks that do not exist: {', '.join(unknown)}; "
-            "add them, or name others in the profile."
-        )
+            ]
+        places = np.linspace(0, many, validation, endpoint=False).astype(int)
+        return {names[place] for place in places}, []
+    wrong = _unknown("train: data.validation", validation, train)
     if set(validation) == set(names):
-        raise ConfigError(f"data.validation names all {len(names)} tracks; leave some to train on.")
-    return set(validation)
+        wrong = [f"train: data.validation names all {many} tracks; leave some to train on."]
+    return set(validation), wrong
+
+
+def _unknown(setting: str, names: Sequence[str], sources: Sequence[Source]) -> list[str]:
+    """A line that names the tracks of a setting that do not exist."""
+    unknown = ", ".join(sorted(set(names) - {source.name for source in sources}))
+    remedy = "add them, or name others in the profile"
+    return [f"{setting} names tracks that do not exist: {unknown}; {remedy}."] if unknown else []
 
 
 def open_stems(
     source: Source, rate: int | None = None, channels: int | None = None
-) -> tuple[dict[str, AudioFile], list[str]]:
-    """Headers of a track's stems, and a line for each problem with them.
+) -> tuple[dict[str, list[AudioFile]], list[str]]:
+    """Headers of the files of each stem, and a line for each problem with them.
 
     Parameters
     ----------
     rate, channels
-        What all stems must have; what the mixture has if not given.
+        What all stems of MUSDB18 must have; what the mixture has if not given. Stems of a user's
+        own may differ in both, and in length: a shorter one is silent at its end.
     """
-    stems, problems = {}, []
-    if source.is_wav:
-        for stem, path in zip(STEMS, source.files, strict=True):
-            try:
-                stems[stem] = open_audio(path)
-            except ConfigError as error:
-                problems.append(str(error))
+    stems, problems = {stem: [] for stem in STEMS}, []
+    if source.is_folder:
+        for stem, paths in source.files().items():
+            for path in paths:
+                try:
+                    stems[stem].append(open_audio(path))
+                except ConfigError as error:
+                    problems.append(str(error))
     else:
-        stems, problems = _open_stem_file(source.files[0])
-    slack = 0 if source.is_wav else CODEC_FRAME
-    longest = max((file.frames for file in stems.values()), default=0)
-    for stem, file in stems.items():
-        like = stems.get("mixture", file)
+        problems = _open_stem_file(source.path, stems)
+    files = [(stem, file) for stem, each in stems.items() for file in each]
+    slack = 0 if source.is_folder else CODEC_FRAME
+    longest = max((file.frames for _, file in files), default=0)
+    for stem, file in files:
+        like = stems["mixture"][0] if stems["mixture"] else file
         name = f"{file.path}, {stem} (stream {file.streams[0]})," if file.streams else file.path
-        if file.rate != (wanted := rate or like.rate):
+        own = source.stems is not None
+        if not own and file.rate != (wanted := rate or like.rate):
             problems.append(f"{name} has {file.rate} Hz instead of {wanted}; resample it.")
-        if file.channels != (wanted := channels or like.channels):
+        if not own and file.channels != (wanted := channels or like.channels):
             number = "1 channel" if file.channels == 1 else f"{file.channels} channels"
             problems.append(f"{name} has {number} instead of {wanted}; take the original file.")
         if not 0 < file.frames <= LONGEST_SECONDS * file.rate:
-            problems.append(f"{name} holds no audio; copy or unpack it again.")
-        elif longest - file.frames > slack:
+            lossy = file.path.suffix.lower() in (".mp3", ".ogg", ".opus")
+            told = "is no WAV or FLAC; convert it" if lossy else "holds no audio; copy it again"
+            problems.append(f"{name} {told}.")
+        elif not own and longest - file.frames > slack:
             problems.append(
                 f"{name} is {longest - file.frames} samples shorter than the longest stem; "
                 "copy or unpack it again."
             )
+    if not any(stems[name] for name in INSTRUMENTS) and not problems:
+        problems.append(
+            f"{source.path}: no file in it is named after a stem ({', '.join(INSTRUMENTS)}); "
+            "say in the profile which files are which, in data.stems."
+        )
     return stems, problems
 
 
-def _open_stem_file(path: Path) -> tuple[dict[str, AudioFile], list[str]]:
+def _open_stem_file(path: Path, stems: dict[str, list[AudioFile]]) -> list[str]:
+    """Add the streams of a MUSDB18 stem file to the stems; returns problems."""
     try:
         if not path.stat().st_size:
             raise ValueError("an empty file")
         found = probe(path, *MOV)["streams"]
         audio = {int(each["index"]): each for each in found if each["codec_type"] == "audio"}
-        stems = {
-            stem: replace(
-                from_stream(path, audio[STEM_NUMBERS[stem]]), streams=(STEM_NUMBERS[stem],)
-            )
-            for stem in STEMS
-            if STEM_NUMBERS[stem] in audio
-        }
+        for stem, number in STEM_NUMBERS.items():
+            if number in audio:
+                stems[stem] = [replace(from_stream(path, audio[number]), streams=(number,))]
     except ConfigError as error:
-        return {}, [str(error)]
+        return [str(error)]
     except (OSError, ValueError, LookupError, TypeError):
-        return {}, [f"{path} cannot be read as a MUSDB18 stem file; copy or unpack it again."]
-    missing = [f"{stem} ({number})" for stem, number in STEM_NUMBERS.items() if stem not in stems]
-    if missing:
-        lacks = f"lacks the audio streams {', '.join(missing)}"
-        return stems, [f"{path} {lacks}; copy or unpack it again."]
-    return stems, []
+        return [f"{path} cannot be read as a MUSDB18 stem file; copy or unpack it again."]
+    lacking = [f"{stem} ({number})" for stem, number in STEM_NUMBERS.items() if not stems[stem]]
+    lacks = f"lacks the audio streams {', '.join(lacking)}"
+    return [f"{path} {lacks}; copy or unpack it again."] if lacking else []
 
 
-def stem_blocks(
-    source: Source, stems: dict[str, AudioFile], start: float = 0.0, seconds: float | None = None
-) -> Iterator[np.ndarray]:
-    """Blocks of a track: its stems side by side, ``(5, frames, channels)`` float32.
+def read_mono(
+    file: AudioFile, rate: int, start: float = 0.0, seconds: float | None = None
+) -> np.ndarray:
+    """A file, or a stretch of it, as ``(samples,)`` float32 at a rate.
 
-    Parameters and errors are those of :meth:`cunet_lib.signal.audio.AudioFile.blocks`; ``stems`` is
-    what :func:`open_stems` found without problems.
+    Channels are averaged, then resampled with soxr at its high quality. Errors are those of
+    :meth:`cunet_lib.signal.audio.AudioFile.blocks`.
     """
-    files = list(stems.values())
-    if source.is_wav:
-        try:
-            for block in zip(*(file.blocks(start, seconds) for file in files), strict=True):
-                yield np.stack(block)
-        except ConfigError:
-            raise
-        except ValueError as error:  # only a format other than WAV keeps its length to itself
-            raise ConfigError(
-                f"The stems of {source.label} differ in length; copy or unpack it again."
-            ) from error
-        return
-    # All streams in one pass of ffmpeg, which ends with the shortest.
-    channels = files[0].channels
-    merged = replace(
-        files[0],
-        channels=channels * len(files),
-        frames=min(file.frames for file in files),
-        streams=tuple(STEM_NUMBERS[stem] for stem in STEMS),
-    )
-    for block in merged.blocks(start, seconds):
-        yield block.reshape(len(block), len(files), channels).transpose(1, 0, 2)
+    if start * file.rate >= file.frames:
+        return np.zeros(0, np.float32)
+    audio = np.concatenate([downmix(block) for block in file.blocks(start, seconds)])
+    return soxr.resample(audio, file.rate, rate, quality="HQ")
+
+
+def mixed(parts: Mapping[str, Sequence[np.ndarray]]) -> np.ndarray:
+    """Stems ``(5, samples)`` float32 in the order of :data:`STEMS`, as long as the longest part.
+
+    A stem is the sum of its parts ``(samples,)``, silence without any; a mixture without parts is
+    the sum of the other stems.
+    """
+    length = max(len(part) for each in parts.values() for part in each)
+    stems = [
+        functools.reduce(np.add, [np.pad(part, (0, length - len(part))) for part in parts[stem]])
+        if parts[stem]
+        else np.zeros(length, np.float32)
+        for stem in STEMS
+    ]
+    if not parts["mixture"]:
+        stems[0] = np.sum(stems[1:], axis=0)
+    return np.stack(stems)
 
 
 def decode(source: Source, sample_rate: int) -> np.ndarray:
     """Mono stems of a track at the study rate.
-
-    Channels are averaged, then resampled with soxr at its high quality.
 
     Returns
     -------
@@ -317,18 +343,10 @@ def decode(source: Source, sample_rate: int) -> np.ndarray:
     Raises
     ------
     ConfigError
-        If the stems differ in length or rate, are empty or cut short, hold values that are not
-        finite, or cannot be read. Streams of a stem file that differ by less than a frame of the
-        codec are cut to the shortest.
+        If the stems of MUSDB18 differ in length or rate, or any is empty or cut short, holds values
+        that are not finite, or cannot be read.
     """
     stems, problems = open_stems(source)
     if problems:
         raise ConfigError(problems[0])
-    blocks = [np.stack([downmix(part) for part in block]) for block in stem_blocks(source, stems)]
-    rate = stems["mixture"].rate
-    return np.stack(
-        [
-            soxr.resample(np.concatenate(stem), rate, sample_rate, quality="HQ")
-            for stem in zip(*blocks, strict=True)
-        ]
-    )
+    return mixed({s: [read_mono(file, sample_rate) for file in f] for s, f in stems.items()})

@@ -41,18 +41,15 @@ from cunet_lib.report.records import (
 )
 from cunet_lib.signal.spectral import decibels, stft
 
-# Two blues, two oranges, and more for further variants.
-_COLOURS = ("#56B4E9", "#0067A8", "#F0A830", "#B8400E", "#9C6ADE", "#1B7F5C", "#D2557F", "#6B5B00")
-
 SYSTEM_COLOURS = {
     "mixture": "#B5B5B5",
     "unet": "#1A1A1A",
-    **dict(zip(VARIANTS, _COLOURS, strict=False)),
+    **{name: variant.colour for name, variant in VARIANTS.items()},
     "ideal_ratio_mask": "#6E6E6E",
 }
 """Grey for bounds, black for the dedicated U-Nets, colours for the C-U-Nets."""
 
-SYSTEM_MARKERS = {"unet": "s", **dict(zip(VARIANTS, "oD^vPX<>", strict=False))}
+SYSTEM_MARKERS = {"unet": "s", **{name: variant.marker for name, variant in VARIANTS.items()}}
 
 INSTRUMENT_COLOURS = {
     "bass": "#332288",
@@ -441,3 +438,34 @@ def spectrograms(settings: Profile) -> Figure:
     )
     # Twenty-four pictures: at full resolution the files would be several megabytes.
     return Figure("spectrograms", fig, caption, dpi=110)
+
+
+# ------------------------------------------------------------------------------ tracks
+
+
+@drawn
+def dedicated_against_conditioned(
+    settings: Profile, scores: pd.DataFrame, pairs: pd.DataFrame
+) -> Figure:
+    """Each track's score by a C-U-Net against that by the dedicated U-Net, per instrument.
+
+    ``pairs`` is what :func:`cunet_lib.evaluation.statistics.dedicated_and_conditioned` gives.
+    """
+    fig, axes = subplots(1, len(INSTRUMENTS), size=(9, 3.4), sharex=True, sharey=True)
+    for ax, target in zip(axes[0], INSTRUMENTS, strict=True):
+        ax.axline((0, 0), slope=1, color="#888888", linewidth=0.8, zorder=0)
+        shown = pairs[pairs["target"] == target]
+        for model, group in shown.groupby("model", sort=False):
+            look = {"color": SYSTEM_COLOURS[model], "marker": SYSTEM_MARKERS[model], "s": 16}
+            ax.scatter(group["dedicated"], group["conditioned"], label=LABELS[model], **look)
+        r = shown.groupby("model")["pearson_r"].first()
+        ax.set_title(f"{target}: r {r.min():.2f} to {r.max():.2f}" if len(r) else f"{target}: n/a")
+    fig.supxlabel("SDR v4 of the dedicated U-Net (dB)", fontsize=9)
+    axes[0, 0].set_ylabel("SDR v4 of the C-U-Net (dB)")
+    handles = dict(zip(*reversed(axes[0, 0].get_legend_handles_labels()), strict=True))
+    fig.legend(handles.values(), handles, loc="outside upper center", ncols=4, frameon=False)
+    caption = (
+        "Scores of each test track by C-U-Nets against those by dedicated U-Nets, with Pearson's r "
+        f"per model (least and most); line: equal scores. {basis(settings, scores)}"
+    )
+    return Figure("dedicated_against_conditioned", fig, caption)

@@ -495,3 +495,28 @@ def excerpt_table(settings: Profile, excerpt: pd.DataFrame) -> Table:
     )
     frame = excerpt.rename(columns={"value": "sdr_whole_excerpt_db"})
     return Table("excerpt", frame, display, caption)
+
+
+def tukey_table(settings: Profile, scores: pd.DataFrame) -> Table:
+    """Tukey's test between trained systems, as the paper's authors ran it on theirs."""
+    frame = inference.tukey_table(scores, settings.statistics)
+    bounds = frame[["mean", "ci_low", "ci_high"]].map("{:+.2f}".format)
+    display = (
+        pd.DataFrame(
+            {
+                "Instrument": frame["target"],
+                "Model": frame["model"].map(LABELS),
+                "Minus": frame["reference"].map(LABELS),
+                "Difference of SDR v4, dB": bounds["mean"],
+                "Interval": bounds["ci_low"] + " to " + bounds["ci_high"],
+                "p": frame["p_difference"].map("{:.3f}".format),
+            }
+        )
+        .replace(r"[+]nan", "n/a", regex=True)
+        .replace("nan", "n/a")
+    )
+    caption = (
+        "Tukey's HSD between the trained systems, per instrument, over test tracks that are not "
+        f"paired. {basis(settings, scores)}"
+    )
+    return Table("tukey", frame, display, caption)

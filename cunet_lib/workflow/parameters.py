@@ -59,7 +59,33 @@ def check_parameters(path: Path, parameters: Mapping[str, Any]) -> dict[str, Any
         If the notebook has no parameter of that name, or the value is of another type or none of
         the choices.
     """
+    check_variants()
     return _checked(notebook_parameters(path), parameters, path.stem)
+
+
+def check_variants() -> None:
+    """Refuse a variant whose control network, film or placement the models do not have.
+
+    The names are read from the text of ``models/film.py``: importing it takes Keras' seconds, and
+    a study should not render its corpus before it is refused.
+
+    Raises
+    ------
+    ConfigError
+        One sentence that names the variant and what there is.
+    """
+    known = {"film": ("simple", "complex")}
+    for node in ast.parse((ROOT / "cunet_lib/models/film.py").read_text(encoding="utf-8")).body:
+        if isinstance(getattr(node, "value", None), ast.Dict):
+            table = ast.unparse(node.target if isinstance(node, ast.AnnAssign) else node.targets[0])
+            known[table.lower().rstrip("s")] = [ast.literal_eval(key) for key in node.value.keys]
+    for name, variant in VARIANTS.items():
+        for part in ("control", "film", "placement"):
+            if (value := getattr(variant, part)) not in known[part]:
+                raise ConfigError(
+                    f"Variant {name} of cunet_lib/core/systems.py has the {part} {value!r}; "
+                    f"there are: {', '.join(known[part])}."
+                )
 
 
 def check_injected(history: Sequence[str] | None = None) -> None:

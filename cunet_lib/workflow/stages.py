@@ -192,7 +192,8 @@ def fingerprint(stage: Stage, settings: Profile) -> str:
 
     These are the code cells and parameters of its notebook; the settings; the code that it imports,
     and what that imports, without comments and docstrings; and its inputs: the main results of
-    earlier stages and their fingerprints, or the names and sizes of the files of MUSDB18.
+    earlier stages and their fingerprints, or the names and sizes of the files of MUSDB18
+    or of a folder of one's own.
     """
     sources = [text for text, tags in code_cells(stage.source) if "parameters" not in tags]
     code, names = zip(*map(_parsed, sources), strict=True) if sources else ((), ())
@@ -204,7 +205,7 @@ def fingerprint(stage: Stage, settings: Profile) -> str:
         "code": used_code(set().union(*names)),
         "inputs": {name: _input(parse_stage(name), settings) for name in stage.inputs()},
     }
-    if stage.notebook == "00_corpus" and settings.data.source == "musdb18":
+    if stage.notebook == "00_corpus" and settings.data.source in ("musdb18", "folder"):
         root = Path(os.environ.get("CUNET_MUSDB") or ".").expanduser()
         found = sorted(path for path in root.glob("*/**/*") if path.is_file())
         facts["files"] = [(str(path.relative_to(root)), path.stat().st_size) for path in found]
