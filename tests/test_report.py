@@ -19,7 +19,7 @@ import soundfile
 from made_up import LEVELS, write_study
 
 from cunet_lib.core.settings import ROOT, ConfigError, load_profile
-from cunet_lib.core.systems import INSTRUMENTS, MODELS, TRAINED, VARIANTS
+from cunet_lib.core.systems import INSTRUMENTS, MODELS, TRAINED
 from cunet_lib.evaluation import statistics as inference
 from cunet_lib.evaluation.metrics import PROTOCOL_V3, SDR_V3, SDR_V4
 from cunet_lib.evaluation.scores import load_scores, summary
@@ -28,11 +28,11 @@ from cunet_lib.report import figures, records, tables, verify
 
 TABLES = {
     *("models", "training", "scores_overall", "scores_by_instrument", "outcome", "differences"),
-    *("differences_v3", "power", "further_scores", "silence", "ablation", "excerpt"),
+    *("further_scores", "silence", "ablation", "excerpt"),
 }
 FIGURES = {
     *("architecture", "training_curves", "scores_by_instrument", "scores_against_parameters"),
-    *("paired_differences", "film_parameters", "spectrograms"),
+    *("differences", "film_parameters", "spectrograms"),
 }
 
 
@@ -60,7 +60,7 @@ def test_captions_are_two_sentences_that_name_data_and_tracks(study):
         assert study.settings.title in caption, name
         if name != "excerpt":  # that one is real music
             assert "not comparable with MUSDB18 figures" in caption, name
-        if re.search("score|difference|outcome|power|silence|ablation", name):
+        if re.search("score|difference|outcome|silence|ablation", name):
             assert "5 test tracks, 8192 Hz mono, seed 0" in caption, name
 
 
@@ -81,7 +81,7 @@ def test_no_axis_or_column_says_sdr_without_its_protocol(study):
     scores = (study.settings, study.scores)
     for figure in (
         figures.scores_by_instrument(*scores),
-        figures.paired_differences(*scores),
+        figures.differences(*scores, study.differences.frame),
         figures.scores_against_parameters(*scores, study.runs),
     ):
         assert any("SDR v4" in text for text in texts(figure.canvas))
@@ -94,7 +94,7 @@ def test_no_axis_or_column_says_sdr_without_its_protocol(study):
 
 def test_tables_are_saved_with_full_precision_and_shown_as_text(tmp_path):
     frame = pd.DataFrame({"model": ["a_b", "c|d & e"], "value": [1 / 3, -0.001]})
-    shown = frame.assign(value=tables.texts(frame["value"]))
+    shown = records.lay_out(frame, {"model": "{model}", "value": "{value:.2f}"})
     tables.Table("small", frame, shown, "A caption of 100 %: a_b.").save(tmp_path)
     assert pd.read_csv(tmp_path / "small.csv")["value"].tolist() == frame["value"].tolist()
     markdown = (tmp_path / "small.md").read_text()
@@ -119,29 +119,24 @@ def test_tables_in_notebooks_escape_names_and_know_what_to_sort_by():
 def test_equal_tables_and_figures_give_equal_bytes(study, tmp_path):
     for folder in ("one", "two"):
         tables.outcome_table(study.settings, study.scores).save(tmp_path / folder)
-        figures.paired_differences(study.settings, study.scores).save(tmp_path / folder)
+        table = study.differences.frame
+        figures.differences(study.settings, study.scores, table).save(tmp_path / folder)
         drawing.architecture(study.settings, study.runs, "cnn_simple").save(tmp_path / folder)
     files = sorted(path.name for path in (tmp_path / "one").iterdir())
     assert len(files) == 9
     for name in files:
         first, second = ((tmp_path / folder / name).read_bytes() for folder in ("one", "two"))
         assert first == second, name
-    svg = (tmp_path / "one" / "paired_differences.svg").read_text()
+    svg = (tmp_path / "one" / "differences.svg").read_text()
     assert "<title>Mean differences over test tracks" in svg
     assert "dc:date" not in svg and "Matplotlib v" not in svg
 
 
-@pytest.mark.parametrize("name", ["../up", "a b", "", "a/b", None])
-def test_names_that_are_no_file_names_and_empty_captions_are_refused(tmp_path, name):
-    name, caption, words = (
-        (name, "caption", "may hold") if name is not None else ("a", " ", "needs")
-    )
-    frame = pd.DataFrame({"a": [1]})
-    with pytest.raises(ConfigError, match=words):
-        tables.Table(name, frame, frame, caption).save(tmp_path)
-    with pytest.raises(ConfigError, match=words):
-        figures.Figure(name, figures.Canvas(), caption).save(tmp_path)
-    assert list(tmp_path.iterdir()) == []
+def test_cells_are_filled_as_readers_expect():
+    frame = pd.DataFrame({"model": ["unet"], "target": ["all"], "x": [-0.001], "n": [float("nan")]})
+    cells = {"a": "{model!l}", "b": "{target!l}", "c": "{x:.2f} ({n:+.1f})", "d": "{x:p}"}
+    (row,) = records.lay_out(frame, cells).to_numpy().tolist()
+    assert row == ["Dedicated U-Nets", "all (mean)", "0.00 (n/a)", "<0.001"]
 
 
 # ------------------------------------------------------------------------------ tables
@@ -271,8 +266,9 @@ def test_several_seeds_are_averaged_and_their_spread_is_shown(fresh):
     add_seed(fresh, 1, 1.0)
     add_seed(fresh, 2, 2.0)
     one, several = (load_scores(fresh.paths.scores, seeds=seeds) for seeds in ((0,), (0, 1, 2)))
-    for make in (tables.scores_table, tables.differences_table, tables.power_table):
-        words = " ".join([*make(fresh, one).frame, *make(fresh, one).display])
+    for make in (tables.scores_table, tables.differences_table):
+        table = make(fresh, one)
+        words = " ".join([*table.frame, *table.display])
         assert "seed_std" not in words and "ver seeds" not in words
     table = tables.scores_table(fresh, several)
     assert "mean over seeds 0, 1 and 2" in table.caption
@@ -285,36 +281,32 @@ def test_several_seeds_are_averaged_and_their_spread_is_shown(fresh):
         spread = table.frame.set_index("model")[f"sdr_{version}_seed_std_db"]
         assert spread["unet"] == pytest.approx(1.0) and spread["cnn_simple"] == pytest.approx(2.0)
         shown = table.display.set_index("Model")[f"SDR {version} over seeds, dB"]
-        assert (shown["Dedicated U-Nets"], shown["Mixture"]) == ("± 1.00", "-")
+        assert (shown["Dedicated U-Nets"], shown["Mixture"]) == ("± 1.00", "± n/a")
     spread = tables.differences_table(fresh, several).frame.groupby("model")
     assert spread["difference_seed_std_db"].first()["cnn_simple"] == pytest.approx(1.0)
-    assert figures.paired_differences(fresh, several).caption
 
 
 def test_differences_are_tested_by_each_protocol(study):
     scores = study.scores.copy()
     chosen = (scores["protocol"] == PROTOCOL_V3) & (scores["model"] == "cnn_simple")
     scores.loc[chosen & (scores["metric"] == "SDR"), "value"] += 20.0
-    v4 = tables.differences_table(study.settings, scores)
-    v3 = tables.differences_table(study.settings, scores, measure=SDR_V3)
-    assert (v4.name, v3.name) == ("differences", "differences_v3")
-    assert list(v3.frame) == list(v4.frame) and v4.display.columns[-1] == "Verdict"
-    assert set(v4.display["Verdict"]) <= set(inference.VERDICTS)
+    table = tables.differences_table(study.settings, scores)
+    assert set(table.display["Verdict"]) <= set(inference.VERDICTS)
+    assert table.display["Protocol"].tolist() == ["SDR v4", "SDR v3"] * 20
+    v4, v3 = (table.frame[table.frame["protocol"] == m.protocol] for m in (SDR_V4, SDR_V3))
     expected = inference.comparison_table(scores, study.settings.statistics, SDR_V3)
-    assert v3.frame["verdict"].tolist() == expected["verdict"].tolist()
+    assert v3["verdict"].tolist() == expected["verdict"].tolist()
     # Only the shifted protocol, metric and model move.
-    shifted = v3.frame.set_index("model")["difference_mean_db"]
+    shifted = v3.set_index("model")["difference_mean_db"]
     assert (shifted["cnn_simple"] > 10).all() and (shifted["dense_simple"] < 10).all()
-    assert (v4.frame["difference_mean_db"] < 10).all()
-    assert "Difference of SDR v3, dB" in v3.display and "BSS Eval v3" in v3.caption
+    assert (v4["difference_mean_db"] < 10).all()
 
 
-def test_power_table_says_how_many_tracks_would_do(study):
-    table = tables.power_table(study.settings, study.scores)
-    assert table.display["Tracks needed"].str.replace(",", "").astype(int).max() > 4
+def test_differences_say_how_many_tracks_would_do(study):
+    needed = study.differences.display["Tracks needed"]
+    assert needed.str.replace(",", "").astype(int).max() > 4
     one = study.scores[study.scores["track"] == study.scores["track"].iloc[0]]
-    few = tables.power_table(study.settings, one)
-    assert set(few.display["Power"]) == set(few.display["Tracks needed"]) == {"n/a"}
+    assert set(tables.differences_table(study.settings, one).display["Tracks needed"]) == {"n/a"}
 
 
 def test_infinite_scores_do_not_stop_the_tables(study, tmp_path):
@@ -329,9 +321,10 @@ def test_infinite_scores_do_not_stop_the_tables(study, tmp_path):
 def test_an_instrument_that_is_silent_everywhere_is_n_a_in_every_table_and_figure(study):
     scores = study.scores.copy()
     scores.loc[scores["target"] == "vocals", "value"] = float("nan")
-    makers = (tables.differences_table, tables.outcome_table, tables.power_table)
-    makers += (tables.further_table, tables.silence_table)
-    for make in (*makers, figures.scores_by_instrument, figures.paired_differences):
+    differences = tables.differences_table(study.settings, scores)
+    assert figures.differences(study.settings, scores, differences.frame).caption
+    makers = (tables.outcome_table, tables.further_table, tables.silence_table)
+    for make in (*makers, figures.scores_by_instrument):
         assert make(study.settings, scores).caption
     shown = tables.scores_table(study.settings, scores, by_instrument=True).display
     vocals = shown[shown["Instrument"] == "vocals"]
@@ -389,27 +382,26 @@ def test_every_track_is_a_point_in_the_score_figure(study):
         assert sorted(points) == pytest.approx(sorted(values))
 
 
-def test_title_counts_what_is_significant(study):
-    scores = study.scores.copy()
-    scores.loc[scores["model"].isin(VARIANTS), "value"] += 100.0
-    # Five tracks are too few for any verdict after correction, twenty are not.
-    more = pd.concat(
-        scores.assign(track=scores["track"] + f" {copy}", value=scores["value"] + 0.1 * copy)
-        for copy in range(4)
+def test_titles_and_full_markers_count_what_is_confirmed(study):
+    table = study.differences.frame.assign(verdict="undecided")
+    table.loc[(table["protocol"] == PROTOCOL_V3) & (table["target"] == "drums"), "verdict"] = (
+        "worse"
     )
-    for table, better in ((scores, 0), (more, 20)):
-        title = figures.paired_differences(study.settings, table).canvas.get_suptitle()
-        assert title == (
-            "Of 20 comparisons, significantly worse: 0 by v4, 0 by v3; "
-            f"better: {better} and {better}"
-        )
+    axes = figures.differences(study.settings, study.scores, table).canvas.axes
+    for ax, version, found in zip(axes, ("v4", "v3"), (0, 4), strict=True):
+        assert ax.get_title("left") == f"SDR {version}: {found} of 20 differences confirmed"
+        points = [line for line in ax.lines if len(line.get_xdata()) == 1]
+        assert len(points) == 20
+        assert sum(line.get_markerfacecolor() != "white" for line in points) == found
+    rows = table[table["protocol"] == PROTOCOL_V3]
+    shown = [line.get_xdata()[0] for line in points]
+    assert sorted(shown) == pytest.approx(sorted(rows["difference_mean_db"]))
 
 
 def test_parameter_figure_counts_the_unets_four_times(study):
     figure = figures.scores_against_parameters(study.settings, study.scores, study.runs)
     labels = [text.get_text() for text in figure.canvas.legends[0].get_texts()]
-    assert any(label.startswith("Four dedicated U-Nets") and "39.31 M" in label for label in labels)
-    assert any(label.startswith("Ideal ratio mask:") for label in labels)
+    assert any(label.startswith("Dedicated U-Nets") and "39.31 M" in label for label in labels)
 
 
 @pytest.mark.parametrize(
@@ -572,7 +564,7 @@ def shifted(column, amount, rows=slice(None)):
         ("scores_overall", shifted("sdr_v4_median_db", 1.1), 1, "by at most 1.1"),
         ("outcome", shifted("improvement_median_db", -3.0, slice(2, 3)), 1, "unet, other"),
         ("differences", shifted("difference_ci_low_db", 1.4), 0, "tolerance 1.5"),
-        ("differences", lambda f: f.assign(verdict="worse"), 1, "verdict differs in 20 of 20"),
+        ("differences", lambda f: f.assign(verdict="worse"), 1, "verdict differs in 40 of 40"),
         ("differences", shifted("p_difference", 0.5), 0, "equal"),
         ("models", shifted("parameters", 1, slice(2, 3)), 1, "parameters by at most 1"),
         ("training", shifted("seconds", 1e4), 0, "equal"),
@@ -604,12 +596,12 @@ def test_equivalent_is_equivalent_whatever_the_sign():
 
 def test_verify_counts_what_this_run_did_not_make_apart(committed, capsys):
     notebook = next(committed.paths.notebooks.glob("*.ipynb"))
-    text = notebook.read_text().replace("table-models", "other").replace("table-power", "other")
+    text = notebook.read_text().replace("table-models", "other").replace("table-silence", "other")
     notebook.write_text(text)
     (committed.paths.tables / "training.csv").write_text("")
     assert verify.verify(committed) == 1
     printed = capsys.readouterr().out
-    assert "Not made here: models, power." in printed
+    assert "Not made here: models, silence." in printed
     assert re.search(r"training +DIFFERS +cannot be compared", printed)
     assert f"{len(TABLES) - 2} compared, 1 beyond tolerance, 2 not made here." in printed
     shutil.rmtree(committed.paths.notebooks)  # a fresh clone

@@ -71,16 +71,18 @@ def answer(settings: Profile, differences: Table, training: Table, models: Table
     )
     words = [
         f"They are {', and '.join(said)}. Clearly means: for every C-U-Net and by both protocols, "
-        f"the {1 - settings.statistics.alpha:.0%} interval of the mean difference leaves out 0.",
+        f"the mean difference is on that side of 0 with {1 - settings.statistics.alpha:.0%} "
+        "confidence.",
         f"Of {len(parts[0])} comparisons, a few look clear by chance. A test that is corrected for "
-        f"this finds the C-U-Net worse in {worse[0]} by v4 and in {worse[1]} by v3, and better in "
-        f"{better[0]} and {better[1]}. A difference below {margin:g} dB, the margin that was set "
-        f"beforehand, is shown in {equal[0]} and {equal[1]}. For all others the songs are too few.",
+        f"this finds the C-U-Net worse in {worse[0]}, better in {better[0]} and within {margin:g} "
+        f"dB, the margin that was set beforehand, in {equal[0]} by v4; by v3 in {worse[1]}, "
+        f"{better[1]} and {equal[1]}. For all others the songs are too few to tell.",
         _budget(training.frame.set_index("model"), models.frame.set_index("model")),
         differences.caption[differences.caption.index("Data: ") :],
     ]
     if settings.name in TRIALS:
-        words.append("**This profile shows that everything runs. Its numbers decide nothing.**")
+        text = f"Profile `{settings.name}` shows that everything runs; its numbers decide nothing."
+        words.append(f"**{text}**")
     return Markdown("\n* ".join([f"{first}\n", *words]))
 
 
