@@ -55,7 +55,7 @@ INSTRUMENT_COLOURS = {
 
 INSTRUMENT_MARKERS = {"bass": "s", "drums": "^", "other": "D", "vocals": "o"}
 
-WIDTH = 9.0
+WIDTH = 8.0
 """Of figures, in inches: text is then readable on a desk, and on a phone that is held sideways."""
 
 
@@ -361,7 +361,7 @@ def spectrograms(settings: Profile) -> Figure:
     share = {"cmap": mpl.colormaps["viridis"].with_extremes(bad="#BDBDBD"), "vmin": 0, "vmax": 1}
     headings = ["Mixture", "Target", *(f"{LABELS[name]}" for name in systems)]
     headings += [f"Mask: {LABELS[name].removeprefix('C-U-Net ')}" for name in systems]
-    size = (1.8 * len(headings), 5.4)
+    size = (1.6 * len(headings), 5.0)
     fig, axes = subplots(len(INSTRUMENTS), len(headings), size=size, sharex=True, sharey=True)
     for row, name in zip(axes, INSTRUMENTS, strict=True):
         estimates = [magnitudes[f"{system}/{name}"] for system in systems]

@@ -200,19 +200,19 @@ body.jp-Notebook { padding: 0; }
 .jp-RenderedHTMLCommon { padding: 0 !important; overflow-wrap: break-word; }
 .jp-RenderedHTMLCommon :is(p, ul) { margin: 0 0 0.5em !important; }
 .jp-RenderedHTMLCommon h1 { font-size: 1.5em; margin: 0.5em 0; }
-.cunet-table { overflow: auto; max-width: 100%; max-height: 26em; }
+.cunet-table { overflow: auto; max-width: 100%; max-height: 19em; }
 .cunet-table thead { position: sticky; top: 0; z-index: 2; background: white; }
 .jp-RenderedHTMLCommon .cunet-table table.dataTable {
   margin: 0; font-size: 12.5px; table-layout: auto; width: auto !important; }
 .cunet-table .dt-layout-row:has(.dt-layout-cell:empty) { display: none; }
-.cunet-table .dt-layout-cell { overflow: visible !important; }
+.cunet-table .dt-layout-cell { overflow: visible !important; margin: 0 !important; }
 .cunet-table :is(th, td) { white-space: nowrap; text-align: left !important; }
 .jp-RenderedHTMLCommon .cunet-table :is(th, td) { padding: 3px 10px !important; }
 .jp-RenderedHTMLCommon .cunet-table thead th { padding-right: 26px !important; }
 .cunet-table :is(th, td):first-child { position: sticky; left: 0; background: white; z-index: 1; }
 .cunet-player { margin: 0.6em 0; }
 .cunet-player :is(audio, label) { vertical-align: middle; }
-.cunet-player label { display: inline-block; padding: 4px 6px 4px 0; }
+.cunet-player label { display: inline-block; padding: 3px 6px 3px 0; font-size: 13px; }
 details { border-top: 1px solid #ddd; }
 summary { padding: 0.5em 0; font: bold 16px sans-serif; cursor: pointer; }
 </style>"""
