@@ -218,11 +218,17 @@ def scores_by_instrument(settings: Profile, scores: pd.DataFrame) -> Figure:
     fig, axes = subplots(1, len(INSTRUMENTS), size=size, sharex=True, sharey=True)
     for ax, target in zip(axes[0], INSTRUMENTS, strict=True):
         data = tracks[tracks["target"] == target]
-        where = {"x": "value", "y": "model", "hue": "model", "order": systems, "ax": ax}
-        where |= {"palette": SYSTEM_COLOURS, "hue_order": systems, "legend": False}
-        if len(data):
-            sns.boxplot(data, **where, showfliers=False, fill=False, linewidth=1.1, width=0.7)
-            sns.swarmplot(data, **where, size=3, warn_thresh=1.0)
+        for row, system in enumerate(systems):
+            parts = ("boxprops", "medianprops", "whiskerprops", "capprops")
+            look = {part: {"color": SYSTEM_COLOURS[system]} for part in parts}
+            values = data.loc[data["model"] == system, "value"]
+            where = {"positions": [row], "orientation": "horizontal", "widths": 0.7}
+            ax.boxplot(values, **where, **look, showfliers=False)
+        dots = {"orient": "h", "native_scale": True, "size": 3, "warn_thresh": 1.0}
+        dots |= {"hue": "model", "palette": SYSTEM_COLOURS, "legend": False}
+        data = data.assign(row=data["model"].map(systems.index).astype(int))
+        sns.swarmplot(data, x="value", y="row", **dots, ax=ax)
+        ax.grid(visible=False, axis="y")
         ax.axvline(0, color="#888888", linewidth=0.8, zorder=0)
         ax.set(title=target.capitalize(), xlabel=None, ylabel=None)
         ax.set_yticks(range(len(systems)), [LABELS[system] for system in systems])
