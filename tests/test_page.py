@@ -140,7 +140,7 @@ def test_answer_says_where_clearly_and_what_the_corrected_test_adds(study):
         study, bass=(-1, -2, -0.5), drums=(-1, -2, -0.1), vocals=(1, 0.5, 2), other=(0, -1, 1)
     )
     assert "clearly below for bass and drums, and clearly above for vocals, and not clearly" in text
-    assert "worse in 0, better in 0 and within 0.5 dB" in text and "by v3 in 2, 0 and 0" in text
+    assert "confirms 0 by v4 and 2 by v3 (worse: 0 and 2, better: 0 and 0)" in text
     assert (
         "of their steps, on" in text and "In 8 of 8 trainings the last epoch was the best" in text
     )

@@ -16,11 +16,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import soundfile
-from made_up import LEVELS, write_study
+from made_up import EVIL, LEVELS, write_study
 
 from cunet_lib.core.settings import ROOT, ConfigError, load_profile
 from cunet_lib.core.systems import INSTRUMENTS, MODELS, TRAINED
 from cunet_lib.evaluation import statistics as inference
+from cunet_lib.evaluation.evaluate import EXCERPT
 from cunet_lib.evaluation.metrics import PROTOCOL_V3, SDR_V3, SDR_V4
 from cunet_lib.evaluation.scores import load_scores, summary
 from cunet_lib.explore import architecture as drawing
@@ -456,6 +457,18 @@ def test_a_missing_or_damaged_input_is_named_in_one_sentence(fresh, lost, proble
         action(fresh, runs)
     assert lost in str(error.value) and f"is {problem}" in str(error.value)
     assert "\n" not in str(error.value) and str(fresh.paths.results) not in str(error.value)
+
+
+def test_the_real_song_comes_last_and_songs_are_heard_where_every_stem_sounds(fresh):
+    (fresh.paths.examples / EVIL).rename(fresh.paths.examples / "Z song")
+    real = (fresh.paths.examples / "A song").rename(fresh.paths.examples / EXCERPT)
+    loud, quiet = 0.5 * np.ones(8192), 0.05 * np.sin(np.arange(8192))
+    for name in INSTRUMENTS:  # bass is loudest in the first second, where nothing else plays
+        parts = [loud if name == "bass" else 0 * loud, 0 * loud, quiet]
+        soundfile.write(real / f"{name}.flac", np.concatenate(parts), 8192)
+    songs = records.load_songs(fresh, seconds=1.0)
+    assert list(songs) == ["Z song", EXCERPT]
+    assert all(np.abs(songs[EXCERPT][name]).max() > 0.04 for name in INSTRUMENTS)
 
 
 def test_songs_of_another_rate_or_length_are_refused(fresh):

@@ -74,9 +74,10 @@ def answer(settings: Profile, differences: Table, training: Table, models: Table
         f"the mean difference is on that side of 0 with {1 - settings.statistics.alpha:.0%} "
         "confidence.",
         f"Of {len(parts[0])} comparisons, a few look clear by chance. A test that is corrected for "
-        f"this finds the C-U-Net worse in {worse[0]}, better in {better[0]} and within {margin:g} "
-        f"dB, the margin that was set beforehand, in {equal[0]} by v4; by v3 in {worse[1]}, "
-        f"{better[1]} and {equal[1]}. For all others the songs are too few to tell.",
+        f"this confirms {worse[0] + better[0]} by v4 and {worse[1] + better[1]} by v3 (worse: "
+        f"{worse[0]} and {worse[1]}, better: {better[0]} and {better[1]}). A second test shows a "
+        f"difference below {margin:g} dB, the margin that was set beforehand, in {equal[0]} and "
+        f"{equal[1]}. For all others the songs are too few to tell.",
         _budget(training.frame.set_index("model"), models.frame.set_index("model")),
         differences.caption[differences.caption.index("Data: ") :],
     ]
