@@ -28,7 +28,7 @@ from cunet_lib.explore import architecture as drawing
 from cunet_lib.report import figures, records, tables, verify
 
 TABLES = {
-    *("models", "training", "scores_overall", "scores_by_instrument", "outcome", "differences"),
+    *("models", "training", "scores_overall", "scores_by_instrument", "differences"),
     *("further_scores", "silence", "ablation", "excerpt"),
 }
 FIGURES = {
@@ -61,7 +61,7 @@ def test_captions_are_two_sentences_that_name_data_and_tracks(study):
         assert study.settings.title in caption, name
         if name != "excerpt":  # that one is real music
             assert "not comparable with MUSDB18 figures" in caption, name
-        if re.search("score|difference|outcome|silence|ablation", name):
+        if re.search("score|difference|silence|ablation", name):
             assert "5 test tracks, 8192 Hz mono, seed 0" in caption, name
 
 
@@ -119,7 +119,7 @@ def test_tables_in_notebooks_escape_names_and_know_what_to_sort_by():
 
 def test_equal_tables_and_figures_give_equal_bytes(study, tmp_path):
     for folder in ("one", "two"):
-        tables.outcome_table(study.settings, study.scores).save(tmp_path / folder)
+        tables.silence_table(study.settings, study.scores).save(tmp_path / folder)
         table = study.differences.frame
         figures.differences(study.settings, study.scores, table).save(tmp_path / folder)
         drawing.architecture(study.settings, study.runs, "cnn_simple").save(tmp_path / folder)
@@ -243,17 +243,6 @@ def test_training_table_says_what_the_dedicated_unets_had_together(study):
     assert shared["mixtures"] == shared["patches_per_instrument"] == shared["patches"] / 4
 
 
-def test_outcome_table_says_what_was_not_reached(study):
-    scores = study.scores.copy()
-    silent = (scores["model"] == "cnn_simple") & (scores["target"] == "vocals")
-    scores.loc[silent, "value"] = 0.0
-    before, table = (tables.outcome_table(study.settings, each) for each in (study.scores, scores))
-    reached = before.frame["passed"].sum()
-    assert table.frame["passed"].sum() == reached - 1
-    assert table.caption.startswith(f"{reached - 1} of 20 medians")
-    assert "median too low" in table.display["Reached"].tolist()
-
-
 def add_seed(settings, seed, shift):
     """Scores of one more training run of every model, ``shift`` dB above those of seed 0."""
     for path in settings.paths.scores.glob("*-seed0.csv"):
@@ -282,7 +271,7 @@ def test_several_seeds_are_averaged_and_their_spread_is_shown(fresh):
         spread = table.frame.set_index("model")[f"sdr_{version}_seed_std_db"]
         assert spread["unet"] == pytest.approx(1.0) and spread["cnn_simple"] == pytest.approx(2.0)
         shown = table.display.set_index("Model")[f"SDR {version} over seeds, dB"]
-        assert (shown["Dedicated U-Nets"], shown["Mixture"]) == ("± 1.00", "± n/a")
+        assert (shown["Dedicated U-Nets"], shown["Mixture"]) == ("± 1.00", "n/a")
     spread = tables.differences_table(fresh, several).frame.groupby("model")
     assert spread["difference_seed_std_db"].first()["cnn_simple"] == pytest.approx(1.0)
 
@@ -324,12 +313,12 @@ def test_an_instrument_that_is_silent_everywhere_is_n_a_in_every_table_and_figur
     scores.loc[scores["target"] == "vocals", "value"] = float("nan")
     differences = tables.differences_table(study.settings, scores)
     assert figures.differences(study.settings, scores, differences.frame).caption
-    makers = (tables.outcome_table, tables.further_table, tables.silence_table)
+    makers = (tables.further_table, tables.silence_table)
     for make in (*makers, figures.scores_by_instrument):
         assert make(study.settings, scores).caption
     shown = tables.scores_table(study.settings, scores, by_instrument=True).display
     vocals = shown[shown["Instrument"] == "vocals"]
-    assert set(vocals["SDR v4, dB"]) == {"n/a ± n/a (n/a)"} and set(vocals["Tracks"]) == {"0"}
+    assert set(vocals["SDR v4, dB"]) == {"n/a"} and set(vocals["Tracks"]) == {"0"}
 
 
 # ------------------------------------------------------------------------------ figures
@@ -506,8 +495,8 @@ def test_manifest_explains_the_machine_and_names_nobody(study):
     assert set(manifest["platform"]["cpu"]) == {"model", "flags"}
     assert [run["model"] for run in manifest["runs"]] == list(MODELS)
     assert set(manifest["runs"][0]) >= {"seed", "steps", "best_val_loss", "commit", "threads"}
-    digest = hashlib.sha256((settings.paths.tables / "outcome.csv").read_bytes()).hexdigest()
-    assert manifest["tables"]["outcome.csv"] == digest
+    digest = hashlib.sha256((settings.paths.tables / "silence.csv").read_bytes()).hexdigest()
+    assert manifest["tables"]["silence.csv"] == digest
     assert manifest["seeds"]["runs"] == [0] and manifest["seeds"]["corpus"] == settings.data.seed
     assert all(re.fullmatch(r"[0-9a-f]{16,64}", each) for each in manifest["code"].values())
     assert "unet-seed0.csv" in manifest["scores"]
@@ -575,16 +564,15 @@ def shifted(column, amount, rows=slice(None)):
         ("scores_overall", lambda f: f, 0, "equal"),
         ("scores_overall", shifted("sdr_v4_median_db", 0.9), 0, "by at most 0.9 (tolerance 1"),
         ("scores_overall", shifted("sdr_v4_median_db", 1.1), 1, "by at most 1.1"),
-        ("outcome", shifted("improvement_median_db", -3.0, slice(2, 3)), 1, "unet, other"),
+        ("scores_by_instrument", shifted("sdr_v3_mean_db", -3.0, slice(1, 2)), 1, "unet, bass"),
         ("differences", shifted("difference_ci_low_db", 1.4), 0, "tolerance 1.5"),
         ("differences", lambda f: f.assign(verdict="worse"), 1, "verdict differs in 40 of 40"),
         ("differences", shifted("p_difference", 0.5), 0, "equal"),
         ("models", shifted("parameters", 1, slice(2, 3)), 1, "parameters by at most 1"),
         ("training", shifted("seconds", 1e4), 0, "equal"),
         ("training", shifted("steps", 1), 1, "steps by at most 1"),
-        ("outcome", lambda f: f.assign(passed=~f["passed"]), 1, "passed differs in 20 of 20"),
-        ("outcome", lambda f: f.head(19), 1, "not the same rows: 1, such as cnn_complex, vocals"),
-        ("outcome", lambda f: f.drop(columns="tracks"), 1, "only in one of them: tracks"),
+        ("differences", lambda f: f.head(39), 1, "not the same rows: 1, such as cnn_complex"),
+        ("differences", lambda f: f.drop(columns="tracks"), 1, "only in one of them: tracks"),
         ("ablation", shifted("plain_sdr_difference_mean_db", 1.2, slice(0, 1)), 1, "end to end"),
         ("excerpt", lambda f: f.assign(sdr_whole_excerpt_db=float("nan")), 1, "inf"),
     ],

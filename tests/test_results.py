@@ -39,11 +39,13 @@ def test_readme_says_what_the_committed_results_say():
 
 
 def test_every_median_reaches_the_bounds_of_the_study():
-    outcome = pd.read_csv(DEMO / "tables" / "outcome.csv")
-    assert len(outcome) == len(INSTRUMENTS) * (1 + len(VARIANTS))
-    score = outcome["sdr_v4_median_db"]
-    assert (score >= 2).all() and (score < outcome["ideal_sdr_v4_median_db"]).all()
-    assert (score - outcome["mixture_sdr_v4_median_db"] >= 5).all()
+    scores = pd.read_csv(DEMO / "tables" / "scores_by_instrument.csv")
+    medians = scores.pivot_table(index="target", columns="model", values="sdr_v4_median_db")
+    low, high = (medians.pop(name) for name in ("mixture", "ideal_ratio_mask"))
+    assert medians.shape == (len(INSTRUMENTS), 1 + len(VARIANTS))
+    # Silence scores about 0 dB: more than the mixture is not enough.
+    assert (medians >= 2).all(axis=None) and medians.lt(high, axis=0).all(axis=None)
+    assert medians.sub(low, axis=0).ge(5).all(axis=None)
 
 
 def test_shipped_model_is_small():

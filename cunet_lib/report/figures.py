@@ -294,7 +294,7 @@ def training_curves(settings: Profile, runs: pd.DataFrame) -> Figure:
             ax.plot(best, history["val_loss"][best], color=colour, **ring)
         ax.set(title=title, xlabel="Epoch")
         ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
-        ax.legend(frameon=False, loc="upper right")
+        ax.legend(frameon=False, loc="best")
     ax = axes[0, 0]
     ax.set(yscale="log", ylabel="Mean absolute error")
     ax.yaxis.set_major_locator(mpl.ticker.LogLocator(subs=(1, 2, 5)))
@@ -366,7 +366,7 @@ def spectrograms(settings: Profile) -> Figure:
     levelled = {"cmap": "magma", "vmin": -80.0, "vmax": 0.0, **image}
     share = {"cmap": mpl.colormaps["viridis"].with_extremes(bad="#BDBDBD"), "vmin": 0, "vmax": 1}
     headings = ["Mixture", "Target", *(f"{LABELS[name]}" for name in systems)]
-    headings += [f"Mask: {LABELS[name].removeprefix('C-U-Net ')}" for name in systems]
+    headings += [f"Mask: {LABELS[name].split(' ', 1)[1]}" for name in systems]
     size = (1.6 * len(headings), 5.0)
     fig, axes = subplots(len(INSTRUMENTS), len(headings), size=size, sharex=True, sharey=True)
     for row, name in zip(axes, INSTRUMENTS, strict=True):
@@ -376,7 +376,7 @@ def spectrograms(settings: Profile) -> Figure:
         for ax, magnitude in zip(row[-len(systems) :], estimates, strict=True):
             ratio = np.clip(magnitude / np.maximum(mixed, 1e-12), 0.0, 1.0)
             masks = ax.imshow(np.where(mixed > peak * 1e-4, ratio, np.nan), **share, **image)
-        row[0].set_ylabel(f"{name.capitalize()}\nFrequency (Hz)")
+        row[0].set_ylabel(f"{name.capitalize()}\n(Hz)")
     for ax, words in zip(axes[0], headings, strict=True):
         ax.set_title(words, fontsize=8)
     for ax in axes.flat:

@@ -204,7 +204,7 @@ body.jp-Notebook { padding: 0; }
 .cunet-table { overflow: auto; max-width: 100%; max-height: 19em; }
 .cunet-table thead { position: sticky; top: 0; z-index: 2; background: white; }
 .jp-RenderedHTMLCommon .cunet-table table.dataTable {
-  margin: 0; font-size: 12.5px; table-layout: auto; width: auto !important; }
+  margin: 0 !important; font-size: 12.5px; table-layout: auto; width: auto !important; }
 .cunet-table .dt-layout-row:has(.dt-layout-cell:empty) { display: none; }
 .cunet-table .dt-layout-cell { overflow: visible !important; margin: 0 !important; }
 .cunet-table :is(th, td) { white-space: nowrap; text-align: left !important; }

@@ -60,12 +60,13 @@ def lay_out(frame: pd.DataFrame, columns: Mapping[str, str]) -> pd.DataFrame:
     ----------
     columns
         Heading to a template over the columns of ``frame``, such as ``"{mean:.2f} dB"``; missing
-        values become ``"n/a"``, and ``{model!l}`` is a label.
+        values become ``"n/a"``, cells of nothing else too, and ``{model!l}`` is a label.
     """
     rows = frame.to_dict("records")
-    return pd.DataFrame(
+    shown = pd.DataFrame(
         {name: [_CELLS.vformat(cell, (), row) for row in rows] for name, cell in columns.items()}
     )
+    return shown.replace(r"^(± )?n/a( (±|to|\(?n/a\)?))*$", "n/a", regex=True)
 
 
 def count(number: int, noun: str) -> str:

@@ -232,37 +232,6 @@ def published_table(settings: Profile, scores: pd.DataFrame) -> Table:
     return _made("published", frame, columns, caption)
 
 
-def outcome_table(settings: Profile, scores: pd.DataFrame, **bounds: float) -> Table:
-    """Medians between mixture and ideal mask, and whether they reach the bounds."""
-    checked = analysis.check_outcome(scores, **bounds)
-    names = {"median": "sdr_v4_median_db", "mixture_median": "mixture_sdr_v4_median_db"}
-    names |= {"improvement": "improvement_median_db", "ideal_median": "ideal_sdr_v4_median_db"}
-    frame = checked.drop(columns="metric").rename(columns=names)
-    flags = {
-        "improved_enough": "improvement too small",
-        "high_enough": "median too low",
-        "below_ideal": "above the ideal mask",
-    }
-    reached = [
-        ", ".join(words for flag, words in flags.items() if not row[flag]) or "yes"
-        for _, row in checked.iterrows()
-    ]
-    columns = {
-        **NAMED,
-        "Median SDR v4, dB": "{sdr_v4_median_db:.2f}",
-        "Mixture": "{mixture_sdr_v4_median_db:.2f}",
-        "Improvement": "{improvement_median_db:+.2f}",
-        "Ideal ratio mask": "{ideal_sdr_v4_median_db:.2f}",
-        "Reached": "{reached}",
-    }
-    caption = (
-        f"{int(checked['passed'].sum())} of {len(checked)} medians are clearly above the mixture's "
-        f"and above silence, and none but those marked exceeds the ideal mask's. "
-        f"{basis(settings, scores)}"
-    )
-    return Table("outcome", frame, lay_out(frame.assign(reached=reached), columns), caption)
-
-
 # ------------------------------------------------------------------------------ comparisons
 
 
