@@ -505,14 +505,19 @@ def test_manifest_explains_the_machine_and_names_nobody(study):
     assert not re.search(r'"/\w', text)
 
 
-def test_manifest_hashes_the_store_and_no_tables_of_before(fresh):
+def test_manifest_hashes_the_store_and_nothing_of_other_runs(fresh):
     old = fresh.paths.tables / "old.csv"
     old.parent.mkdir()
     old.write_text("a\n1\n")
     os.utime(old, (1e9, 1e9))
+    beside = fresh.paths.scores / "unet-seed7.csv"  # committed with others
+    shutil.copy(fresh.paths.scores / "unet-seed0.csv", beside)
+    shutil.copy(beside, fresh.paths.scores / "ablation" / "dense_simple-seed0.csv")
+    assert set(records.load_ablation(fresh)["model"]) == {fresh.shipped}
     runs = records.load_runs(fresh)
     first = json.loads(verify.write_manifest(fresh, runs).read_text())
     assert first["store_sha256"] is None and first["tables"] == {}
+    assert len(first["scores"]) == len(LEVELS) and beside.name not in first["scores"]
     tracks = [{"name": f"A - {n}", "split": "train", "sha256": f"{n}" * 64} for n in range(3)]
     index = fresh.paths.store / "index.json"
     index.parent.mkdir(parents=True)

@@ -16,7 +16,7 @@ import soundfile
 
 from cunet_lib.core.files import damaged, missing, read_csv, read_run, write_atomically
 from cunet_lib.core.settings import Profile
-from cunet_lib.core.systems import INSTRUMENTS, LABELS, MODELS, TRAINED
+from cunet_lib.core.systems import INSTRUMENTS, LABELS, MODELS, SYSTEMS, TRAINED
 from cunet_lib.evaluation.evaluate import EXCERPT
 from cunet_lib.evaluation.scores import ALL, read_scores
 from cunet_lib.signal.spectral import loudest
@@ -237,17 +237,20 @@ def load_runs(
     return pd.DataFrame(rows)
 
 
-def _load_each(settings: Profile, folder: str, seeds, read: Callable) -> pd.DataFrame:
-    """All tables ``<model>-seed<seed>.csv`` in a folder of the scores, of these seeds."""
+def _load_each(settings: Profile, folder: str, models, seeds, read: Callable) -> pd.DataFrame:
+    """The tables ``<model>-seed<seed>.csv`` of these models and seeds in a folder of the scores.
+
+    Others may lie beside them: of runs before, or committed ones.
+    """
     place = settings.paths.scores / folder
     paths = [
         path
-        for path in sorted(place.glob("*-seed*.csv"))
-        for model, seed in [path.stem.rsplit("-seed", 1)]
-        if seeds is None or model not in TRAINED or seed in map(str, seeds)
+        for model in models
+        for path in sorted(place.glob(f"{model}-seed*.csv"))
+        if seeds is None or model not in TRAINED or path.stem.split("-seed")[1] in map(str, seeds)
     ]
     if not paths:
-        raise missing(place / f"{settings.shipped}-seed{(seeds or [settings.seed])[0]}.csv")
+        raise missing(place / f"{models[0]}-seed{(seeds or [settings.seed])[0]}.csv")
     return pd.concat([read(path) for path in paths], ignore_index=True)
 
 
@@ -260,7 +263,7 @@ def load_excerpt(settings: Profile, *, seeds: Sequence[int] | None = None) -> pd
         If there are none, or a table is damaged.
     """
     columns = ("model", "seed", "target", "metric", "value")
-    return _load_each(settings, "excerpt", seeds, lambda path: read_csv(path, columns))
+    return _load_each(settings, "excerpt", SYSTEMS, seeds, lambda path: read_csv(path, columns))
 
 
 def load_ablation(settings: Profile, *, seeds: Sequence[int] | None = None) -> pd.DataFrame:
@@ -271,7 +274,7 @@ def load_ablation(settings: Profile, *, seeds: Sequence[int] | None = None) -> p
     ConfigError
         If there are none, or a table is damaged.
     """
-    return _load_each(settings, "ablation", seeds, read_scores)
+    return _load_each(settings, "ablation", [settings.shipped], seeds, read_scores)
 
 
 def load_songs(settings: Profile, seconds: float = 10.0) -> dict[str, dict[str, np.ndarray]]:
