@@ -174,7 +174,8 @@ def plotted(patch, folder, **options):
     Returns
     -------
     types.SimpleNamespace
-        settings, and the notebook's runs, scores and paper (the counts at the paper's size).
+        settings, and of the notebook runs, scores, the tables differences and models, and paper
+        (the counts at the paper's size).
     """
     patch.setenv("CUNET_RESULTS", str(folder / "results"))
     patch.setenv("CUNET_DATA", str(folder / "data"))
@@ -198,7 +199,7 @@ def plotted(patch, folder, **options):
             names["profile"] = "smoke"
     settings.paths.notebooks.mkdir()
     nbformat.write(notebook, settings.paths.notebooks / "05_plot.ipynb")
-    study = {name: names[name] for name in ("settings", "runs", "scores")}
+    study = {name: names[name] for name in ("settings", "runs", "scores", "differences", "models")}
     return types.SimpleNamespace(**study, paper=stand_in.parameter_table())
 
 

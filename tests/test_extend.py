@@ -64,7 +64,7 @@ def test_a_variant_goes_through_the_smoke_study_to_its_tables(project, smoke_stu
         run(root, "-m", "cunet_lib.cli", "run", stage, "--profile", "smoke", **roots)
     scores = pd.read_csv(copy.folder / "scores" / "scores.csv")
     assert "gated_simple" in set(scores["model"])
-    for table in ("models", "training", "scores_overall", "differences", "differences_v3"):
+    for table in ("models", "training", "scores_overall", "differences"):
         text = (copy.folder / "tables" / f"{table}.md").read_text(encoding="utf-8")
         assert "gated, simple" in text, table
     assert "gated" in (copy.folder / "figures" / "training_curves.svg").read_text(encoding="utf-8")

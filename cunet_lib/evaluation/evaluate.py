@@ -28,6 +28,9 @@ from cunet_lib.preprocess.tracks import STEMS, Source, decode
 from cunet_lib.signal.audio import ensure_ffmpeg
 from cunet_lib.signal.spectral import istft, stft
 
+EXCERPT = "A real song (excerpt)"
+"""How listeners are told of :func:`real_excerpt`."""
+
 
 @dataclass(frozen=True)
 class Oracle:
@@ -190,10 +193,12 @@ def score_excerpt(
 ) -> pd.DataFrame:
     """Score a system on :func:`real_excerpt`: columns model, seed, target, metric, value (dB).
 
-    The excerpt is a test: nothing is chosen by it.
+    The excerpt is a test: nothing is chosen by it. Its sounds are kept for listeners.
     """
     audio = real_excerpt(settings.signal.sample_rate)
-    values = whole_sdr(audio[1:], estimates_of(system, audio))
+    estimates = estimates_of(system, audio)
+    keep_sounds(settings, EXCERPT, model, audio, estimates)
+    values = whole_sdr(audio[1:], estimates)
     facts = {"model": model, "seed": seed, "target": INSTRUMENTS, "metric": "SDR, whole excerpt"}
     table = pd.DataFrame({**facts, "value": values})
     write_table(table, settings.paths.scores / "excerpt" / f"{model}-seed{seed}.csv")
@@ -203,20 +208,25 @@ def score_excerpt(
 def save_example(
     settings: Profile, store: Store, entry: Entry, model: str, system: Callable | Oracle
 ) -> dict[str, np.ndarray]:
-    """Keep a system's estimates of one track, and the track's references, as FLAC files.
+    """Keep a system's estimates of one track; returns instrument to estimate ``(samples,)``."""
+    audio = np.array(store.audio(entry))
+    estimates = estimates_of(system, audio)
+    keep_sounds(settings, entry.name, model, audio, estimates)
+    return dict(zip(INSTRUMENTS, estimates, strict=True))
 
-    Returns
-    -------
-    dict
-        Instrument to estimate ``(samples,)``.
-    """
+
+def keep_sounds(
+    settings: Profile, song: str, model: str, audio: np.ndarray, estimates: np.ndarray
+) -> None:
+    """Keep mixture and references ``(5, samples)``, and a system's estimates, as FLAC files."""
     import soundfile
 
-    audio = np.array(store.audio(entry))
-    estimates = dict(zip(INSTRUMENTS, estimates_of(system, audio), strict=True))
-    folder = settings.paths.examples / entry.name
-    files = {folder / f"{stem}.flac": audio[index] for index, stem in enumerate(STEMS)}
-    files |= {folder / model / f"{name}.flac": estimate for name, estimate in estimates.items()}
+    folder = settings.paths.examples / song
+    files = {folder / f"{stem}.flac": each for stem, each in zip(STEMS, audio, strict=True)}
+    files |= {
+        folder / model / f"{name}.flac": each
+        for name, each in zip(INSTRUMENTS, estimates, strict=True)
+    }
     for path, samples in files.items():
         # Resampling may overshoot full scale by a hair; integers cannot hold that.
         clipped = np.clip(samples, -1.0, 1.0)
@@ -225,4 +235,3 @@ def save_example(
         rate = settings.signal.sample_rate
         soundfile.write(buffer, clipped, rate, format="FLAC", subtype="PCM_16")
         write_atomically(path, buffer.getvalue())
-    return estimates

@@ -26,19 +26,11 @@ from matplotlib.ticker import MaxNLocator, MultipleLocator
 
 from cunet_lib.core.files import missing, read_csv, write_atomically
 from cunet_lib.core.settings import Profile
-from cunet_lib.core.systems import INSTRUMENTS, LABELS, MODELS, SYSTEMS, TRAINED, UNETS, VARIANTS
+from cunet_lib.core.systems import INSTRUMENTS, LABELS, SYSTEMS, TRAINED, UNETS, VARIANTS
 from cunet_lib.evaluation import scores as analysis
-from cunet_lib.evaluation import statistics as inference
 from cunet_lib.evaluation.metrics import SDR_V3, SDR_V4
-from cunet_lib.evaluation.scores import ALL
-from cunet_lib.report.records import (
-    basis,
-    check_name,
-    data_note,
-    load_songs,
-    number,
-    target_label,
-)
+from cunet_lib.evaluation.scores import TARGETS
+from cunet_lib.report.records import basis, data_note, load_songs, number
 from cunet_lib.signal.spectral import decibels, stft
 
 SYSTEM_COLOURS = {
@@ -59,6 +51,9 @@ INSTRUMENT_COLOURS = {
 }
 
 INSTRUMENT_MARKERS = {"bass": "s", "drums": "^", "other": "D", "vocals": "o"}
+
+WIDTH = 8.0
+"""Of figures, in inches: text is then readable on a desk, and on a phone that is held sideways."""
 
 
 def system_of(model: str) -> str:
@@ -118,14 +113,7 @@ class Figure:
         return buffer.getvalue()
 
     def save(self, folder: Path) -> Figure:
-        """Write PNG, SVG and caption, equal bytes for equal figures; returns the figure.
-
-        Raises
-        ------
-        ConfigError
-            If the name is not a plain file name, or the caption is empty.
-        """
-        check_name(self.name, self.caption)
+        """Write PNG, SVG and caption, equal bytes for equal figures; returns the figure."""
         title, place = self.caption.split(". ")[0], Path(folder) / self.name
         about = {"Date": None, "Creator": None, "Title": title, "Description": self.caption}
         write_atomically(place.with_suffix(".txt"), f"{self.caption}\n")
@@ -135,9 +123,9 @@ class Figure:
 
     def _repr_html_(self) -> str:
         image, caption = base64.b64encode(self._png).decode(), html.escape(self.caption)
-        width = round(100 * self.canvas.get_figwidth())
+        width, title = round(100 * self.canvas.get_figwidth()), self.name.replace("_", " ")
         return (
-            f'<img id="figure-{self.name}" src="data:image/png;base64,{image}" alt="{caption}" '
+            f'<img id="figure-{self.name}" src="data:image/png;base64,{image}" alt="{title}" '
             f'width="{width}" style="max-width:100%; height:auto"><p><small>{caption}</small></p>'
         )
 
@@ -164,50 +152,84 @@ def subplots(rows: int, columns: int, *, size: tuple[float, float], **options):
     return fig, fig.subplots(rows, columns, squeeze=False, **options)
 
 
-def _systems_as_rows(ax, systems: list[str], title: str) -> None:
-    ax.set_title(title.capitalize())
-    ax.set_yticks(range(len(systems)), [LABELS[system] for system in systems])
-    ax.set_ylim(len(systems) - 0.45, -0.55)
-    ax.grid(visible=False, axis="y")
-
-
 # ------------------------------------------------------------------------------ scores
+
+
+@drawn
+def differences(settings: Profile, scores: pd.DataFrame, table: pd.DataFrame) -> Figure:
+    """Forest plot: mean differences C-U-Net minus dedicated U-Net by both protocols.
+
+    Parameters
+    ----------
+    table
+        Frame of ``tables.differences_table``. Markers are full where the corrected test finds a
+        difference.
+    """
+    models = [model for model in VARIANTS if model in set(table["model"])]
+    margin, step = settings.statistics.margin_db, 0.8 / len(models)
+    size = (WIDTH, 0.13 * len(TARGETS) * len(models) + 1.0)
+    fig, axes = subplots(1, 2, size=size, sharex=True, sharey=True)
+    for ax, measure in zip(axes[0], (SDR_V4, SDR_V3), strict=True):
+        rows = table[table["protocol"] == measure.protocol]
+        found = rows["verdict"].str.contains("better|worse")
+        ax.axvspan(-margin, margin, color="#E9E9E9", linewidth=0, zorder=0)
+        ax.axvline(0, color="#444444", linewidth=1.0, zorder=1)
+        for (_, row), full in zip(rows.iterrows(), found, strict=True):
+            y = TARGETS.index(row["target"]) - 0.4 + step * (models.index(row["model"]) + 0.5)
+            colour = SYSTEM_COLOURS[row["model"]]
+            interval = [row["difference_ci_low_db"], row["difference_ci_high_db"]]
+            ax.plot(interval, [y, y], color=colour, lw=1.6, zorder=2)
+            look = {"mec": colour, "mfc": colour if full else "white", "markersize": 5.5}
+            ax.plot(row["difference_mean_db"], y, **look, marker=SYSTEM_MARKERS[row["model"]])
+        ax.set_title(f"{measure.heading}: {found.sum()} of {len(rows)} differences confirmed")
+        ax.set_yticks(range(len(TARGETS)), ["all (mean)", *TARGETS[1:]])
+        ax.set_ylim(len(TARGETS) - 0.45, -0.55)
+        ax.grid(visible=False, axis="y")
+        for edge in range(1, len(TARGETS)):
+            ax.axhline(edge - 0.5, color="#CCCCCC", lw=0.6, zorder=0)
+    low, high = axes[0, 0].get_xlim()
+    if high - low < 14 * margin:
+        axes[0, 0].xaxis.set_major_locator(MultipleLocator(margin))
+    for ax in axes[0]:
+        ax.set_xlabel("C-U-Net minus dedicated U-Net (dB)")
+    handles = [
+        Line2D([], [], color=SYSTEM_COLOURS[model], marker=SYSTEM_MARKERS[model], mfc="white")
+        for model in models
+    ]
+    labels = [LABELS[model] for model in models]
+    fig.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
+    caption = (
+        f"Mean differences over test tracks with {1 - settings.statistics.alpha:.0%} bootstrap "
+        "intervals: below 0 the C-U-Net is worse, full markers are differences that the corrected "
+        f"test confirms, grey is the margin of ±{margin:g} dB. {basis(settings, scores)}"
+    )
+    return Figure("differences", fig, caption)
 
 
 @drawn
 def scores_by_instrument(settings: Profile, scores: pd.DataFrame) -> Figure:
     """Scores per instrument and system: boxes, and every track as a point."""
-    tracks = analysis.track_scores(scores, SDR_V4)
+    tracks = analysis.track_scores(scores, SDR_V4).dropna(subset="value")
     systems = [system for system in SYSTEMS if system in set(tracks["model"])]
-    names = sorted(set(tracks["track"]))
-    # Neighbours far apart, and the same track at the same height in every box.
-    steps = np.linspace(-0.26, 0.26, len(names))[np.argsort(np.arange(len(names)) * 0.618 % 1)]
-    offsets = dict(zip(names, steps, strict=True))
-    size = (12, 0.42 * len(systems) + 1.7)
+    size = (WIDTH, 0.32 * len(systems) + 1.2)
     fig, axes = subplots(1, len(INSTRUMENTS), size=size, sharex=True, sharey=True)
     for ax, target in zip(axes[0], INSTRUMENTS, strict=True):
-        chosen = tracks[(tracks["target"] == target) & tracks["value"].notna()]
+        data = tracks[tracks["target"] == target]
         for row, system in enumerate(systems):
-            values = chosen[chosen["model"] == system]
-            colour = SYSTEM_COLOURS[system]
-            line = {"color": colour}
-            ax.boxplot(
-                values["value"],
-                positions=[row],
-                orientation="horizontal",
-                widths=0.66,
-                showfliers=False,
-                patch_artist=True,
-                boxprops={"facecolor": (*mpl.colors.to_rgb(colour), 0.22), "edgecolor": colour},
-                medianprops={**line, "linewidth": 2.2},
-                whiskerprops=line,
-                capprops=line,
-            )
-            heights = row + values["track"].map(offsets).astype(float)
-            dots = {"s": 11, "edgecolor": "white", "linewidth": 0.4, "zorder": 3}
-            ax.scatter(values["value"], heights, color=colour, **dots)
-        _systems_as_rows(ax, systems, target)
+            parts = ("boxprops", "medianprops", "whiskerprops", "capprops")
+            look = {part: {"color": SYSTEM_COLOURS[system]} for part in parts}
+            values = data.loc[data["model"] == system, "value"]
+            where = {"positions": [row], "orientation": "horizontal", "widths": 0.7}
+            ax.boxplot(values, **where, **look, showfliers=False)
+        dots = {"orient": "h", "native_scale": True, "size": 3, "warn_thresh": 1.0}
+        dots |= {"hue": "model", "palette": SYSTEM_COLOURS, "legend": False}
+        data = data.assign(row=data["model"].map(systems.index).astype(int))
+        sns.swarmplot(data, x="value", y="row", **dots, ax=ax)
+        ax.grid(visible=False, axis="y")
         ax.axvline(0, color="#888888", linewidth=0.8, zorder=0)
+        ax.set(title=target.capitalize(), xlabel=None, ylabel=None)
+        ax.set_yticks(range(len(systems)), [LABELS[system] for system in systems])
+    axes[0, 0].set_ylim(len(systems) - 0.45, -0.55)
     frames = f"median over {settings.evaluate.window_seconds:g} s frames"
     fig.supxlabel(f"SDR v4 (dB), {frames}", fontsize=9)
     caption = (
@@ -218,92 +240,30 @@ def scores_by_instrument(settings: Profile, scores: pd.DataFrame) -> Figure:
 
 
 @drawn
-def paired_differences(settings: Profile, scores: pd.DataFrame) -> Figure:
-    """Mean differences C-U-Net minus dedicated U-Net by both protocols, with their intervals."""
-    tables = {
-        measure: inference.comparison_table(scores, settings.statistics, measure)
-        for measure in (SDR_V4, SDR_V3)
-    }
-    there = set(tables[SDR_V4]["model"])
-    models = [model for model in VARIANTS if model in there]
-    targets, margin = (ALL, *INSTRUMENTS), settings.statistics.margin_db
-    size = (12, 0.5 * len(models) + 1.6)
-    fig, axes = subplots(1, len(targets), size=size, sharex=True, sharey=True)
-    for ax, target in zip(axes[0], targets, strict=True):
-        ax.axvspan(-margin, margin, color="#E4E4E4", linewidth=0, zorder=0)
-        ax.axvline(0, color="#444444", linewidth=1.0, zorder=1)
-        for (measure, table), shift in zip(tables.items(), (-0.17, 0.17), strict=True):
-            rows = table[table["target"] == target].set_index("model")
-            for row, model in enumerate(models):
-                entry, colour = rows.loc[model], SYSTEM_COLOURS[model]
-                line = {"color": colour, "lw": 1.6, "zorder": 2}
-                ax.plot([entry["ci_low"], entry["ci_high"]], [row + shift] * 2, **line)
-                look = {"marker": SYSTEM_MARKERS[model], "markersize": 6.5, "mec": colour}
-                look["mfc"] = colour if measure == SDR_V4 else "white"
-                ax.plot(entry["mean"], row + shift, **look, zorder=3)
-        _systems_as_rows(ax, models, target_label(target))
-        ax.xaxis.set_major_locator(MaxNLocator(nbins=6, steps=(1, 2, 5, 10)))
-    fig.supxlabel(
-        "Mean difference (dB), C-U-Net minus dedicated U-Net: SDR v4 (filled), SDR v3 (open)",
-        fontsize=9,
-    )
-    counts = [
-        int(table["verdict"].str.contains(side).sum())
-        for side in ("worse", "better")
-        for table in tables.values()
-    ]
-    fig.suptitle(
-        "Of {} comparisons, significantly worse: {} by v4, {} by v3; better: {} and {}".format(
-            len(tables[SDR_V4]), *counts
-        )
-    )
-    caption = (
-        f"Mean differences over test tracks with {1 - settings.statistics.alpha:.0%} bootstrap "
-        f"intervals; grey: the margin of ±{margin:g} dB. {basis(settings, scores)}"
-    )
-    return Figure("paired_differences", fig, caption)
-
-
-@drawn
 def scores_against_parameters(
     settings: Profile, scores: pd.DataFrame, runs: pd.DataFrame
 ) -> Figure:
     """SDR over all instruments against the number of parameters, the four U-Nets as one."""
     means = analysis.over_instruments(analysis.track_scores(scores, SDR_V4))
     sizes = runs.assign(model=runs["model"].map(system_of)).groupby("model")["parameters"].first()
-    fig, axes = subplots(1, 1, size=(9.4, 3.8))
+    fig, axes = subplots(1, 1, size=(WIDTH, 2.9))
     ax = axes[0, 0]
     for system in [system for system in TRAINED if system in sizes.index]:
         values = means.loc[means["model"] == system, "value"].dropna().to_numpy()
         size = sizes[system] * (len(INSTRUMENTS) if system == "unet" else 1) / 1e6
         mean, (low, high) = values.mean(), analysis.bootstrap_interval(values)
-        label = "Four dedicated U-Nets" if system == "unet" else LABELS[system]
-        ax.errorbar(
-            size,
-            mean,
-            yerr=[[mean - low], [high - mean]],
-            color=SYSTEM_COLOURS[system],
-            marker=SYSTEM_MARKERS[system],
-            markersize=6.5,
-            markeredgecolor="white",
-            lw=1.4,
-            capsize=4,
-            ls="none",
-            label=f"{label}: {number(mean, 1)} dB, {size:.2f} M",
-        )
-    for bound, dashes in (("ideal_ratio_mask", (6, 2)), ("mixture", (1.5, 1.5))):
-        value = means.loc[means["model"] == bound, "value"].mean()
-        label = f"{LABELS[bound]}: {number(value, 1)} dB"
-        look = {"color": SYSTEM_COLOURS[bound], "ls": (0, dashes), "lw": 1.8, "zorder": 1}
-        ax.axhline(value, label=label, **look)
+        look = {"color": SYSTEM_COLOURS[system], "marker": SYSTEM_MARKERS[system], "lw": 1.4}
+        label = f"{LABELS[system]}: {number(mean)} dB, {size:.2f} M"
+        error = [[mean - low], [high - mean]]
+        ax.errorbar(size, mean, error, **look, markersize=6.5, capsize=4, ls="none", label=label)
     ax.set_xlim(left=0)
     ax.margins(y=0.09)
     ax.set_xlabel("Parameters for all four instruments (millions)")
-    ax.set_ylabel("SDR v4 (dB), mean over instruments and tracks")
+    ax.set_ylabel("SDR v4 (dB)")
     fig.legend(loc="outside right center", frameon=False, handletextpad=0.4)
     caption = (
-        "Scores against the parameters needed for all four instruments, with 95 % bootstrap "
-        f"intervals. {basis(settings, scores)}"
+        "Mean scores over instruments and tracks against the parameters needed for all four "
+        f"instruments, with 95% bootstrap intervals. {basis(settings, scores)}"
     )
     return Figure("scores_against_parameters", fig, caption)
 
@@ -314,41 +274,33 @@ def scores_against_parameters(
 @drawn
 def training_curves(settings: Profile, runs: pd.DataFrame) -> Figure:
     """Training and validation loss of every run of the first seed, with shared axes."""
-    chosen = runs[runs["seed"] == runs["seed"].min()].set_index("model")
-    models = [model for model in MODELS if model in chosen.index]
-    rows = -(-len(models) // 4)
-    fig, axes = subplots(rows, 4, size=(12, 2.1 * rows + 0.9), sharex=True, sharey=True)
-    last_is_best = 0
-    dashed, ring = {"lw": 1.2, "ls": (0, (3, 1.5))}, {"marker": "o", "mfc": "white", "mew": 1.6}
-    for ax, model in zip(axes.flat, models, strict=False):
-        columns = ("epoch", "loss", "val_loss")
-        history = read_csv(Path(chosen.loc[model, "folder"]) / "history.csv", columns)
-        colour, best = SYSTEM_COLOURS[system_of(model)], history["val_loss"].idxmin()
-        last_is_best += int(best == history.index[-1])
-        ax.plot(history["epoch"], history["loss"], color=colour, **dashed)
-        ax.plot(history["epoch"], history["val_loss"], color=colour, lw=1.8)
-        ax.plot(history["epoch"][best], history["val_loss"][best], color=colour, **ring)
-        ax.set_title(LABELS[model])
+    chosen = runs[runs["seed"] == runs["seed"].min()]
+    fig, axes = subplots(1, 2, size=(WIDTH, 3.3), sharex=True, sharey=True)
+    dashed, ring = {"lw": 1.0, "ls": (0, (3, 1.5))}, {"marker": "o", "mfc": "white", "mew": 1.6}
+    colours = {f"unet_{name}": colour for name, colour in INSTRUMENT_COLOURS.items()}
+    for ax, title, models in zip(
+        axes[0], ("Dedicated U-Nets", "C-U-Nets"), (UNETS, VARIANTS), strict=True
+    ):
+        for _, run in chosen[chosen["model"].isin(models)].iterrows():
+            columns = ("epoch", "loss", "val_loss")
+            history = read_csv(Path(run["folder"]) / "history.csv", columns).set_index("epoch")
+            colour = (colours | SYSTEM_COLOURS)[run["model"]]
+            best = history["val_loss"].idxmin()
+            ax.plot(history["loss"], color=colour, **dashed)
+            ax.plot(history["val_loss"], color=colour, lw=1.8, label=LABELS[run["model"]])
+            ax.plot(best, history["val_loss"][best], color=colour, **ring)
+        ax.set(title=title, xlabel="Epoch")
         ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
-    for ax in axes.flat[len(models) :]:
-        ax.set_visible(False)
-    axes[0, 0].set_yscale("log")
-    axes[0, 0].yaxis.set_major_locator(mpl.ticker.LogLocator(subs=(1, 2, 5)))
-    axes[0, 0].yaxis.set_major_formatter(mpl.ticker.FormatStrFormatter("%g"))
-    axes[0, 0].yaxis.set_minor_formatter(mpl.ticker.NullFormatter())
-    for ax in axes[-1]:
-        ax.set_xlabel("Epoch")
-    fig.supylabel("Mean absolute error", fontsize=9)
-    handles = [
-        Line2D([], [], color="#444444", label="training", **dashed),
-        Line2D([], [], color="#444444", label="validation", lw=1.8),
-        Line2D([], [], color="#444444", label="best epoch", ls="none", **ring),
-    ]
-    fig.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)
-    fig.suptitle(f"The last epoch is the best one in {last_is_best} of {len(models)} runs")
+        ax.legend(frameon=False, loc="best")
+    ax = axes[0, 0]
+    ax.set(yscale="log", ylabel="Mean absolute error")
+    ax.yaxis.set_major_locator(mpl.ticker.LogLocator(subs=(1, 2, 5)))
+    ax.yaxis.set_major_formatter(mpl.ticker.FormatStrFormatter("%g"))
+    ax.yaxis.set_minor_formatter(mpl.ticker.NullFormatter())
     caption = (
         f"Loss of each training, {settings.train.steps_per_epoch} steps of "
-        f"{settings.train.batch_size} patches an epoch. {basis(settings, chosen.reset_index())}"
+        f"{settings.train.batch_size} patches an epoch; line: validation, dashed: training, ring: "
+        f"best epoch. {basis(settings, chosen)}"
     )
     return Figure("training_curves", fig, caption)
 
@@ -360,7 +312,7 @@ def film_parameters(settings: Profile, runs: pd.DataFrame) -> Figure:
     models = [model for model in VARIANTS if model in chosen.index]
     if not models:
         raise missing(settings.paths.run(next(iter(VARIANTS)), settings.seed) / "film.csv")
-    fig, axes = subplots(len(models), 2, size=(9.6, 1.9 * len(models) + 0.9), sharex=True)
+    fig, axes = subplots(len(models), 2, size=(WIDTH, 1.35 * len(models) + 0.9), sharex=True)
     columns = ("instrument", "block", "feature", "gamma", "beta")
     neutral = {"color": "#666666", "lw": 0.9, "ls": (0, (3, 2))}
     for pair, model in zip(axes, models, strict=True):
@@ -411,8 +363,8 @@ def spectrograms(settings: Profile) -> Figure:
     levelled = {"cmap": "magma", "vmin": -80.0, "vmax": 0.0, **image}
     share = {"cmap": mpl.colormaps["viridis"].with_extremes(bad="#BDBDBD"), "vmin": 0, "vmax": 1}
     headings = ["Mixture", "Target", *(f"{LABELS[name]}" for name in systems)]
-    headings += [f"Mask: {LABELS[name].removeprefix('C-U-Net ')}" for name in systems]
-    size = (2.15 * len(headings), 6.6)
+    headings += [f"Mask: {LABELS[name].split(' ', 1)[1]}" for name in systems]
+    size = (1.6 * len(headings), 5.0)
     fig, axes = subplots(len(INSTRUMENTS), len(headings), size=size, sharex=True, sharey=True)
     for row, name in zip(axes, INSTRUMENTS, strict=True):
         estimates = [magnitudes[f"{system}/{name}"] for system in systems]
@@ -421,7 +373,7 @@ def spectrograms(settings: Profile) -> Figure:
         for ax, magnitude in zip(row[-len(systems) :], estimates, strict=True):
             ratio = np.clip(magnitude / np.maximum(mixed, 1e-12), 0.0, 1.0)
             masks = ax.imshow(np.where(mixed > peak * 1e-4, ratio, np.nan), **share, **image)
-        row[0].set_ylabel(f"{name.capitalize()}\nFrequency (Hz)")
+        row[0].set_ylabel(f"{name.capitalize()}\n(Hz)")
     for ax, words in zip(axes[0], headings, strict=True):
         ax.set_title(words, fontsize=8)
     for ax in axes.flat:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import html
 import io
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,9 +23,11 @@ from IPython.display import HTML, Markdown
 
 from cunet_lib.core.files import damaged, missing, write_atomically
 from cunet_lib.core.settings import ROOT, Profile
-from cunet_lib.core.systems import INSTRUMENTS, LABELS, UNETS, VARIANTS
+from cunet_lib.core.systems import INSTRUMENTS, LABELS, VARIANTS
+from cunet_lib.evaluation.metrics import SDR_V3, SDR_V4
+from cunet_lib.evaluation.published import OVERALL, load_published
 from cunet_lib.evaluation.scores import ALL
-from cunet_lib.report.records import TRIALS, Table, count, load_songs
+from cunet_lib.report.records import TRIALS, Table, count, listed, load_songs
 
 METHODS = ROOT / "docs" / "methods.md"
 """What scores and tests are; goes with the report as a page."""
@@ -38,38 +41,50 @@ PLAY_RATE = 16000
 # ------------------------------------------------------------------------------ the answer
 
 
-def answer(settings: Profile, v4: Table, v3: Table, runs: pd.DataFrame) -> Markdown:
-    """The study's answer in a sentence, and what it rests on.
+def answer(settings: Profile, differences: Table, training: Table, models: Table) -> Markdown:
+    """The study's answer in plain words: how far apart, where clearly, and at what cost.
+
+    The same words stand in the report, at the end of notebook 05 and in README.md.
 
     Parameters
     ----------
-    v4, v3
-        Tables of differences by both protocols, as ``tables.differences_table`` makes them.
-    runs
-        As ``records.load_runs`` gives them.
+    differences, training, models
+        As ``tables`` makes them.
     """
-    frames = v4.frame, v3.frame
-    apart = [_apart(frame.loc[frame["target"] == ALL, "difference_mean_db"]) for frame in frames]
+    table, margin = differences.frame, settings.statistics.margin_db
+    songs = count(int(table["tracks"].max()), "test song")
+    parts = [table[table["protocol"] == measure.protocol] for measure in (SDR_V4, SDR_V3)]
+    apart = [_apart(part.loc[part["target"] == ALL, "difference_mean_db"]) for part in parts]
+    first = (
+        f"**On {songs}, the C-U-Nets score {apart[0]} the four dedicated U-Nets by BSS Eval v4, "
+        f"and {apart[1]} them by v3, the paper's protocol (means over the instruments).**"
+    )
+    sides = {"clearly below": [], "clearly above": [], "not clearly apart": []}
+    for target in INSTRUMENTS:
+        rows = table[table["target"] == target]
+        below, above = rows["difference_ci_high_db"] < 0, rows["difference_ci_low_db"] > 0
+        sides[[*sides][0 if below.all() else 1 if above.all() else 2]].append(target)
+    said = [f"{side} for {listed(targets)}" for side, targets in sides.items() if targets]
     worse, better, equal = (
-        [int(frame["verdict"].str.contains(word).sum()) for frame in frames]
+        [int(part["verdict"].str.contains(word).sum()) for part in parts]
         for word in ("worse", "better", "equivalent")
     )
-    tracks = count(int(v4.frame["tracks"].max()), "test song")
-    margin = settings.statistics.margin_db
-    first = (
-        f"Over all instruments, the C-U-Nets score {apart[0]} the four dedicated U-Nets by BSS "
-        f"Eval v4 and {apart[1]} them by v3, the paper's protocol; of {len(v4.frame)} comparisons "
-        f"{worse[0]} (v4) and {worse[1]} (v3) are significantly worse, {better[0]} and {better[1]} "
-        "better."
-    )
-    rest = (
-        f"Means over {tracks}. Significant: after correction for all comparisons of a protocol; "
-        f"{equal[0]} and {equal[1]} are equivalent to within {margin:g} dB, and what is neither is "
-        f"undecided. {_budget(settings, runs)}"
-    )
+    words = [
+        f"They are {', and '.join(said)}. Clearly means: for every C-U-Net and by both protocols, "
+        f"the mean difference is on that side of 0 with {1 - settings.statistics.alpha:.0%} "
+        "confidence.",
+        f"Of {len(parts[0])} comparisons, a few look clear by chance. A test that is corrected for "
+        f"this confirms {worse[0] + better[0]} by v4 and {worse[1] + better[1]} by v3 (worse: "
+        f"{worse[0]} and {worse[1]}, better: {better[0]} and {better[1]}). A second test shows a "
+        f"difference below {margin:g} dB, the margin that was set beforehand, in {equal[0]} and "
+        f"{equal[1]}. For all others the songs are too few to tell.",
+        _budget(training.frame.set_index("model"), models.frame.set_index("model")),
+        differences.caption[differences.caption.index("Data: ") :],
+    ]
     if settings.name in TRIALS:
-        rest += " **This profile shows that everything runs and is no verdict.**"
-    return Markdown(f"**{first}**\n\n{rest}")
+        text = f"Profile `{settings.name}` shows that everything runs; its numbers decide nothing."
+        words.append(f"**{text}**")
+    return Markdown("\n* ".join([f"{first}\n", *words]))
 
 
 def _apart(differences: pd.Series) -> str:
@@ -82,17 +97,36 @@ def _apart(differences: pd.Series) -> str:
     return f"{span} dB {'below' if high <= 0 else 'above'}"
 
 
-def _budget(settings: Profile, runs: pd.DataFrame) -> str:
-    """What a C-U-Net had in parameters, steps and mixtures, beside the four U-Nets."""
-    totals = runs.assign(mixtures=runs["steps"] * runs["batch_size"])
-    totals = totals.groupby("model")[["parameters", "steps", "mixtures"]].mean()
-    shared = totals[totals.index.isin(VARIANTS)].mean()
-    four = totals[totals.index.isin(UNETS)].sum()
-    shared["mixtures"] /= settings.train.conditions_per_mixture
-    share = {name: f"{shared[name] / four[name]:.0%}" for name in four.index}
+def _budget(training: pd.DataFrame, models: pd.DataFrame) -> str:
+    """What a C-U-Net had in parameters, steps and mixtures, and whether that was enough."""
+    sizes, costs = models["parameters"], training[["steps", "mixtures"]].groupby("model").mean()
+    shared = [model for model in VARIANTS if model in costs.index]
+    steps, mixtures = costs.loc[shared].mean() / costs.loc["unet"]
+    size = sizes[shared].mean() / sizes["unet"]
+    runs = training[training["best_epoch"].notna()]
+    last = int((runs["best_epoch"] == runs["epochs"]).sum())
+    more = ", so more steps would have helped" if 2 * last > len(runs) else ""
     return (
-        f"On average a C-U-Net has {share['parameters']} of the four U-Nets' parameters and was "
-        f"trained for {share['steps']} of their steps, on {share['mixtures']} of their mixtures."
+        f"On average a C-U-Net has {size:.0%} of the four U-Nets' parameters and was trained for "
+        f"{steps:.0%} of their steps, on {mixtures:.0%} of their mixtures. In {last} of "
+        f"{len(runs)} trainings the last epoch was the best one{more}."
+    )
+
+
+def others() -> Markdown:
+    """What the paper concludes, and what an independent rerun found; differences alone."""
+    study = "Kadandale et al. 2020"
+    rows = load_published()
+    rows = rows[(rows["study"] == study) & (rows["metric"] == "SDR")]
+    means = rows.pivot_table(index="target", columns="system", values="mean_db")
+    below = means["Dedicated U-Nets (x4)"] - means["C-U-Net"]
+    each = below[list(INSTRUMENTS)]
+    return Markdown(
+        "The paper's authors conclude that one C-U-Net separates several instruments \"without "
+        f'losing any performance". An independent rerun on MUSDB18 ({study}, BSS Eval v3) found '
+        f"its C-U-Net {each.min():.2f} to {each.max():.2f} dB below dedicated U-Nets, instrument "
+        f"by instrument, and {below[OVERALL]:.2f} dB over all. Only such differences compare with "
+        "those here, and only roughly: data, protocol and training differ."
     )
 
 
@@ -100,32 +134,39 @@ def _budget(settings: Profile, runs: pd.DataFrame) -> str:
 
 
 def players(settings: Profile, seconds: float = 10.0) -> HTML:
-    """One player per song that was kept, which changes between sounds without losing its place."""
+    """One player per song that was kept: choose what is heard, and the place in time stays."""
     blocks = []
-    for song, sounds in load_songs(settings, seconds).items():
+    for place, (song, sounds) in enumerate(load_songs(settings, seconds).items()):
         peak = max(float(np.abs(sound).max(initial=0.0)) for sound in sounds.values()) or 1.0
-        named = {name: _mp3(sound / peak, settings) for name, sound in sounds.items()}
-        first = named.pop("mixture")
-        options = [f'<option value="{first}">Mixture</option>']
-        for instrument in INSTRUMENTS:
-            options.append(f'<optgroup label="{instrument}">')
-            for name, source in named.items():
-                system, _, target = name.rpartition("/")
-                if target == instrument:
-                    label = html.escape(f"{instrument}: {LABELS.get(system, system) or 'target'}")
-                    options.append(f'<option value="{source}">{label}</option>')
-            options.append("</optgroup>")
-        blocks.append(
-            f'<p class="cunet-player"><b>{html.escape(song)}</b><br>'
-            f'<audio controls loop preload="metadata" src="{first}"></audio> '
-            f'<select aria-label="what is heard" onchange="{_CHANGE}">{"".join(options)}</select>'
+        sources = {name: _mp3(sound / peak, settings) for name, sound in sounds.items()}
+        systems = dict.fromkeys(name.rpartition("/")[0] for name in sounds)
+        rows = {
+            f"what-{place}": {name: name for name in ("mixture", *INSTRUMENTS)},
+            f"from-{place}": {system: LABELS.get(system, "target") for system in systems},
+        }
+        buttons = "".join(
+            f'<label><input type="radio" name="{group}" value="{value}"'
+            f"{'' if number else ' checked'}> {html.escape(label)}</label>{last}"
+            for group, row in rows.items()
+            for number, (value, label) in enumerate(row.items())
+            for last in ["<br>" if number == len(row) - 1 else " "]
         )
-    return HTML("</p>".join(blocks) + "</p>")
+        data = "".join(f'<data value="{key}" title="{s}"></data>' for key, s in sources.items())
+        blocks.append(
+            f'<div class="cunet-player" onchange="{_CHANGE}"><b>{html.escape(song)}</b><br>'
+            f'<audio controls loop preload="metadata" src="{sources["mixture"]}"></audio><br>'
+            f"{buttons}{data}</div>"
+        )
+    return HTML("".join(blocks))
 
 
 _CHANGE = (
-    "const p = this.parentNode.querySelector('audio'), t = p.currentTime, on = !p.paused;"
-    " p.src = this.value; p.currentTime = t; if (on) p.play()"
+    "const chosen = (group) => this.querySelector(`[name^=${group}]:checked`).value,"
+    " what = chosen('what'), from = what == 'mixture' ? '' : chosen('from'),"
+    " key = from ? `${from}/${what}` : what, p = this.querySelector('audio'),"
+    " t = p.currentTime, on = !p.paused;"
+    " p.src = [...this.querySelectorAll('data')].find((each) => each.value == key).title;"
+    " p.currentTime = t; if (on) p.play()"
 )
 
 
@@ -147,6 +188,7 @@ _TEMPLATE = """
 {%- block html_head_js_mermaidjs -%}{%- endblock -%}
 {%- block html_head_css -%}{{ super() }}{{ resources.head }}{%- endblock -%}
 {%- block body_header -%}{{ super() }}{{ resources.above }}{%- endblock -%}
+{%- block any_cell scoped -%}{{ cell.metadata.before }}{{ super() }}{%- endblock -%}
 {%- block body_footer -%}{{ resources.below }}{{ super() }}{%- endblock -%}
 """
 """nbconvert's page without what it loads from the web."""
@@ -156,20 +198,24 @@ main { max-width: 1150px; margin: 0 auto; padding: 0 12px; }
 body.jp-Notebook { padding: 0; }
 .jp-Cell, .jp-OutputArea-child { padding: 0 !important; }
 .jp-OutputPrompt, .jp-InputPrompt, .jp-Collapser { display: none !important; }
-.jp-RenderedHTMLCommon { padding-right: 0 !important; overflow-wrap: break-word; }
+.jp-RenderedHTMLCommon { padding: 0 !important; overflow-wrap: break-word; }
+.jp-RenderedHTMLCommon :is(p, ul) { margin: 0 0 0.5em !important; }
 .jp-RenderedHTMLCommon h1 { font-size: 1.5em; margin: 0.5em 0; }
-.cunet-table { overflow: auto; max-width: 100%; max-height: 26em; }
+.cunet-table { overflow: auto; max-width: 100%; max-height: 19em; }
 .cunet-table thead { position: sticky; top: 0; z-index: 2; background: white; }
 .jp-RenderedHTMLCommon .cunet-table table.dataTable {
-  margin: 0; font-size: 12.5px; table-layout: auto; width: auto !important; }
+  margin: 0 !important; font-size: 12.5px; table-layout: auto; width: auto !important; }
 .cunet-table .dt-layout-row:has(.dt-layout-cell:empty) { display: none; }
-.cunet-table .dt-layout-cell { overflow: visible !important; }
+.cunet-table .dt-layout-cell { overflow: visible !important; margin: 0 !important; }
 .cunet-table :is(th, td) { white-space: nowrap; text-align: left !important; }
 .jp-RenderedHTMLCommon .cunet-table :is(th, td) { padding: 3px 10px !important; }
 .jp-RenderedHTMLCommon .cunet-table thead th { padding-right: 26px !important; }
 .cunet-table :is(th, td):first-child { position: sticky; left: 0; background: white; z-index: 1; }
-.cunet-player select { max-width: 100%; font-size: 1em; }
-.cunet-links { padding: 0 0 2em; }
+.cunet-player { margin: 0.6em 0; }
+.cunet-player :is(audio, label) { vertical-align: middle; }
+.cunet-player label { display: inline-block; padding: 3px 6px 3px 0; font-size: 13px; }
+details { border-top: 1px solid #ddd; }
+summary { padding: 0.5em 0; font: bold 16px sans-serif; cursor: pointer; }
 </style>"""
 
 _BACK = '<p><a href="index.html">Back to the report</a></p>'
@@ -212,18 +258,40 @@ def write_page(settings: Profile) -> Path:
     write_atomically(folder / "methods.html", _page(methods, "methods", above=_BACK, head=_STYLE))
     bundle = Path(itables.options.dt_bundle)
     head = f"<style>{bundle.with_suffix('.css').read_text('utf-8')}</style>{_STYLE}"
-    below = _links(others) + _SORT % base64.b64encode(bundle.read_bytes()).decode()
-    text = _page(_read(sources[REPORT]), REPORT, hidden=True, head=head, below=below)
-    return write_atomically(
-        folder / "index.html", text.replace("../docs/methods.md", "methods.html")
-    )
+    report = _read(sources[REPORT])
+    below = _fold(report) + _links(others)
+    below += _SORT % base64.b64encode(bundle.read_bytes()).decode()
+    text = _page(report, REPORT, hidden=True, head=head, below=below)
+    # The data are named once, below the answer.
+    text = re.sub(r" Data: [^<]*(?=</small>)", "", text)
+    text = text.replace("../docs/methods.md", "methods.html")
+    return write_atomically(folder / "index.html", text)
+
+
+def _fold(notebook: nbformat.NotebookNode) -> str:
+    """Fold each section, from its heading on; returns what closes the last one.
+
+    Cells with the tag ``repeated`` stand in the notebook alone.
+    """
+    closed, cells = "", []
+    for cell in notebook.cells:
+        if "repeated" in cell.metadata.get("tags", ()):
+            continue
+        if cell.cell_type == "markdown" and cell.source.startswith("## "):
+            title, _, cell.source = cell.source.removeprefix("## ").partition("\n")
+            opened = f"<details><summary>{html.escape(title)}</summary>"
+            cell.metadata["before"], closed = closed + opened, "</details>"
+        cells.append(cell)
+    notebook.cells = cells
+    cells[0].source = cells[0].source.replace("# 05 · ", "# ")
+    return closed
 
 
 def _links(names: Sequence[str]) -> str:
     links = " · ".join(f'<a href="{name}.html">{html.escape(name)}</a>' for name in names)
     return (
-        '<div class="jp-RenderedHTMLCommon cunet-links"><h2>The executed notebooks</h2>'
-        f"<p>{links}</p></div>"
+        "<details><summary>The executed notebooks</summary>"
+        f'<p class="jp-RenderedHTMLCommon">{links}</p></details>'
     )
 
 

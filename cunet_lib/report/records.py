@@ -4,43 +4,69 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Sequence
+import string
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import scipy.ndimage
 import soundfile
 
 from cunet_lib.core.files import damaged, missing, read_csv, read_run, write_atomically
-from cunet_lib.core.settings import ConfigError, Profile
+from cunet_lib.core.settings import Profile
 from cunet_lib.core.systems import INSTRUMENTS, LABELS, MODELS, SYSTEMS, TRAINED
-from cunet_lib.evaluation.metrics import SCORE_COLUMNS
-from cunet_lib.evaluation.scores import ALL
+from cunet_lib.evaluation.evaluate import EXCERPT
+from cunet_lib.evaluation.scores import ALL, read_scores
+from cunet_lib.signal.spectral import loudest
 
 TRIALS = ("smoke", "demo")
 """Profiles that show that everything runs; their models are trained for minutes."""
 
-__all__ = ["LABELS", "MODELS", "count", "data_note", "listed", "load_runs", "number"]
-
 # ------------------------------------------------------------------------------ words
 
 
-def check_name(name: str, caption: str) -> None:
-    """Refuse names that are not plain file names, and empty captions."""
-    if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
-        raise ConfigError(f"Table or figure name {name!r} may hold letters, digits, - and _ only.")
-    if not caption.strip():
-        raise ConfigError(f"{name} needs a caption that says what it shows, and on which data.")
+class _Cells(string.Formatter):
+    """Fills templates of cells: ``!l`` is a system's or target's label, ``:p`` a p value."""
+
+    def convert_field(self, value, conversion):
+        if conversion == "l":
+            return "all (mean)" if value == ALL else LABELS.get(value, value)
+        return super().convert_field(value, conversion)
+
+    def format_field(self, value, spec):
+        if pd.isna(value):
+            return "n/a"
+        if spec == "p":
+            return "<0.001" if value < 0.001 else f"{value:.3f}"
+        text = format(value, spec)
+        # No negative zero: -0.00 looks like information.
+        return text.removeprefix("-") if not text.strip("-0.") else text
+
+
+_CELLS = _Cells()
 
 
 def number(value: float, decimals: int = 2, *, sign: bool = False) -> str:
     """A number as text; ``"n/a"`` where there is none."""
-    if pd.isna(value):
-        return "n/a"
-    text = f"{value:{'+' if sign else ''}.{decimals}f}"
-    # No negative zero: -0.00 looks like information.
-    return text.replace("-", "", 1) if float(text) == 0 and text.startswith("-") else text
+    return _CELLS.format_field(value, f"{'+' if sign else ''}.{decimals}f")
+
+
+def lay_out(frame: pd.DataFrame, columns: Mapping[str, str]) -> pd.DataFrame:
+    """A table as text, for readers.
+
+    Parameters
+    ----------
+    columns
+        Heading to a template over the columns of ``frame``, such as ``"{mean:.2f} dB"``; missing
+        values become ``"n/a"``, cells of nothing else too, and ``{model!l}`` is a label.
+    """
+    rows = frame.to_dict("records")
+    shown = pd.DataFrame(
+        {name: [_CELLS.vformat(cell, (), row) for row in rows] for name, cell in columns.items()}
+    )
+    return shown.replace(r"^(± )?n/a( (±|to|\(?n/a\)?))*$", "n/a", regex=True)
 
 
 def count(number: int, noun: str) -> str:
@@ -76,11 +102,6 @@ def basis(settings: Profile, table: pd.DataFrame) -> str:
     return data_note(settings, *tracks, rate_note(settings), *(runs if seeds else ()))
 
 
-def target_label(target: str) -> str:
-    """Name of an instrument, or of their mean."""
-    return "all (mean)" if target == ALL else target
-
-
 # ------------------------------------------------------------------------------ tables
 
 
@@ -98,14 +119,7 @@ class Table:
     caption: str
 
     def save(self, folder: Path) -> Table:
-        """Write CSV, Markdown and LaTeX, equal bytes for equal tables; returns the table.
-
-        Raises
-        ------
-        ConfigError
-            If the name is not a plain file name, or the caption is empty.
-        """
-        check_name(self.name, self.caption)
+        """Write CSV, Markdown and LaTeX, equal bytes for equal tables; returns the table."""
         shown, place = self.display.astype(str), Path(folder) / self.name
         write_atomically(place.with_suffix(".md"), _markdown(shown, self.caption))
         write_atomically(place.with_suffix(".tex"), _latex(shown, self.name, self.caption))
@@ -223,25 +237,25 @@ def load_runs(
     return pd.DataFrame(rows)
 
 
-def _load_each(settings: Profile, folder: str, model: str, seeds, columns, **options):
-    """All tables ``<model>-seed<seed>.csv`` in a folder of the scores, of these seeds."""
+def _load_each(settings: Profile, folder: str, models, seeds, read: Callable) -> pd.DataFrame:
+    """The tables ``<model>-seed<seed>.csv`` of these models and seeds in a folder of the scores.
+
+    Others may lie beside them: of runs before, or committed ones.
+    """
     place = settings.paths.scores / folder
     paths = [
         path
-        for path in sorted(place.glob("*-seed*.csv"))
-        if seeds is None
-        or path.stem.rsplit("-seed", 1)[0] not in TRAINED
-        or path.stem.rsplit("-seed", 1)[1] in map(str, seeds)
+        for model in models
+        for path in sorted(place.glob(f"{model}-seed*.csv"))
+        if seeds is None or model not in TRAINED or path.stem.split("-seed")[1] in map(str, seeds)
     ]
     if not paths:
-        raise missing(place / f"{model}-seed{seeds[0] if seeds else settings.seed}.csv")
-    return pd.concat([read_csv(path, columns, **options) for path in paths], ignore_index=True)
+        raise missing(place / f"{models[0]}-seed{(seeds or [settings.seed])[0]}.csv")
+    return pd.concat([read(path) for path in paths], ignore_index=True)
 
 
 def load_excerpt(settings: Profile, *, seeds: Sequence[int] | None = None) -> pd.DataFrame:
-    """Scores on the one real excerpt: columns model, target, metric, seeds, value (dB).
-
-    One row per system and instrument, means over seeds.
+    """Scores on the one real excerpt: columns model, seed, target, metric, value (dB).
 
     Raises
     ------
@@ -249,12 +263,7 @@ def load_excerpt(settings: Profile, *, seeds: Sequence[int] | None = None) -> pd
         If there are none, or a table is damaged.
     """
     columns = ("model", "seed", "target", "metric", "value")
-    table = _load_each(settings, "excerpt", "unet", seeds, columns)
-    grouped = table.groupby(["model", "target", "metric"], as_index=False).agg(
-        seeds=("seed", "nunique"), value=("value", "mean")
-    )
-    order = {name: place for place, name in enumerate((*SYSTEMS, *INSTRUMENTS))}
-    return grouped.sort_values(["model", "target"], key=lambda c: c.map(order), ignore_index=True)
+    return _load_each(settings, "excerpt", SYSTEMS, seeds, lambda path: read_csv(path, columns))
 
 
 def load_ablation(settings: Profile, *, seeds: Sequence[int] | None = None) -> pd.DataFrame:
@@ -265,14 +274,11 @@ def load_ablation(settings: Profile, *, seeds: Sequence[int] | None = None) -> p
     ConfigError
         If there are none, or a table is damaged.
     """
-    # Track names such as "NA" are names; only values may be missing.
-    options = {"keep_default_na": False, "na_values": {"value": ["", "nan", "NaN"]}}
-    columns = ("ablation", *SCORE_COLUMNS)
-    return _load_each(settings, "ablation", settings.shipped, seeds, columns, **options)
+    return _load_each(settings, "ablation", [settings.shipped], seeds, read_scores)
 
 
 def load_songs(settings: Profile, seconds: float = 10.0) -> dict[str, dict[str, np.ndarray]]:
-    """The liveliest excerpt of each song that was kept as audio.
+    """The liveliest excerpt of each song that was kept as audio, the real one last.
 
     Returns
     -------
@@ -286,16 +292,21 @@ def load_songs(settings: Profile, seconds: float = 10.0) -> dict[str, dict[str, 
         If there is no song, or a file is damaged.
     """
     rate, songs = settings.signal.sample_rate, {}
-    for folder in sorted(path.parent for path in settings.paths.examples.glob("*/mixture.flac")):
+    found = (path.parent for path in settings.paths.examples.glob("*/mixture.flac"))
+    for folder in sorted(found, key=lambda folder: (folder.name == EXCERPT, folder.name)):
         systems = [f"{name}/" for name in TRAINED if (folder / name).is_dir()]
-        names = [
-            "mixture",
-            *(f"{system}{name}" for system in ("", *systems) for name in INSTRUMENTS),
-        ]
-        sounds = {name: _load_audio(folder / f"{name}.flac", rate) for name in names}
+        names = [f"{system}{name}" for system in ("", *systems) for name in INSTRUMENTS]
+        sounds = {name: _load_audio(folder / f"{name}.flac", rate) for name in ("mixture", *names)}
         if len({len(sound) for sound in sounds.values()}) > 1:
             raise damaged(folder, "its sounds differ in length")
-        part = _liveliest(np.stack([sounds[name] for name in INSTRUMENTS]), rate, seconds)
+        stems = np.stack([sounds[name] for name in INSTRUMENTS]).astype(float) ** 2
+        # Where every stem sounds, not where one is loud: the mean of the levels' logarithms.
+        shares = (
+            scipy.ndimage.uniform_filter1d(stems, rate, axis=1)
+            / (stems.sum(axis=1) + 1e-9)[:, None]
+        )
+        start = loudest(np.sqrt(np.exp(np.log(shares + 1e-9).mean(axis=0))), int(seconds * rate))
+        part = slice(start, start + int(seconds * rate))
         songs[folder.name] = {name: sound[part] for name, sound in sounds.items()}
     if not songs:
         raise missing(settings.paths.examples / "*" / "mixture.flac")
@@ -312,16 +323,3 @@ def _load_audio(path: Path, rate: int) -> np.ndarray:
     if given != rate or audio.ndim != 1:
         raise damaged(path, f"it has {given} Hz instead of {rate}, or several channels")
     return audio
-
-
-def _liveliest(stems: np.ndarray, rate: int, seconds: float) -> slice:
-    """The samples, from a whole second on, in which all stems ``(stems, samples)`` sound most.
-
-    That is where the product of the stems' shares of their energy is largest.
-    """
-    length = min(stems.shape[1], int(seconds * rate))
-    starts = np.arange(0, stems.shape[1] - length + 1, rate)
-    energy = np.cumsum(np.pad(stems.astype(float) ** 2, ((0, 0), (1, 0))), axis=1)
-    shares = (energy[:, starts + length] - energy[:, starts]) / np.maximum(energy[:, -1:], 1e-12)
-    start = int(starts[np.log(np.maximum(shares, 1e-6)).sum(axis=0).argmax()])
-    return slice(start, start + length)

@@ -1,8 +1,12 @@
-"""Tables of the report; what scores and tests are stands in ``docs/methods.md``."""
+"""Tables of the report; what scores and tests are stands in ``docs/methods.md``.
+
+A table is a frame with machine names, and a template for each column that readers see
+(:func:`cunet_lib.report.records.lay_out`).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
@@ -25,16 +29,7 @@ from cunet_lib.evaluation.metrics import (
     Measure,
 )
 from cunet_lib.evaluation.scores import ALL, TARGETS
-from cunet_lib.report.records import (
-    Table,
-    basis,
-    count,
-    data_note,
-    listed,
-    number,
-    rate_note,
-    target_label,
-)
+from cunet_lib.report.records import Table, basis, count, data_note, lay_out, listed, rate_note
 
 BSS_EVAL = tuple(
     Measure(metric, sdr.protocol, sdr.aggregation)
@@ -48,25 +43,21 @@ ABLATED = (*BSS_EVAL[3:], SDR_V4, *(Measure("SDR", p, WHOLE_TRACK) for p in (PLA
 
 PLACE = ["model", "target"]
 STATISTICS = ("mean", "std", "median")
+NAMED = {"Model": "{model!l}", "Instrument": "{target!l}"}
+ORDER = {name: place for place, name in enumerate((*ABLATIONS, *SYSTEMS, *TARGETS))}
 
 
-def texts(values: pd.Series, decimals: int = 2, *, sign: bool = False) -> list[str]:
-    """A column of numbers as text."""
-    return [number(value, decimals, sign=sign) for value in values]
+def _made(name: str, frame: pd.DataFrame, columns: Mapping[str, str], caption: str) -> Table:
+    return Table(name, frame, lay_out(frame, columns), caption)
 
 
-def spread(frame: pd.DataFrame, prefix: str) -> list[str]:
-    """Mean, standard deviation and median as text, of the columns that start with ``prefix``."""
-    columns = [f"{prefix}{statistic}_db" for statistic in STATISTICS]
-    return [
-        f"{number(mean)} ± {number(deviation)} ({number(median)})"
-        for mean, deviation, median in frame[columns].itertuples(index=False)
-    ]
+def _spread(measure: Measure) -> str:
+    """Cell with mean, standard deviation and median of a measure."""
+    start = measure.column
+    return f"{{{start}_mean_db:.2f}} ± {{{start}_std_db:.2f}} ({{{start}_median_db:.2f}})"
 
 
-def named(frame: pd.DataFrame) -> dict[str, pd.Series]:
-    """Columns that name a row's model and instrument."""
-    return {"Model": frame["model"].map(LABELS), "Instrument": frame["target"].map(target_label)}
+# ------------------------------------------------------------------------------ models
 
 
 def models_table(settings: Profile, runs: pd.DataFrame, paper: pd.DataFrame) -> Table:
@@ -91,23 +82,21 @@ def models_table(settings: Profile, runs: pd.DataFrame, paper: pd.DataFrame) -> 
     frame["share_of_four"] = frame["parameters"] / frame.loc["unet", "parameters"]
     frame["paper_parameters"] = paper["parameters"].reindex(chosen)
     frame["paper_share_of_four"] = frame["paper_parameters"] / paper.loc["unet", "parameters"]
-    frame.insert(0, "paper_name", [PAPER_NAMES[model] for model in chosen])
-    frame = frame.reset_index()
-    display = pd.DataFrame(
-        {
-            "Model": frame["model"].map({**LABELS, "unet": "Four dedicated U-Nets"}),
-            "Name in the paper": frame["paper_name"].replace("", "-"),
-            "Parameters": frame["parameters"].map("{:,}".format),
-            "Share of four U-Nets": frame["share_of_four"].map("{:.1%}".format),
-            "Parameters at paper size": frame["paper_parameters"].map("{:,}".format),
-            "Share at paper size": frame["paper_share_of_four"].map("{:.1%}".format),
-        }
-    )
+    frame.insert(0, "paper_name", [PAPER_NAMES[model] or "-" for model in chosen])
+    columns = {
+        "Model": "{model!l}",
+        "Name in the paper": "{paper_name}",
+        "Parameters": "{parameters:,}",
+        "Share of four U-Nets": "{share_of_four:.1%}",
+        "Parameters at paper size": "{paper_parameters:,}",
+        "Share at paper size": "{paper_share_of_four:.1%}",
+    }
     caption = (
         f"Parameters of the models ({settings.model.filters} filters, {settings.model.blocks} "
-        f"blocks), and at the paper's size (16 filters, 6 blocks). {data_note(settings)}"
+        "blocks; dedicated U-Nets: all four), and at the paper's size (16 filters, 6 blocks). "
+        f"{data_note(settings)}"
     )
-    return Table("models", frame, display, caption)
+    return _made("models", frame.reset_index(), columns, caption)
 
 
 def training_table(settings: Profile, runs: pd.DataFrame) -> Table:
@@ -119,30 +108,28 @@ def training_table(settings: Profile, runs: pd.DataFrame) -> Table:
     per_mixture = settings.train.conditions_per_mixture
     frame["mixtures"] = frame["patches"] // shared.map({True: per_mixture, False: 1})
     frame["patches_per_instrument"] = frame["patches"] // shared.map({True: 4, False: 1})
-    unets = frame[~shared]
-    four = unets.groupby("seed", as_index=False)[["epochs", "steps", "seconds", "patches"]].sum()
-    four = four.merge(unets.groupby("seed", as_index=False)[["mixtures"]].sum(), on="seed")
+    unets, sums = frame[~shared], ["epochs", "steps", "seconds", "patches", "mixtures"]
+    four = unets.groupby("seed", as_index=False)[sums].sum().assign(model="unet")
     four["patches_per_instrument"] = four["patches"] // len(INSTRUMENTS)
-    frame = pd.concat([unets, four.assign(model="unet"), frame[shared]], ignore_index=True)
+    frame = pd.concat([unets, four, frame[shared]], ignore_index=True)
     frame[["batch_size", "best_epoch"]] = frame[["batch_size", "best_epoch"]].astype("Int64")
-    display = pd.DataFrame(
-        {
-            "Model": frame["model"].map({**LABELS, "unet": "Four dedicated U-Nets"}),
-            "Seed": frame["seed"].astype(str),
-            "Steps": frame["steps"].map("{:,}".format),
-            "Mixtures": frame["mixtures"].map("{:,}".format),
-            "Patches per instrument": frame["patches_per_instrument"].map("{:,}".format),
-            "Epochs": frame["epochs"].astype(str),
-            "Best epoch": [text.replace("n/a", "-") for text in texts(frame["best_epoch"], 0)],
-            "Validation loss": texts(frame["best_val_loss"], 5),
-            "Time, min": texts(frame["seconds"] / 60, 1),
-            "Patches/s": texts(frame["patches_per_second"], 1),
-        }
-    )
+    columns = {
+        "Model": "{model!l}",
+        "Seed": "{seed}",
+        "Steps": "{steps:,}",
+        "Mixtures": "{mixtures:,}",
+        "Patches per instrument": "{patches_per_instrument:,}",
+        "Epochs": "{epochs}",
+        "Best epoch": "{best_epoch}",
+        "Validation loss": "{best_val_loss:.5f}",
+        "Time, min": "{minutes:.1f}",
+        "Patches/s": "{patches_per_second:.1f}",
+    }
     caption = (
-        "Training cost; loss: mean absolute error of magnitudes, time: with validation, on the "
-        f"machine of the manifest. {basis(settings, runs)}"
+        "Training cost (dedicated U-Nets: all four); loss: mean absolute error of magnitudes, "
+        f"time: with validation, on the machine of the manifest. {basis(settings, runs)}"
     )
+    display = lay_out(frame.assign(minutes=frame["seconds"] / 60), columns)
     return Table("training", frame, display, caption)
 
 
@@ -184,27 +171,22 @@ def scores_table(settings: Profile, scores: pd.DataFrame, *, by_instrument: bool
         if len(seeds):
             frame[f"{measure.column}_seed_std_db"] = seeds.set_index(PLACE)["seed_std"]
     frame = frame.reset_index()
+    columns = {"Model": NAMED["Model"]}
     if by_instrument:
-        places = frame["target"].map({name: place for place, name in enumerate(INSTRUMENTS)})
-        frame = frame.loc[places.sort_values(kind="stable").index].reset_index(drop=True)
-    display = pd.DataFrame({"Model": frame["model"].map(LABELS)})
-    if by_instrument:
-        display.insert(0, "Instrument", frame["target"])
-    for measure in BSS_EVAL:
-        display[f"{measure.heading}, dB"] = spread(frame, f"{measure.column}_")
+        frame = frame.sort_values("target", key=lambda c: c.map(ORDER), kind="stable")
+        columns = {"Instrument": "{target}", **columns}
+    for measure in sorted(BSS_EVAL, key=lambda measure: measure.metric != "SDR"):
+        columns[f"{measure.heading}, dB"] = _spread(measure)
     for measure in (SDR_V4, SDR_V3):
         if f"{measure.column}_seed_std_db" in frame:
-            display[f"{measure.heading} over seeds, dB"] = [
-                "-" if text == "n/a" else f"± {text}"
-                for text in texts(frame[f"{measure.column}_seed_std_db"])
-            ]
-    display["Tracks"] = frame["tracks"].astype(str)
+            spread = f"± {{{measure.column}_seed_std_db:.2f}}"
+            columns[f"{measure.heading} over seeds, dB"] = spread
     caption = (
         f"Scores {'per instrument' if by_instrument else 'over all instruments'}: mean ± standard "
         f"deviation over test tracks, median in parentheses. {basis(settings, scores)}"
     )
     name = "scores_by_instrument" if by_instrument else "scores_overall"
-    return Table(name, frame, display, caption)
+    return _made(name, frame.reset_index(drop=True), {**columns, "Tracks": "{tracks}"}, caption)
 
 
 def published_table(settings: Profile, scores: pd.DataFrame) -> Table:
@@ -223,144 +205,75 @@ def published_table(settings: Profile, scores: pd.DataFrame) -> Table:
             "nothing can be compared."
         )
     listed = published.load_published()
-    frames = [listed.assign(equal_protocol=False)]
+    frames = [listed.assign(equal_protocol="no")]
     for measure in BSS_EVAL:
         equal = published.of_equal_protocol(settings, measure, listed)
         for words in dict.fromkeys(equal["protocol"]):
-            frames[0].loc[listed["protocol"] == words, "equal_protocol"] = True
+            frames[0].loc[listed["protocol"] == words, "equal_protocol"] = "yes"
             both = [analysis.summary(scores, measure, by_target=each) for each in (False, True)]
             rows = pd.concat(both).rename(columns={name: f"{name}_db" for name in STATISTICS})
             facts = {"study": "this run", "protocol": words, "source": "here"}
-            facts |= {"equal_protocol": True, "system": rows["model"].map(LABELS)}
+            facts |= {"equal_protocol": "yes", "system": rows["model"].map(LABELS)}
             facts["target"] = rows["target"].replace(ALL, published.OVERALL)
             frames.append(rows.assign(**facts)[list(frames[0])])
     frame = pd.concat(frames).sort_values(
         "equal_protocol", ascending=False, kind="stable", ignore_index=True
     )
     names = {"mean_db": "Mean, dB", "std_db": "Standard deviation, dB", "median_db": "Median, dB"}
-    display = frame.copy()
-    for name in names:
-        display[name] = [text.replace("n/a", "-") for text in texts(frame[name])]
-    display["equal_protocol"] = frame["equal_protocol"].map({True: "yes", False: "no"})
-    display = display.rename(columns={**names, "equal_protocol": "Equal to ours"})
-    display.columns = [name[:1].upper() + name[1:] for name in display]
+    names["equal_protocol"] = "Equal to ours"
+    columns = {
+        names.get(name, name.capitalize()): f"{{{name}{':.2f' if name.endswith('_db') else ''}}}"
+        for name in frame
+    }
     caption = (
         "Published scores on MUSDB18, as their sources give them, and ours "
         f"({rate_note(settings)}) where the protocol is equal. Only equal protocols compare."
     )
-    return Table("published", frame, display, caption)
-
-
-def outcome_table(settings: Profile, scores: pd.DataFrame, **bounds: float) -> Table:
-    """Medians between mixture and ideal mask, and whether they reach the bounds."""
-    checked = analysis.check_outcome(scores, **bounds)
-    flags = {
-        "improved_enough": "improvement too small",
-        "high_enough": "median too low",
-        "below_ideal": "above the ideal mask",
-    }
-    display = pd.DataFrame(
-        {
-            **named(checked),
-            "Median SDR v4, dB": texts(checked["median"]),
-            "Mixture": texts(checked["mixture_median"]),
-            "Improvement": texts(checked["improvement"], sign=True),
-            "Ideal ratio mask": texts(checked["ideal_median"]),
-            "Reached": [
-                ", ".join(words for flag, words in flags.items() if not row[flag]) or "yes"
-                for _, row in checked.iterrows()
-            ],
-        }
-    )
-    frame = checked.drop(columns="metric").rename(
-        columns={
-            "median": "sdr_v4_median_db",
-            "mixture_median": "mixture_sdr_v4_median_db",
-            "improvement": "improvement_median_db",
-            "ideal_median": "ideal_sdr_v4_median_db",
-        }
-    )
-    caption = (
-        f"{int(checked['passed'].sum())} of {len(checked)} medians are clearly above the mixture's "
-        f"and above silence, and none but those marked exceeds the ideal mask's. "
-        f"{basis(settings, scores)}"
-    )
-    return Table("outcome", frame, display, caption)
+    return _made("published", frame, columns, caption)
 
 
 # ------------------------------------------------------------------------------ comparisons
 
 
-def differences_table(
-    settings: Profile, scores: pd.DataFrame, *, measure: Measure = SDR_V4
-) -> Table:
-    """Paired differences per track, C-U-Nets minus dedicated U-Nets, tested.
+def differences_table(settings: Profile, scores: pd.DataFrame) -> Table:
+    """Paired differences per track, C-U-Nets minus dedicated U-Nets, tested, by both protocols.
 
-    Parameters
-    ----------
-    measure
-        SDR by BSS Eval v4, or v3, the paper's: then the table's name ends in ``_v3``.
+    Also how many tracks the test for equivalence would need at the variance seen.
     """
-    table = inference.comparison_table(scores, settings.statistics, measure)
-    display = pd.DataFrame(
-        {
-            **named(table),
-            f"Difference of {measure.heading}, dB": texts(table["mean"], sign=True),
-            f"{1 - settings.statistics.alpha:.0%} interval": [
-                "n/a" if pd.isna(low) else f"{number(low, sign=True)} to {number(high, sign=True)}"
-                for low, high in zip(table["ci_low"], table["ci_high"], strict=True)
-            ],
-            "Tracks better": [
-                f"{better} of {tracks}"
-                for better, tracks in zip(table["tracks_better"], table["tracks"], strict=True)
-            ],
-            "p, difference": [_pvalue(value) for value in table["p_difference"]],
-            "p, equivalence": [_pvalue(value) for value in table["p_equivalence"]],
-            "Verdict": table["verdict"],
-        }
-    )
-    if "seed_std" in table:
-        over = [f"± {text}" for text in texts(table["seed_std"])]
-        display.insert(4, "Over seeds", over)
+    stated, parts = settings.statistics, []
+    needs = ["track_std_db", "power", "tracks_needed"]
+    for measure in (SDR_V4, SDR_V3):
+        power = inference.power_table(scores, stated, measure).set_index(PLACE)[needs]
+        table = inference.comparison_table(scores, stated, measure).join(power, on=PLACE)
+        parts.append(table.assign(heading=measure.heading))
     values = (*STATISTICS, "ci_low", "ci_high", "seed_std")
-    frame = table.rename(columns={name: f"difference_{name}_db" for name in values})
-    margin, version = settings.statistics.margin_db, measure.heading.split()[-1]
+    table = pd.concat(parts).sort_index(kind="stable", ignore_index=True)
+    table = table.rename(columns={name: f"difference_{name}_db" for name in values})
+    needed = table["tracks_needed"].map("{:,.0f}".format)
+    needed = needed.replace("nan", f"more than {inference.MOST_TRACKS:,}")
+    shown = table.assign(needed=needed.where(table["power"].notna()))
+    columns = {
+        **NAMED,
+        "Protocol": "{heading}",
+        "Difference, dB": "{difference_mean_db:+.2f}",
+        f"{1 - stated.alpha:.0%} interval": (
+            "{difference_ci_low_db:+.2f} to {difference_ci_high_db:+.2f}"
+        ),
+        "Verdict": "{verdict}",
+        "Tracks better": "{tracks_better} of {tracks}",
+        "p, difference": "{p_difference:p}",
+        "p, equivalence": "{p_equivalence:p}",
+        "Tracks needed": "{needed}",
+    }
+    if "difference_seed_std_db" in table:
+        columns["Over seeds, dB"] = "± {difference_seed_std_db:.2f}"
     caption = (
-        f"Paired differences per test track by BSS Eval {version}, C-U-Net minus dedicated U-Net, "
-        f"with corrected tests and a margin of {margin:g} dB that was set beforehand. "
-        f"{basis(settings, scores)}"
+        "Paired differences of SDR per test track, C-U-Net minus dedicated U-Net, with corrected "
+        f"tests, a margin of {stated.margin_db:g} dB that was set beforehand, and the tracks that "
+        f"would show equivalence with {stated.power:.0%} power. {basis(settings, scores)}"
     )
-    name = "differences" if measure == SDR_V4 else f"differences_{version}"
-    return Table(name, frame, display, caption)
-
-
-def _pvalue(value: float) -> str:
-    return "<0.001" if value < 0.001 else number(value, 3)
-
-
-def power_table(settings: Profile, scores: pd.DataFrame) -> Table:
-    """How many tracks the test for equivalence would need at the variance seen."""
-    stated = settings.statistics
-    table = inference.power_table(scores, stated)
-    most = f"more than {inference.MOST_TRACKS:,}"
-    display = pd.DataFrame(
-        {
-            **named(table),
-            "Standard deviation over tracks, dB": texts(table["track_std_db"]),
-            "Tracks": table["tracks"].astype(str),
-            "Power": texts(table["power"]),
-            "Tracks needed": [
-                "n/a" if pd.isna(power) else most if pd.isna(needed) else f"{needed:,.0f}"
-                for needed, power in zip(table["tracks_needed"], table["power"], strict=True)
-            ],
-        }
-    )
-    caption = (
-        f"Power of the test for equivalence within ±{stated.margin_db:g} dB if there is no "
-        f"difference, and test tracks needed for {stated.power:.0%} power. "
-        f"{basis(settings, scores)}"
-    )
-    return Table("power", table, display, caption)
+    frame = table.drop(columns="heading")
+    return Table("differences", frame, lay_out(shown, columns), caption)
 
 
 # ------------------------------------------------------------------------------ other protocols
@@ -375,17 +288,12 @@ def further_table(settings: Profile, scores: pd.DataFrame) -> Table:
     scores = scores.assign(target=scores["target"].mask(total, ALL))
     frame = statistics(scores, FURTHER, TARGETS).reset_index()
     frame = frame.drop(columns=["frames", "undefined_frames"])
-    display = pd.DataFrame(named(frame))
-    for measure in FURTHER:
-        display[f"{measure.heading}, dB"] = [
-            "n/a" if text.startswith("n/a") else text
-            for text in spread(frame, f"{measure.column}_")
-        ]
+    columns = NAMED | {f"{measure.heading}, dB": _spread(measure) for measure in FURTHER}
     caption = (
         "Scores of whole tracks without filters: mean ± standard deviation over test tracks, "
         f"median in parentheses. {basis(settings, scores)}"
     )
-    return Table("further_scores", frame, display, caption)
+    return _made("further_scores", frame, columns, caption)
 
 
 def silence_table(settings: Profile, scores: pd.DataFrame) -> Table:
@@ -404,25 +312,22 @@ def silence_table(settings: Profile, scores: pd.DataFrame) -> Table:
         sums = part.groupby(PLACE)[["frames", "sum"]].sum()
         frame[f"{silent}_frames"] = sums["frames"]
         frame[f"{energy}_energy_db"] = (sums["sum"] / sums["frames"]).where(sums["frames"] > 0)
-    frame = frame.reset_index()
-    display = pd.DataFrame(
-        {
-            **named(frame),
-            "Frames": frame["frames"].astype(str),
-            "Undefined": frame["undefined_frames"].astype(str),
-            "Target silent": frame["silent_target_frames"].astype(str),
-            "Predicted energy, dB": texts(frame["predicted_energy_db"]),
-            "Estimate silent": frame["silent_estimate_frames"].astype(str),
-            "Missed energy, dB": texts(frame["missed_energy_db"]),
-            "Undefined tracks, v4": frame["undefined_tracks_v4"].astype(str),
-            "Undefined tracks, v3": frame["undefined_tracks_v3"].astype(str),
-        }
-    )
+    columns = {
+        **NAMED,
+        "Frames": "{frames}",
+        "Undefined": "{undefined_frames}",
+        "Target silent": "{silent_target_frames}",
+        "Predicted energy, dB": "{predicted_energy_db:.2f}",
+        "Estimate silent": "{silent_estimate_frames}",
+        "Missed energy, dB": "{missed_energy_db:.2f}",
+        "Undefined tracks, v4": "{undefined_tracks_v4}",
+        "Undefined tracks, v3": "{undefined_tracks_v3}",
+    }
     caption = (
         "Frames in which a target or its estimate is silent, and the energy that is heard or "
         f"missed there, in dB of the mixture's. {basis(settings, scores)}"
     )
-    return Table("silence", frame, display, caption)
+    return _made("silence", frame.reset_index(), columns, caption)
 
 
 def ablation_table(settings: Profile, ablations: pd.DataFrame) -> Table:
@@ -454,17 +359,11 @@ def ablation_table(settings: Profile, ablations: pd.DataFrame) -> Table:
     first = long[long["measure"] == SDR_V3.column].groupby(keys)["difference"]
     frame.insert(0, "tracks", first.count())
     frame.insert(1, "undefined_tracks", first.agg(lambda values: values.isna().sum()))
-    order = {name: place for place, name in enumerate((*ABLATIONS, *SYSTEMS, *TARGETS))}
-    frame = frame.sort_index(key=lambda level: level.map(order)).reset_index()
-    display = pd.DataFrame({"Evaluation": frame["ablation"], **named(frame)})
+    frame = frame.sort_index(key=lambda level: level.map(ORDER)).reset_index()
+    columns = {"Evaluation": "{ablation}", **NAMED}
     for measure in ABLATED:
         prefix = f"{measure.column}_difference"
-        display[f"{measure.heading}, dB"] = [
-            f"{number(mean, sign=True)} ± {number(deviation)}"
-            for mean, deviation in zip(
-                frame[f"{prefix}_mean_db"], frame[f"{prefix}_std_db"], strict=True
-            )
-        ]
+        columns[f"{measure.heading}, dB"] = f"{{{prefix}_mean_db:+.2f}} ± {{{prefix}_std_db:.2f}}"
     models = listed(LABELS[model] for model in dict.fromkeys(frame["model"]))
     overlap = f"{settings.separate.overlapping:g}"
     caption = (
@@ -472,51 +371,43 @@ def ablation_table(settings: Profile, ablations: pd.DataFrame) -> Table:
         f"of an evaluation with patches that overlap by {overlap}, mean ± standard deviation over "
         f"test tracks. {basis(settings, ablations)}"
     )
-    return Table("ablation", frame, display, caption)
+    return _made("ablation", frame, columns, caption)
 
 
 def excerpt_table(settings: Profile, excerpt: pd.DataFrame) -> Table:
-    """Scores on the one real recording at hand, apart from the test set.
+    """Scores on the one real recording at hand, apart from the test set; means over seeds.
 
     Parameters
     ----------
     excerpt
         As :func:`cunet_lib.report.records.load_excerpt` gives it.
     """
-    wide = excerpt.pivot(index="model", columns="target", values="value")  # noqa: PD010
-    wide = wide.reindex(index=dict.fromkeys(excerpt["model"]), columns=INSTRUMENTS)
-    display = pd.DataFrame({"Model": [LABELS[model] for model in wide.index]})
-    for target in wide:
-        display[f"{target}, dB"] = texts(wide[target])
-    runs = count(int(excerpt["seeds"].max()), "training run")
+    groups = excerpt.groupby(["model", "target", "metric"], as_index=False)
+    frame = groups.agg(seeds=("seed", "nunique"), sdr_whole_excerpt_db=("value", "mean"))
+    frame = frame.sort_values(PLACE, key=lambda c: c.map(ORDER), ignore_index=True)
+    wide = frame.pivot(index="model", columns="target", values="sdr_whole_excerpt_db")  # noqa: PD010
+    wide = wide.loc[frame["model"].unique()].reset_index()
+    columns = {f"{target}, dB": f"{{{target}:.2f}}" for target in wide.columns[1:]}
+    runs = count(int(frame["seeds"].max()), "training run")
     caption = (
         "One real excerpt of six seconds, from a MUSDB18 test track: SDR over the whole excerpt. "
         f"{rate_note(settings)}; models trained on: {settings.title} ({runs} each)."
     )
-    frame = excerpt.rename(columns={"value": "sdr_whole_excerpt_db"})
-    return Table("excerpt", frame, display, caption)
+    return Table("excerpt", frame, lay_out(wide, {"Model": "{model!l}"} | columns), caption)
 
 
 def tukey_table(settings: Profile, scores: pd.DataFrame) -> Table:
     """Tukey's test between trained systems, as the paper's authors ran it on theirs."""
-    frame = inference.tukey_table(scores, settings.statistics)
-    bounds = frame[["mean", "ci_low", "ci_high"]].map("{:+.2f}".format)
-    display = (
-        pd.DataFrame(
-            {
-                "Instrument": frame["target"],
-                "Model": frame["model"].map(LABELS),
-                "Minus": frame["reference"].map(LABELS),
-                "Difference of SDR v4, dB": bounds["mean"],
-                "Interval": bounds["ci_low"] + " to " + bounds["ci_high"],
-                "p": frame["p_difference"].map("{:.3f}".format),
-            }
-        )
-        .replace(r"[+]nan", "n/a", regex=True)
-        .replace("nan", "n/a")
-    )
+    columns = {
+        "Instrument": "{target}",
+        "Model": "{model!l}",
+        "Minus": "{reference!l}",
+        "Difference of SDR v4, dB": "{mean:+.2f}",
+        "Interval": "{ci_low:+.2f} to {ci_high:+.2f}",
+        "p": "{p_difference:p}",
+    }
     caption = (
         "Tukey's HSD between the trained systems, per instrument, over test tracks that are not "
         f"paired. {basis(settings, scores)}"
     )
-    return Table("tukey", frame, display, caption)
+    return _made("tukey", inference.tukey_table(scores, settings.statistics), columns, caption)
