@@ -53,6 +53,7 @@ def test_saved_model_gives_identical_outputs_in_safe_mode(name, tmp_path, rng):
 SOME = ("dense_simple", "cnn_complex")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["unet_bass", *SOME])
 def test_single_batch_is_learned_and_only_z_tells_its_rows_apart(name, rng):
     model = models.build(name, shape=(64, 32, 1), filters=4, blocks=3, seed=1)
