@@ -1,9 +1,11 @@
 """The bench: ratios of calls that take turns, and a table that says what was found."""
 
+import functools
 import json
 import statistics
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -77,11 +79,22 @@ def test_released_pipeline_gives_patches_of_its_spectrograms(rng):
         np.testing.assert_allclose(stem, wanted[..., 0], rtol=1e-6)
 
 
-def test_a_part_runs_in_a_process_of_its_own_and_gives_rows():
-    found = bench.measure("preprocessing", scale=0.01)
-    (row,) = (rows.Row(**fields) for fields in found["rows"])
-    assert set(found["found"]["taken"]) == {"ours", "librosa"} and row.ratio > 0
+def test_a_part_gives_rows_and_what_they_were_made_of(folders, monkeypatch):
+    alone = functools.partial(build_store, workers=1)
+    monkeypatch.setattr(workloads, "build_store", alone)
+    (row,), found = workloads.preprocessing(0.01, None)
+    assert set(found["taken"]) == {"ours", "librosa"} and row.ratio > 0
     assert "times real time" in row.ours and "librosa" in row.reference
+
+
+def test_a_part_runs_in_a_process_and_in_folders_of_its_own(tmp_path, monkeypatch):
+    python = tmp_path / "python"
+    found = '{"rows": [], "found": {"asked": "%s", "folder": "%s"}}\\n'
+    python.write_text(f'#!/bin/sh\nprintf \'{found}\' "$3" "$CUNET_DATA" > "$5"\n')
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
+    about = bench.measure("stft")["found"]
+    assert about["asked"] == "stft" and not Path(about["folder"]).exists()
 
 
 def test_a_part_that_fails_is_told():

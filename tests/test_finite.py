@@ -20,7 +20,7 @@ PRECISIONS = ("float32", "mixed_bfloat16")
 
 def small(settings, name, precision):
     return models.build(
-        name, shape=settings.patch_shape, filters=2, blocks=4, precision=precision, start="he"
+        name, shape=settings.patch_shape, filters=2, blocks=3, precision=precision, start="he"
     )
 
 
@@ -37,8 +37,15 @@ def patches(tones, rng):
     return mixture, target, condition
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
-@pytest.mark.parametrize("name", ["unet_vocals", "dense_complex", "cnn_simple"])
+@pytest.mark.parametrize(
+    ("name", "precision"),
+    [
+        ("unet_vocals", "float32"),
+        ("unet_vocals", "mixed_bfloat16"),
+        ("dense_complex", "float32"),
+        ("cnn_simple", "mixed_bfloat16"),
+    ],
+)
 def test_losses_gradients_weights_and_masks_are_finite(tones, patches, name, precision):
     settings, _ = tones
     mixture, target, condition = patches
@@ -46,8 +53,8 @@ def test_losses_gradients_weights_and_masks_are_finite(tones, patches, name, pre
     trainer = training.WaveformModel(network, settings.signal)
     loss = training.magnitude_error(settings.signal)
     trainer.compile(optimizer=keras.optimizers.Adam(1e-2), loss=loss, jit_compile=False)
-    # All of it, and batches of nothing but silence.
-    for rows in (slice(None), slice(0, 1), slice(0, 2)):
+    # All of it, and a batch of nothing but silence.
+    for rows in (slice(None), slice(0, 1)):
         inputs = (
             (mixture[rows], condition[rows]) if models.is_conditioned(network) else mixture[rows]
         )

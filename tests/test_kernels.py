@@ -230,6 +230,7 @@ def test_deep_maps_train_with_fewer_multiplications(ours, theirs, rng):
         np.testing.assert_allclose(left, right, atol=1e-5 * np.abs(right).max())
 
 
+@pytest.mark.slow
 def test_a_training_is_the_same_with_fewer_multiplications(rng, monkeypatch):
     """The losses of its first steps, for a network whose deeper blocks take them.
 

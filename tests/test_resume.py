@@ -184,11 +184,11 @@ def two_epochs(process):
 
 @pytest.mark.timeout(900)
 def test_sigkill_and_ctrl_c_at_random_moments_change_nothing(tones, tmp_path, rng):
-    overrides = "train.steps_per_epoch=4 train.cunet_epochs=60 train.precision=float32"
+    overrides = "train.steps_per_epoch=4 train.cunet_epochs=16 train.precision=float32"
     overrides += " model.blocks=2"
     process = start(tmp_path / "killed", overrides)
     two_epochs(process)
-    time.sleep(rng.uniform(0.0, 1.0))
+    time.sleep(rng.uniform(0.0, 0.5))
     process.kill()
     process.communicate()
 
