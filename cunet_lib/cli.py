@@ -16,7 +16,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from cunet_lib.core.files import Busy, WriteError
+from cunet_lib.core.files import WriteError
 from cunet_lib.core.processes import end_with
 from cunet_lib.core.settings import ConfigError, folder, load_profile, printable
 from cunet_lib.core.startup import OWN_KERAS
@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return options.command(options)
     except ConfigError as error:
         return _complain(str(error))
-    except (WriteError, Busy) as error:
+    except WriteError as error:
         return _complain(printable(error))
     except OSError as error:
         if not error.filename or not error.strerror:
@@ -94,8 +94,6 @@ def _parser() -> argparse.ArgumentParser:
     argument("--overrides", default="", help="such as 'name=try train.learning_rate=3e-4'")
     further = {"nargs": 2, "action": "append", "default": [], "metavar": ("NAME", "VALUE")}
     argument("-p", dest="parameters", **further, help="a notebook parameter; may be repeated")
-
-    add("params", _params, "print the models' parameter counts, at the paper's size")
 
     for name, command, text in (
         ("verify", _verify, "compare the results with the committed ones"),
@@ -169,14 +167,6 @@ def _cluster(options: argparse.Namespace) -> int:
         address, load_profile(options.profile), lambda line: print(line, file=sys.stderr)
     )
     print(number)
-    return 0
-
-
-def _params(options: argparse.Namespace) -> int:
-    from cunet_lib.models.unet import parameter_table
-
-    thousands = dict.fromkeys(("parameters", "trainable"), "{:,}".format)
-    print(parameter_table().to_string(index=False, formatters=thousands))
     return 0
 
 

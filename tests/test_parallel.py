@@ -36,9 +36,10 @@ def test_workers_keep_to_one_thread_and_results_to_their_order(monkeypatch, caps
     assert capsys.readouterr().out.endswith("tracks 6/6\n")
 
 
-def test_one_worker_is_this_process():
+def test_one_worker_is_this_process(capsys):
     assert [pid for _, pid, _ in run(threads, [(1,), (2,)], 2, workers=1)] == [os.getpid()] * 2
     assert run(threads, [], 0) == []
+    assert capsys.readouterr().out.endswith("tracks 2/2\ntracks: nothing to do\n")
 
 
 @pytest.mark.parametrize("workers", [1, 2])

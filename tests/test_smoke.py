@@ -179,9 +179,8 @@ def test_earlier_copy_stays_when_a_later_run_fails_and_success_clears_the_failur
 
 def test_dying_kernel_is_told_too(notebook, tmp_path):
     source = notebook("import os", "os._exit(1)")
-    with pytest.raises(NotebookFailed, match=r"cell \[3\]: os\._exit\(1\)") as caught:
+    with pytest.raises(NotebookFailed, match="stage failed\n  the kernel died"):
         run_notebook(source, tmp_path / "notebooks" / "stage.ipynb", {}, echo=say_nothing)
-    assert "kernel died" in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -285,7 +284,7 @@ def test_stopped_run_leaves_no_copy_and_no_kernel(tree, tmp_path, number):
     assert process.returncode != 0
     assert "Stopped" in complaints and "Traceback" not in complaints
     assert kernels_of(scratch) == []
-    assert not list((tree.root / "results" / "tiny" / "notebooks").iterdir())
+    assert not list((tree.root / "results" / "tiny").glob("notebooks/*"))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
@@ -392,14 +391,6 @@ def test_command_tells_bad_input_in_one_sentence(arguments):
     done = cunet(*arguments)
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1 and done.stdout == ""
-
-
-def test_command_counts_the_parameters_of_the_paper():
-    done = cunet("params")
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
-    for count in ("39,305,300", "9,848,497", "12,165,445", "9,837,905", "10,419,925"):
-        assert count in done.stdout
 
 
 def test_command_has_help_and_the_package_s_version():

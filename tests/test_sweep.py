@@ -86,7 +86,7 @@ def test_values_that_look_alike_on_disk_are_kept_apart(roots):
         ("03_train_cunet", "instrument=bass", ("'instrument'", "valid:", "variant")),
         ("03_train_cunet", "variant=dense", ("'dense'", "cnn_complex")),
         ("03_train_cunet", "seed=x", ("seed", "int", "'x'")),
-        ("03_train_cunet", "seed=-1", ("seed", "0 or above")),
+        ("03_train_cunet", "seed=-1", ("seed", "equal to 0")),
         ("03_train_cunet", "train.rate=1", ("unknown setting 'train.rate'", "learning_rate")),
         ("03_train_cunet", "train.learning_rate=2", ("train.learning_rate", "2")),
         ("03_train_cunet", "profile=demo", ("'profile'", "no axis")),

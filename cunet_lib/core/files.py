@@ -147,13 +147,7 @@ def remove_unfinished(folder: Path) -> None:
 
 
 def write_atomically(path: Path, content: str | bytes) -> Path:
-    """Write text (UTF-8) or bytes as a whole; returns ``path``.
-
-    Raises
-    ------
-    WriteError
-        As :func:`replacing`.
-    """
+    """Write text (UTF-8) or bytes as a whole; returns ``path``; errors as of :func:`writing`."""
     data = content.encode("utf-8") if isinstance(content, str) else content
     # Without a suffix: searches such as `*.csv` never find what a killed process left.
     with replacing(path, suffix="") as partial:
@@ -161,7 +155,7 @@ def write_atomically(path: Path, content: str | bytes) -> Path:
     return path
 
 
-class Busy(RuntimeError):
+class Busy(ConfigError):
     """Another process holds a lock; the message is one sentence."""
 
 
@@ -219,13 +213,7 @@ def abandoned(path: Path) -> bool:
 
 
 def write_json(path: Path, content: object) -> Path:
-    """Write JSON as a whole, readable by people; returns ``path``.
-
-    Raises
-    ------
-    WriteError
-        As :func:`replacing`.
-    """
+    """Write JSON as a whole, readable by people; returns ``path``; errors as of :func:`writing`."""
     return write_atomically(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 

@@ -11,7 +11,6 @@ import contextlib
 import hashlib
 import json
 import os
-import re
 import reprlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -324,16 +323,9 @@ class Paths:
     def run(self, model: str, seed: int, suffix: str = "") -> Path:
         """Folder of one training run, such as ``runs/dense_simple-seed0``.
 
-        A run beside the study's own, with other settings, has a suffix:
-        ``runs/dense_simple-seed0-steady``.
-
-        Raises
-        ------
-        ConfigError
-            If the suffix is more than letters, digits and ``_``.
+        A run beside the study's own, with other settings, has a suffix of letters, digits and
+        ``_``: ``runs/dense_simple-seed0-steady``.
         """
-        if not re.fullmatch(r"[A-Za-z0-9_]*", suffix):
-            raise ConfigError(f"Suffix {suffix!r} of a run may hold letters, digits and _ only.")
         return self.runs / (f"{model}-seed{seed}" + (f"-{suffix}" if suffix else ""))
 
 
@@ -426,15 +418,10 @@ def _read_profile(path: Path) -> dict[str, Any]:
     except OSError as error:
         reason = f"cannot be read: {error.strerror}; mend that or name another."
     except yaml.YAMLError as error:
-        reason = f"is not valid YAML: {_brief(' '.join(str(error).split()), 300)}."
+        reason = f"is not valid YAML: {' '.join(str(error).split())[:300]}."
     except ValueError:  # other bytes than UTF-8, or a null byte in the path
         reason = "is no text in UTF-8; name a YAML file."
     raise ConfigError(f"Profile {path} {reason}")
-
-
-def _brief(text: str, length: int = 100) -> str:
-    """The beginning of a text that may be long."""
-    return text if len(text) <= length else f"{text[:length]}..."
 
 
 def _assign(settings: dict[str, Any], assignment: str) -> None:
@@ -466,7 +453,7 @@ def _sentence(source: str, error: ValidationError) -> str:
             section = section.model_fields[str(part)].annotation
         valid = ", ".join(section.model_fields)
         return f"Profile {source}: unknown setting {place!r}; valid here: {valid}."
-    return f"Profile {source}: {_brief(place)}: {problem(error)}."
+    return f"Profile {source}: {place[:100]}: {problem(error)}."
 
 
 def problem(error: ValidationError) -> str:

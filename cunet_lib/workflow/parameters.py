@@ -20,10 +20,14 @@ from cunet_lib.core.systems import INSTRUMENTS, VARIANTS
 
 NOTEBOOKS = ROOT / "notebooks"
 
+Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9_]*$")]
+"""Part of the name of a file."""
+
 KINDS = {
     "instrument": Literal[INSTRUMENTS],
     "variant": Literal[tuple(VARIANTS)],
     "seed": Annotated[int, Field(ge=0)],
+    **dict.fromkeys(("model", "suffix", "against"), Word),
 }
 """Parameters that mean the same in every notebook; others are of the type of their default."""
 

@@ -276,24 +276,15 @@ def _kernel_manager(scratch: Path, log: TextIO, groups: list[int]) -> type:
 
 def _failure(copy: Path, log: Path, error: Exception) -> str:
     """Tell a failure: notebook, cell, error, copy, log; five lines at most."""
-    import nbformat
-
-    # The cell at which execution stopped, its number as in `In [number]`.
-    code = [c for c in nbformat.read(copy, as_version=4).cells if c.cell_type == "code"]
-    begun = [n for n, c in enumerate(code) if c.metadata.get("papermill", {}).get("start_time")]
-    number = begun[-1] + 1 if begun else 0
-    source = code[number - 1].source.strip() if begun else ""
-    reason = "the kernel died; perhaps the machine ran out of memory"
+    where, reason = "", "the kernel died; perhaps the machine ran out of memory"
     if name := getattr(error, "ename", None):
+        where = f" in cell [{error.exec_count}]: {error.source.strip().partition(chr(10))[0]}"
         reason = f"{name}: {error.evalue.strip()}" if error.evalue.strip() else name
         # A long message keeps its first lines here; all of it is in the copy. Our own are written
         # for the reader, line by line.
         reason = "\n  ".join(reason.splitlines()[: None if name == "ConfigError" else 3])
     return (
-        f"{log.stem} failed in cell [{number}]: {source.partition(chr(10))[0]}\n"
-        f"  {reason}\n"
-        f"  Executed copy: {shown(copy)}\n"
-        f"  Log: {shown(log)}"
+        f"{log.stem} failed{where}\n  {reason}\n  Executed copy: {shown(copy)}\n  Log: {shown(log)}"
     )
 
 
@@ -308,7 +299,7 @@ def _keep(partial: Path, source: Path, output: Path, fingerprint: str) -> None:
 
     notebook = nbformat.read(partial, as_version=4)
     notebook.metadata["cunet"] = {"fingerprint": fingerprint}
-    notebook.metadata.papermill.update(input_path=str(source), output_path=str(output))
+    notebook.metadata.papermill.update(input_path=source.name, output_path=output.name)
     text = nbformat.writes(notebook)
     for folder in (ROOT, output.parent.parent):
         name = json.dumps(f"{folder}/", ensure_ascii=False)[1:-1]

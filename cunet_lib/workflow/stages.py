@@ -169,11 +169,6 @@ def parse_stage(name: str, parameters: Mapping[str, Any] | None = None) -> Stage
         name = f"{notebook}.{values[subject]}-seed{values['seed']}"
         if suffix := values.get("suffix"):
             name += f"-{suffix}"
-        for key in (subject, "suffix"):
-            if not re.fullmatch(r"[A-Za-z0-9_]*", values.get(key, "")):
-                raise ConfigError(
-                    f"Parameter {key} = {values[key]!r} may hold letters, digits and _ only."
-                )
     return Stage(notebook, name, parameters, values)
 
 
