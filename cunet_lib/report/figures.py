@@ -413,7 +413,7 @@ def dedicated_against_conditioned(
         r = shown.groupby("model")["pearson_r"].first()
         ax.set_title(f"{target}: r {r.min():.2f} to {r.max():.2f}" if len(r) else f"{target}: n/a")
     fig.supxlabel("SDR v4 of the dedicated U-Net (dB)", fontsize=9)
-    axes[0, 0].set_ylabel("SDR v4 of the C-U-Net (dB)")
+    fig.supylabel("SDR v4 of the C-U-Net (dB)", fontsize=9)
     handles = dict(zip(*reversed(axes[0, 0].get_legend_handles_labels()), strict=True))
     fig.legend(handles.values(), handles, loc="outside upper center", ncols=4, frameon=False)
     caption = (
