@@ -170,7 +170,7 @@ def differences(settings: Profile, scores: pd.DataFrame, table: pd.DataFrame) ->
     """
     models = [model for model in VARIANTS if model in set(table["model"])]
     margin, step = settings.statistics.margin_db, 0.8 / len(models)
-    size = (WIDTH, 0.13 * len(TARGETS) * len(models) + 1.0)
+    size = (WIDTH, 0.12 * len(TARGETS) * len(models) + 1.0)
     fig, axes = subplots(1, 2, size=size, sharex=True, sharey=True)
     for ax, measure in zip(axes[0], (SDR_V4, SDR_V3), strict=True):
         rows = table[table["protocol"] == measure.protocol]
