@@ -126,7 +126,7 @@ class Figure:
 
     def _repr_html_(self) -> str:
         image, caption = base64.b64encode(self._png).decode(), html.escape(self.caption)
-        width, title = round(100 * self.canvas.get_figwidth()), self.name.replace("_", " ")
+        width, title = round(92 * self.canvas.get_figwidth()), self.name.replace("_", " ")
         return (
             f'<img id="figure-{self.name}" src="data:image/png;base64,{image}" alt="{title}" '
             f'width="{width}" style="max-width:100%; height:auto"><p><small>{caption}</small></p>'
