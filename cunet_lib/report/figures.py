@@ -191,7 +191,7 @@ def differences(settings: Profile, scores: pd.DataFrame, table: pd.DataFrame) ->
         for edge in range(1, len(TARGETS)):
             ax.axhline(edge - 0.5, color="#CCCCCC", lw=0.6, zorder=0)
     low, high = axes[0, 0].get_xlim()
-    if high - low < 14 * margin:
+    if high - low < 10 * margin:
         axes[0, 0].xaxis.set_major_locator(MultipleLocator(margin))
     for ax in axes[0]:
         ax.set_xlabel("C-U-Net minus dedicated U-Net (dB)")
