@@ -123,7 +123,7 @@ class Figure:
 
     def _repr_html_(self) -> str:
         image, caption = base64.b64encode(self._png).decode(), html.escape(self.caption)
-        width, title = round(100 * self.canvas.get_figwidth()), self.name.replace("_", " ")
+        width, title = round(92 * self.canvas.get_figwidth()), self.name.replace("_", " ")
         return (
             f'<img id="figure-{self.name}" src="data:image/png;base64,{image}" alt="{title}" '
             f'width="{width}" style="max-width:100%; height:auto"><p><small>{caption}</small></p>'
@@ -167,7 +167,7 @@ def differences(settings: Profile, scores: pd.DataFrame, table: pd.DataFrame) ->
     """
     models = [model for model in VARIANTS if model in set(table["model"])]
     margin, step = settings.statistics.margin_db, 0.8 / len(models)
-    size = (WIDTH, 0.13 * len(TARGETS) * len(models) + 1.0)
+    size = (WIDTH, 0.12 * len(TARGETS) * len(models) + 1.0)
     fig, axes = subplots(1, 2, size=size, sharex=True, sharey=True)
     for ax, measure in zip(axes[0], (SDR_V4, SDR_V3), strict=True):
         rows = table[table["protocol"] == measure.protocol]
@@ -188,7 +188,7 @@ def differences(settings: Profile, scores: pd.DataFrame, table: pd.DataFrame) ->
         for edge in range(1, len(TARGETS)):
             ax.axhline(edge - 0.5, color="#CCCCCC", lw=0.6, zorder=0)
     low, high = axes[0, 0].get_xlim()
-    if high - low < 14 * margin:
+    if high - low < 10 * margin:
         axes[0, 0].xaxis.set_major_locator(MultipleLocator(margin))
     for ax in axes[0]:
         ax.set_xlabel("C-U-Net minus dedicated U-Net (dB)")

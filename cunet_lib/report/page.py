@@ -200,7 +200,7 @@ body.jp-Notebook { padding: 0; }
 .jp-OutputPrompt, .jp-InputPrompt, .jp-Collapser { display: none !important; }
 .jp-RenderedHTMLCommon { padding: 0 !important; overflow-wrap: break-word; }
 .jp-RenderedHTMLCommon :is(p, ul) { margin: 0 0 0.5em !important; }
-.jp-RenderedHTMLCommon h1 { font-size: 1.5em; margin: 0.5em 0; }
+.jp-RenderedHTMLCommon h1 { font-size: 1.5em; margin: 0.3em 0; }
 .cunet-table { overflow: auto; max-width: 100%; max-height: 19em; }
 .cunet-table thead { position: sticky; top: 0; z-index: 2; background: white; }
 .jp-RenderedHTMLCommon .cunet-table table.dataTable {

@@ -205,15 +205,15 @@ def published_table(settings: Profile, scores: pd.DataFrame) -> Table:
             "nothing can be compared."
         )
     listed = published.load_published()
-    frames = [listed.assign(equal_protocol="no")]
+    frames = [listed.assign(equal_protocol=False)]
     for measure in BSS_EVAL:
         equal = published.of_equal_protocol(settings, measure, listed)
         for words in dict.fromkeys(equal["protocol"]):
-            frames[0].loc[listed["protocol"] == words, "equal_protocol"] = "yes"
+            frames[0].loc[listed["protocol"] == words, "equal_protocol"] = True
             both = [analysis.summary(scores, measure, by_target=each) for each in (False, True)]
             rows = pd.concat(both).rename(columns={name: f"{name}_db" for name in STATISTICS})
             facts = {"study": "this run", "protocol": words, "source": "here"}
-            facts |= {"equal_protocol": "yes", "system": rows["model"].map(LABELS)}
+            facts |= {"equal_protocol": True, "system": rows["model"].map(LABELS)}
             facts["target"] = rows["target"].replace(ALL, published.OVERALL)
             frames.append(rows.assign(**facts)[list(frames[0])])
     frame = pd.concat(frames).sort_values(
@@ -229,7 +229,8 @@ def published_table(settings: Profile, scores: pd.DataFrame) -> Table:
         "Published scores on MUSDB18, as their sources give them, and ours "
         f"({rate_note(settings)}) where the protocol is equal. Only equal protocols compare."
     )
-    return _made("published", frame, columns, caption)
+    shown = frame.assign(equal_protocol=frame["equal_protocol"].map({True: "yes", False: "no"}))
+    return Table("published", frame, lay_out(shown, columns), caption)
 
 
 # ------------------------------------------------------------------------------ comparisons
