@@ -177,7 +177,7 @@ def shares(steps: int, turns: int) -> dict:
     small = load_profile("demo", EVERYTHING)
     trainer, *_ = new_trainer(small)
     songs = _songs_of_noise(small)
-    stream = iter(TrainingBatches(songs, small, model="cnn_complex", seed=0).dataset())
+    stream = iter(TrainingBatches(songs, small, model="cnn_complex", seed=0).from_step())
     cached, wanted = next(stream)
 
     def step_seconds(batches: Iterator) -> float:
@@ -206,7 +206,7 @@ def memory_of_batches(copies: int, steps: int) -> dict:
 
     settings = load_profile("demo", f"model.filters=2 {EVERYTHING}")
     store = noise_store(settings, tracks={"train": 8}, seconds=30.0, copies=copies)
-    stream = iter(TrainingBatches(store, settings, model="cnn_complex", seed=0).dataset())
+    stream = iter(TrainingBatches(store, settings, model="cnn_complex", seed=0).from_step())
     trainer, *_ = new_trainer(settings)
     peaks, done = [resident()], threading.Event()
 

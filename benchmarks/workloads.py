@@ -213,11 +213,11 @@ def growth(factor: int, tracks: int, seconds: float) -> dict:
     # What is loaded and traced once does not grow.
     separator(tests[0], all_one_hot())
     trainer.train_on_batch(
-        *next(iter(TrainingBatches(store, settings, model="cnn_complex", seed=0).dataset()))
+        *next(iter(TrainingBatches(store, settings, model="cnn_complex", seed=0).from_step()))
     )
 
     def train():
-        stream = iter(TrainingBatches(store, settings, model="cnn_complex", seed=0).dataset())
+        stream = iter(TrainingBatches(store, settings, model="cnn_complex", seed=0).from_step())
         # An epoch sees every track as often, however many there are.
         for _ in range(4 * number):
             trainer.train_on_batch(*next(stream))
