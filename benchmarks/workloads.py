@@ -66,6 +66,8 @@ def _pace(music: float, taken: Sequence[float]) -> str:
 
 def batches(scale: float, torch: str | None) -> Found:
     """Pipelines of training batches, beside one of the paper's released kind."""
+    import tensorflow as tf
+
     from cunet_lib.signal.spectral import graph_magnitude, stft
     from cunet_lib.train.batches import TrainingBatches
 
@@ -82,9 +84,12 @@ def batches(scale: float, torch: str | None) -> Found:
         magnitudes = graph_magnitude(mixture, settings.signal)
         return (magnitudes, condition), graph_magnitude(target, settings.signal)
 
+    waveforms = ours.from_step()
+    signature = tf.nest.map_structure(lambda a: tf.TensorSpec(a.shape, a.dtype), waveforms[0])
+    stream = tf.data.Dataset.from_generator(lambda: ours.from_step(), output_signature=signature)
     pipelines = {
-        "waveforms": iter(ours.dataset()),
-        "spectrograms": iter(ours.dataset().map(transformed, cores()).prefetch(2)),
+        "waveforms": iter(waveforms),
+        "spectrograms": iter(stream.map(transformed, cores()).prefetch(2)),
         "released": iter(released_pipeline(spectrograms, settings)),
     }
     rates: dict[str, list[float]] = {name: [] for name in pipelines}

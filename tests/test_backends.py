@@ -1,4 +1,4 @@
-"""The networks on JAX: the same outputs as on TensorFlow.
+"""The networks on JAX: the same outputs as on TensorFlow, and the same training.
 
 JAX is no dependency of the study. These tests run where it is installed beside Keras: in this
 environment, or in that of the interpreter which ``CUNET_JAX_PYTHON`` names.
@@ -11,14 +11,16 @@ import sys
 
 import keras
 import numpy as np
+import pandas as pd
 import pytest
 from conftest import ROOT, clean_environment
 
-from cunet_lib.core.settings import Signal
+from cunet_lib.core.settings import Signal, load_profile
 from cunet_lib.core.systems import UNETS, VARIANTS
 from cunet_lib.models import unet as models
 from cunet_lib.models.conditions import all_one_hot
 from cunet_lib.signal.spectral import graph_magnitude
+from cunet_lib.train import training
 
 JAX_PYTHON = os.environ.get("CUNET_JAX_PYTHON") or (
     sys.executable if importlib.util.find_spec("jax") else None
@@ -58,12 +60,33 @@ np.savez(sys.argv[2], **{name: np.asarray(value) for name, value in found.items(
 """
 
 
-def run_jax(*words, timeout=300):
+TRAINING = """
+import json
+import sys
+from pathlib import Path
+
+import keras
+
+from cunet_lib.core.settings import load_profile
+from cunet_lib.preprocess.store import open_store
+from cunet_lib.train import training
+
+assert keras.backend.backend() == "jax" and "tensorflow" not in sys.modules
+settings = load_profile("smoke", "train.steps_per_epoch=4")
+for model in sys.argv[2:]:
+    folder = Path(sys.argv[1]) / model
+    record = training.train(settings, open_store(settings), model, seed=0, folder=folder)
+    print(json.dumps(record["versions"]))
+"""
+
+
+def run_jax(*words, timeout=300, **variables):
     return subprocess.run(
         [JAX_PYTHON, *map(str, words)],
         cwd=ROOT,
         env=clean_environment(
-            KERAS_BACKEND="jax", JAX_PLATFORMS="cpu", PYTHONPATH=ROOT, CUDA_VISIBLE_DEVICES=""
+            **{"KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""},
+            **{"PYTHONPATH": ROOT, **variables},
         ),
         capture_output=True,
         text=True,
@@ -97,3 +120,25 @@ def test_every_model_gives_on_jax_what_it_gives_on_tensorflow(tmp_path, rng):
         assert error.mean() < 2e-6 and error.max() < 2e-4, (name, error.mean(), error.max())
     for name in VARIANTS:  # z is heard
         assert np.ptp(expected[name][:4], axis=0).max() > 1e-3
+
+
+@needs_jax
+def test_a_training_on_jax_is_the_one_on_tensorflow(tones, tmp_path):
+    """Same batches, same initial weights, no dropout: losses differ by rounding alone."""
+    _, store = tones
+    overrides = "model.dropout=0 model.control_dropout=0 train.steps_per_epoch=4"
+    names = ("unet_drums", "dense_complex")
+    script = TRAINING.replace("train.steps_per_epoch=4", overrides)
+    variables = {name: os.environ[name] for name in ("CUNET_DATA", "CUNET_RESULTS")}
+    done = run_jax("-c", script, tmp_path / "jax", *names, **variables)
+    assert done.returncode == 0, done.stderr
+    assert '"jax"' in done.stdout and '"tensorflow"' not in done.stdout
+    for name in names:
+        training.train(
+            load_profile("smoke", overrides), store, name, seed=0, folder=tmp_path / name
+        )
+        ours, theirs = (
+            pd.read_csv(folder / name / "history.csv") for folder in (tmp_path, tmp_path / "jax")
+        )
+        for column in ("loss", "val_loss"):
+            np.testing.assert_allclose(theirs[column], ours[column], rtol=2e-4)

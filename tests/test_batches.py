@@ -7,7 +7,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from cunet_lib.core.settings import CONDITION_KINDS
 from cunet_lib.core.systems import INSTRUMENTS
 from cunet_lib.models.conditions import PAIRS
-from cunet_lib.train.batches import Batch, TrainingBatches, validation_batches
+from cunet_lib.train.batches import Batch, TrainingBatches, validation_batch
 
 
 def with_train(settings, **changes):
@@ -33,7 +33,7 @@ def test_dataset_gives_the_same_batches_from_any_step_on(tones):
     settings, store = tones
     batches = TrainingBatches(store, settings, model="cnn_simple", seed=0)
     for step, ((mixture, condition), target) in zip(
-        range(5, 9), batches.dataset(first_step=5), strict=False
+        range(5, 9), batches.from_step(5), strict=False
     ):
         expected = batches.batch(step)
         np.testing.assert_array_equal(mixture, expected.mixture)
@@ -52,7 +52,7 @@ def test_dedicated_unet_gets_its_instrument_at_full_level(tones):
     full = TrainingBatches(store, never, model="unet_drums", seed=0).batch(0)
     np.testing.assert_array_equal(batch.target, full.target)
     (mixture, target) = next(
-        iter(TrainingBatches(store, settings, model="unet_drums", seed=0).dataset())
+        iter(TrainingBatches(store, settings, model="unet_drums", seed=0).from_step())
     )
     assert mixture.shape == target.shape == (8, settings.patch_samples)
 
@@ -149,24 +149,21 @@ def test_no_training_batch_touches_validation_or_test_tracks(tones, monkeypatch)
         batches.batch(step)
     assert set(opened) == {"train"}
     opened.clear()
-    validation_batches(store, settings, model="dense_simple")
+    validation_batch(store, settings, model="dense_simple")
     assert set(opened) == {"valid"}
 
 
 def test_validation_asks_for_every_instrument_of_every_patch(tones):
     settings, store = tones
-    batches = validation_batches(store, settings, model="cnn_complex")
-    conditions = np.concatenate([batch.condition for batch in batches])
-    assert len(conditions) % len(INSTRUMENTS) == 0
-    np.testing.assert_array_equal(conditions.sum(axis=0), len(conditions) / 4)
-    again = validation_batches(store, settings, model="cnn_complex")
-    np.testing.assert_array_equal(batches[0].target, again[0].target)
-    (few,) = validation_batches(
-        store, with_train(settings, validation_patches=1), model="cnn_complex"
-    )
+    batch = validation_batch(store, settings, model="cnn_complex")
+    assert len(batch.condition) % len(INSTRUMENTS) == 0
+    np.testing.assert_array_equal(batch.condition.sum(axis=0), len(batch.condition) / 4)
+    again = validation_batch(store, settings, model="cnn_complex")
+    np.testing.assert_array_equal(batch.target, again.target)
+    few = validation_batch(store, with_train(settings, validation_patches=1), model="cnn_complex")
     np.testing.assert_array_equal(few.condition, np.eye(4))
-    alone = validation_batches(store, settings, model="unet_bass")
-    assert {tuple(row) for batch in alone for row in batch.condition} == {(1, 0, 0, 0)}
+    alone = validation_batch(store, settings, model="unet_bass")
+    assert {tuple(row) for row in alone.condition} == {(1, 0, 0, 0)}
 
 
 def test_tracks_shorter_than_a_patch_are_padded(tones):
@@ -176,7 +173,7 @@ def test_tracks_shorter_than_a_patch_are_padded(tones):
     batch = TrainingBatches(store, settings, model="dense_simple", seed=0).batch(0)
     assert batch.mixture.shape[1] == settings.patch_samples
     assert (batch.mixture[:, -1000:] == 0).all()
-    assert validation_batches(store, settings, model="dense_simple")
+    assert len(validation_batch(store, settings, model="dense_simple").mixture)
 
 
 # ------------------------------------------------------------------------ kinds of condition
@@ -354,7 +351,7 @@ def test_kinds_change_neither_a_dedicated_unet_nor_validation(tones):
     changed = with_train(settings, conditions=("zero", "continuous"))
     for build in (
         lambda each: TrainingBatches(store, each, model="unet_bass", seed=0).batch(3),
-        lambda each: validation_batches(store, each, model="dense_simple")[0],
+        lambda each: validation_batch(store, each, model="dense_simple"),
     ):
         one, two = build(settings), build(changed)
         for name in ("mixture", "target", "condition"):

@@ -17,6 +17,10 @@ CPU_FLAGS = (
 """Instruction sets that decide which kernels numerical libraries choose, and so how they round."""
 
 
+NVIDIA = Path("/proc/driver/nvidia/version")
+"""There where the driver of an NVIDIA card is loaded."""
+
+
 def cores() -> int:
     """Cores to use: ``CUNET_THREADS``, or all that this process may run on."""
     given = os.environ.get("CUNET_THREADS")
@@ -52,14 +56,26 @@ def computes_bfloat16() -> bool:
 
 
 def gpus() -> list:
-    """GPUs that TensorFlow sees; none on another backend."""
+    """GPUs that Keras' backend, TensorFlow or JAX, can compute with."""
     import keras
 
-    if keras.backend.backend() != "tensorflow":
-        return []
-    import tensorflow as tf
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
 
-    return tf.config.list_physical_devices("GPU")
+        return tf.config.list_physical_devices("GPU")
+    import jax
+
+    return [device for device in jax.devices() if device.platform == "gpu"]
+
+
+def idle_gpu() -> str:
+    """A sentence if an NVIDIA card is here that Keras' backend cannot use; else nothing."""
+    if not NVIDIA.exists() or gpus():
+        return ""
+    return (
+        "An NVIDIA card is here, but its libraries are not: training would run on the processor. "
+        "`make env GPU=1` installs them."
+    )
 
 
 def peak_memory() -> float:

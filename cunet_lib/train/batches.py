@@ -7,8 +7,10 @@ the graph takes from them are then within [0, 1] before any remixing (paper, sec
 
 from __future__ import annotations
 
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
+import keras
 import numpy as np
 
 from cunet_lib.core.settings import ConfigError, Profile
@@ -175,25 +177,36 @@ class TrainingBatches:
         track = self.tracks[min(place, len(self.tracks) - 1)]
         return track, int(rng.integers(track.starts))
 
-    def dataset(self, first_step: int = 0):
-        """Endless ``tf.data`` of what :meth:`Batch.pair` gives, from a step on."""
-        import tensorflow as tf
+    def from_step(self, first: int = 0) -> keras.utils.PyDataset:
+        """Endless batches from a step on, as Keras trains with them on every backend.
 
-        size, samples = self.settings.train.batch_size, self.settings.patch_samples
+        They are what :meth:`Batch.pair` gives, made a few steps ahead of where they are asked for.
+        """
+        return _Ahead(self, first)
 
-        shapes = ((size, samples), (size, samples), (size, len(INSTRUMENTS)))
 
-        def load(step):
-            batch = self.batch(int(step))
-            return batch.mixture, batch.target, batch.condition
+class _Ahead(keras.utils.PyDataset):
+    """Batches of :class:`TrainingBatches` from a step on; iterate, or give it to ``fit``."""
 
-        def fetch(step):
-            arrays = tf.numpy_function(load, [step], [tf.float32] * 3, stateful=False)
-            batch = Batch(*map(tf.ensure_shape, arrays, shapes))
-            return batch.pair(conditioned=self.instrument is None)
+    STEPS, THREADS = 4, 2
 
-        steps = tf.data.Dataset.counter(start=first_step)
-        return steps.map(fetch, num_parallel_calls=2, deterministic=True).prefetch(4)
+    def __init__(self, batches: TrainingBatches, first: int):
+        super().__init__()
+        self._batches, self._first = batches, first
+        self._pool = ThreadPoolExecutor(self.THREADS)
+        self._made: dict[int, Future] = {}
+
+    @property
+    def num_batches(self) -> None:
+        """Endless; ``steps_per_epoch`` says where epochs end."""
+
+    def __getitem__(self, index: int) -> tuple:
+        """The batch of the step that is ``index`` after the first."""
+        for step in range(index, index + self.STEPS):
+            if step not in self._made:
+                self._made[step] = self._pool.submit(self._batches.batch, self._first + step)
+        conditioned = self._batches.instrument is None
+        return self._made.pop(index).result().pair(conditioned=conditioned)
 
 
 def _weighted_sum(sources: np.ndarray, levels: np.ndarray, out: np.ndarray) -> None:
@@ -207,14 +220,14 @@ def _weighted_sum(sources: np.ndarray, levels: np.ndarray, out: np.ndarray) -> N
         out += sources[row] * levels[row]
 
 
-def validation_batches(store: Store, settings: Profile, *, model: str) -> list[Batch]:
+def validation_batch(store: Store, settings: Profile, *, model: str) -> Batch:
     """Fixed patches of the held-out training tracks, spread evenly over their time.
 
     Every patch is asked for each instrument (C-U-Net) or for the model's own (dedicated U-Net),
     without augmentation; whatever ``train.conditions`` is, so that losses stay comparable. At most
     ``train.validation_patches`` patches per instrument.
     """
-    size, samples = settings.train.batch_size, settings.patch_samples
+    samples = settings.patch_samples
     step = settings.model.patch_frames * settings.signal.hop
     wanted = [model.removeprefix("unet_")] if model in UNETS else INSTRUMENTS
     places = []
@@ -232,7 +245,4 @@ def validation_batches(store: Store, settings: Profile, *, model: str) -> list[B
         for instrument in wanted:
             index = INSTRUMENTS.index(instrument)
             rows.append((padded[0], padded[1 + index], all_one_hot()[index]))
-    return [
-        Batch(*(np.stack(column).astype(np.float32) for column in zip(*part, strict=True)))
-        for part in (rows[i : i + size] for i in range(0, len(rows), size))
-    ]
+    return Batch(*(np.stack(column).astype(np.float32) for column in zip(*rows, strict=True)))

@@ -51,7 +51,8 @@ class Finite(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
         """Look at the mean over the epoch so far: this batch is the first to spoil it."""
         if not math.isfinite(logs["loss"]):
-            step = int(ops.convert_to_numpy(self.model.optimizer.iterations)) - 1
+            # The optimiser's own count is not up to date on every backend within an epoch.
+            step = self.good * self.params["steps"] + batch
             tracks = ", ".join(self.batches.batch(step).tracks)
             self._fail(f"in step {step} (batch from: {tracks})")
 

@@ -37,7 +37,7 @@ from cunet_lib.core.files import (
     write_atomically,
     write_json,
 )
-from cunet_lib.core.hardware import computes_bfloat16, cores, gpus
+from cunet_lib.core.hardware import computes_bfloat16, cores, gpus, idle_gpu
 from cunet_lib.core.settings import ROOT, ConfigError, Profile, Signal
 from cunet_lib.core.systems import INSTRUMENTS, VARIANTS
 from cunet_lib.models.conditions import all_one_hot
@@ -48,7 +48,7 @@ from cunet_lib.models.weights import load
 from cunet_lib.preprocess.store import Store
 from cunet_lib.signal.spectral import graph_magnitude
 from cunet_lib.train import checkpoint
-from cunet_lib.train.batches import TrainingBatches, validation_batches
+from cunet_lib.train.batches import TrainingBatches, validation_batch
 from cunet_lib.train.callbacks import Finite, History, SaveBest, State
 
 
@@ -193,7 +193,7 @@ def _facts(settings: Profile, store: Store, model: str, *, seed: int) -> dict:
         "data": store.hash,
         "code": code_hash("cunet_lib/signal/spectral.py", "cunet_lib/models", "cunet_lib/train"),
         "precision": precision_of(settings),
-        "versions": {name: version(name) for name in ("tensorflow", "keras", "numpy")},
+        "versions": {name: version(name) for name in (keras.backend.backend(), "keras", "numpy")},
     }
 
 
@@ -249,16 +249,17 @@ def _fitted(
         report(f"goes on after epoch {len(history.rows)}, where it was stopped")
     if state.finished:
         return state
-    validation = validation_batches(store, settings, model=model)
+    if hint := idle_gpu():
+        report(hint)
+    validation = validation_batch(store, settings, model=model)
     try:
         trainer.fit(
-            batches.dataset(len(history.rows) * train.steps_per_epoch),
+            batches.from_step(len(history.rows) * train.steps_per_epoch),
             initial_epoch=len(history.rows),
             epochs=epochs,
             steps_per_epoch=train.steps_per_epoch,
-            validation_data=_Fixed(
-                [batch.pair(conditioned=is_conditioned(network)) for batch in validation]
-            ),
+            validation_data=validation.pair(conditioned=is_conditioned(network)),
+            validation_batch_size=train.batch_size,
             # What is not finite reaches no other callback; all are done before the checkpoint.
             callbacks=[Finite(model, batches), best, history, *others, state],
             shuffle=False,
@@ -268,20 +269,6 @@ def _fitted(
         report(f"stopped; {checkpoint.kept(folder)}")
         raise
     return state
-
-
-class _Fixed(keras.utils.PyDataset):
-    """Validation batches as Keras takes them."""
-
-    def __init__(self, batches: list[tuple]):
-        super().__init__()
-        self.batches = batches
-
-    def __len__(self):
-        return len(self.batches)
-
-    def __getitem__(self, index):
-        return self.batches[index]
 
 
 def _recorded(
