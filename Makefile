@@ -128,7 +128,7 @@ plan: env  ## estimate hours, disk and memory of a run of PROFILE, before it sta
 torture: env  ## kill the whole study again and again, show bad input; nothing may change or break
 	@"$(PYTHON)" -m benchmarks.torture --kills $(or $(KILLS),20) --seed $(or $(SEED),0) $(if $(FOLDER),--folder "$(FOLDER)") $(TORTURE_ARGS)
 lab: env  ## explore a trained model, and the notebooks, in Jupyter Lab (uploads may be 200 MB)
-	@"$(PYTHON)" -m jupyter lab --ServerApp.root_dir="$(CURDIR)" --LabApp.default_url=/lab/tree/notebooks/06_explore.ipynb --LabApp.news_url=None --ServerApp.tornado_settings='{"websocket_max_message_size": 200000000}' $(LAB_ARGS)
+	@"$(PYTHON)" -m jupyter lab --ServerApp.root_dir="$(CURDIR)" --LabApp.default_url=/lab/tree/notebooks/06_explore.ipynb --LabApp.app_settings_dir="$(CURDIR)/notebooks/lab" --ServerApp.tornado_settings='{"websocket_max_message_size": 200000000}' $(LAB_ARGS)
 verify: env  ## compare the results with the committed ones, table by table
 	@$(CUNET) verify $(PROFILE)
 report: env  ## write the report, one page, from the results there are

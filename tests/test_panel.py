@@ -223,6 +223,11 @@ def test_gammas_betas_and_faders_follow(explorer):
             assert (x, y) == (explorer.z[place], explorer.steered.level)
 
 
+def test_a_notebook_shows_the_panel_and_keeps_its_picture(explorer):
+    bundle = explorer._repr_mimebundle_()
+    assert bundle["image/png"] == explorer.picture.value and len(bundle) == 3
+
+
 def test_equal_positions_give_equal_bytes(explorer):
     first = shown(explorer.set(vocals=0.4))
     explorer.set(drums=1.0)
