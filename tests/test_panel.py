@@ -15,7 +15,7 @@ from cunet_lib.core.systems import INSTRUMENTS
 from cunet_lib.explore import panel as explore
 from cunet_lib.explore import steering
 from cunet_lib.models import unet as models
-from cunet_lib.models.conditions import all_one_hot
+from cunet_lib.models.conditions import all_one_hot, label
 from cunet_lib.models.film import film_parameters
 from cunet_lib.models.weights import save_half
 from cunet_lib.separation import catalog
@@ -216,6 +216,9 @@ def test_gammas_betas_and_faders_follow(explorer):
     picture = explorer._picture
     for levels in ({"vocals": 1.0}, {"bass": 0.7, "other": 0.2}):
         explorer.set(**levels)
+        titles = [ax.get_title(loc="left") for ax in picture.canvas.axes[:4]]
+        assert titles[2] == f"Estimate: {label(explorer.z)}"
+        assert not any(ax.get_title(loc="center") for ax in picture.canvas.axes)
         np.testing.assert_array_equal(picture.points["gammas"].get_ydata(), explorer.steered.gammas)
         np.testing.assert_array_equal(picture.points["betas"].get_ydata(), explorer.steered.betas)
         for place, name in enumerate(INSTRUMENTS):
