@@ -65,7 +65,7 @@ class _Widgets:
         self.upload = widgets.FileUpload(
             accept="audio/*,.flac,.m4a,.opus",
             description="a song of yours",
-            layout={"width": "auto"},
+            layout={"width": "300px"},
         )
         self.audio, self._players = {}, {}
         for name in ("mixture", "estimate", "reference", "rest"):
@@ -302,10 +302,10 @@ class Explorer(_Widgets):
         estimate, reference = self.steered.estimate, self._reference()
         level = level_db(estimate, self.steering.mixture)
         words = "silent" if not level > FLOOR_DB else f"{level:+.1f} dB re mixture"
-        text = f"asked for <b>{html.escape(label(self.steered.z))}</b>; the estimate: {words}"
+        text = f"asked for <b>{html.escape(label(self.steered.z))}</b>; estimate: {words}"
         if reference is not None and np.any(reference):
             error = level_db(reference - estimate, reference)
-            text += f"; SDR {-error:.1f} dB (plain ratio)"
+            text += f"; plain SDR {-error:.1f} dB"
         self.status.value = text
 
     def _say(self, message: str) -> None:
