@@ -10,6 +10,7 @@ the kernel has nothing else to do. Nothing needs a browser: in a notebook that p
 from __future__ import annotations
 
 import asyncio
+import base64
 import html
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -169,7 +170,8 @@ class Explorer(_Widgets):
 
     def _repr_mimebundle_(self, **options: object) -> dict:
         """The panel, and the present picture for where no widgets can be shown."""
-        return {**self.panel._repr_mimebundle_(**options), "image/png": self.picture.value}
+        picture = base64.b64encode(self.picture.value).decode()
+        return {**self.panel._repr_mimebundle_(**options), "image/png": picture}
 
     def _move(self, levels: Mapping[str, float], *, at_once: bool = False) -> None:
         z = vector(levels)
