@@ -192,7 +192,7 @@ def test_runs_are_told_apart_by_name_and_training(runs):
     settings, loaded = runs
     assert {run.name: run.training for run in loaded} == {
         "cnn_complex": "progressive conditions",
-        "cnn_complex-steady": "no progressive conditions (steady)",
+        "cnn_complex-steady": "steady: no progressive conditions",
     }
     with pytest.raises(ConfigError, match=r"cnn_complex-seed7-steady.*make conditions PROFILE="):
         control.Run(settings, "cnn_complex", seed=7, suffix="steady")

@@ -51,7 +51,7 @@ def lab(tmp_path_factory):
         save_half(network, results / "smoke" / "models" / f"{settings.shipped}.keras")
         text = text.replace('profile = \\"demo\\"', 'profile = \\"smoke\\"')
     # Lab saves what it opens: never the source.
-    (root / "notebooks").mkdir()
+    shutil.copytree(ROOT / "notebooks" / "lab", root / "notebooks" / "lab")
     (root / "notebooks" / NOTEBOOK).write_text(text, encoding="utf-8")
     port, token = free_port(), secrets.token_hex(16)
     log = (root / "lab.log").open("w")
@@ -163,7 +163,7 @@ def test_notebook_runs_with_the_study_s_kernel(page):
 
 
 def test_run_all_ends_at_the_panel_with_sliders_mask_and_estimate_in_view(page):
-    panel = page.locator("img.widget-image").last
+    panel = page.locator("img.widget-image")
     settle(page)
     keep_picture(page, "panel-900")
     boxes = [each.bounding_box() for each in page.locator(".widget-slider").all()[:4]]

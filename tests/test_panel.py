@@ -1,6 +1,7 @@
 """The control panel without a browser: sliders are moved as the browser would move them."""
 
 import asyncio
+import base64
 import datetime
 import io
 import tracemalloc
@@ -15,7 +16,7 @@ from cunet_lib.core.systems import INSTRUMENTS
 from cunet_lib.explore import panel as explore
 from cunet_lib.explore import steering
 from cunet_lib.models import unet as models
-from cunet_lib.models.conditions import all_one_hot
+from cunet_lib.models.conditions import all_one_hot, label
 from cunet_lib.models.film import film_parameters
 from cunet_lib.models.weights import save_half
 from cunet_lib.separation import catalog
@@ -216,11 +217,19 @@ def test_gammas_betas_and_faders_follow(explorer):
     picture = explorer._picture
     for levels in ({"vocals": 1.0}, {"bass": 0.7, "other": 0.2}):
         explorer.set(**levels)
+        titles = [ax.get_title(loc="left") for ax in picture.canvas.axes[:4]]
+        assert titles[2] == f"Estimate: {label(explorer.z)}"
+        assert not any(ax.get_title(loc="center") for ax in picture.canvas.axes)
         np.testing.assert_array_equal(picture.points["gammas"].get_ydata(), explorer.steered.gammas)
         np.testing.assert_array_equal(picture.points["betas"].get_ydata(), explorer.steered.betas)
         for place, name in enumerate(INSTRUMENTS):
             ((x,), (y,)) = picture.markers[name].get_data()
             assert (x, y) == (explorer.z[place], explorer.steered.level)
+
+
+def test_a_notebook_shows_the_panel_and_keeps_its_picture(explorer):
+    bundle = explorer._repr_mimebundle_()
+    assert base64.b64decode(bundle["image/png"]) == explorer.picture.value and len(bundle) == 3
 
 
 def test_equal_positions_give_equal_bytes(explorer):

@@ -72,7 +72,7 @@ class Run:
         self.record, self.network = load_run(settings, model, seed=seed, suffix=suffix)
         self.name = f"{model}-{suffix}" if suffix else model
         words = describe_training(self.record["settings"]["train"])
-        self.training = f"{words} ({suffix})" if suffix else words
+        self.training = f"{suffix}: {words}" if suffix else words
         self.separator = Separator(self.network, settings.signal, settings.separate)
 
     @functools.cached_property
@@ -225,7 +225,7 @@ MEASUREMENTS = {
         fader,
         ("target", "z"),
         {"ratio": "level relative to z = 1"},
-        "Level of the estimate (root mean square over a song) relative to its level at z = 1, "
+        "level of the estimate (root mean square over a song) relative to its level at z = 1, "
         "while one instrument is faded and the others stay at 0",
         across="z",
     ),
@@ -258,13 +258,13 @@ MEASUREMENTS = {
         without_control,
         ("target",),
         {
-            "controlled_db": "controlled: the reference's own z",
-            "uncontrolled_db": "uncontrolled: gamma 1, beta 0",
-            "mixture_db": "the mixture as estimate",
+            "controlled_db": "controlled (own z)",
+            "uncontrolled_db": "uncontrolled",
+            "mixture_db": "mixture as estimate",
             "level_db": "level, uncontrolled",
         },
         "SDR with each instrument and the mixture as reference, and the uncontrolled estimate's "
-        "level relative to it",
+        "level relative to it; uncontrolled is gamma 1, beta 0",
         "With control, SDR is higher than without it in {wins} of {cases} cases",
     ),
 }

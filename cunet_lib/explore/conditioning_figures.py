@@ -79,7 +79,7 @@ def table(settings: Profile, name: str, frame: pd.DataFrame) -> Table:
         texts = summary[[f"{column}_{part}" for part in PARTS]].map(number)
         unit = " (dB)" if column.endswith("_db") else ""
         display[words[0].upper() + words[1:] + unit] = [
-            cell.format(*row) for row in texts.to_numpy()
+            row[0] if row[0] == "n/a" else cell.format(*row) for row in texts.to_numpy()
         ]
     if what.across:
         across = place.pop(what.across)
@@ -161,7 +161,7 @@ def _ticks(settings: Profile, name: str, frame: pd.DataFrame) -> Figure:
     long["mark"] = kind if what.keys else "median"
     rows, marks = long["row"].unique(), long["mark"].unique()
     shapes = dict(zip(marks, (("D", DARK), ("X", "#B8400E"), ("o", "#A0A0A0")), strict=False))
-    size = (5.6 * len(looks), 0.3 * len(rows) * len(marks) + 1.8)
+    size = (5.6 * len(looks), 0.25 * len(rows) * len(marks) + 1.9)
     fig, axes = subplots(1, len(looks), size=size, sharex=True, sharey=True)
     for ax, (run, look) in zip(axes[0], looks.items(), strict=True):
         for row, mark in itertools.product(range(len(rows)), marks):

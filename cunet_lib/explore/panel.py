@@ -10,6 +10,7 @@ the kernel has nothing else to do. Nothing needs a browser: in a notebook that p
 from __future__ import annotations
 
 import asyncio
+import base64
 import html
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -18,7 +19,7 @@ from contextlib import contextmanager
 import ipywidgets as widgets
 import keras
 import numpy as np
-from IPython.display import Audio, Image
+from IPython.display import Audio
 
 from cunet_lib.core.settings import ConfigError, Profile
 from cunet_lib.core.systems import INSTRUMENTS
@@ -65,7 +66,7 @@ class _Widgets:
         self.upload = widgets.FileUpload(
             accept="audio/*,.flac,.m4a,.opus",
             description="a song of yours",
-            layout={"width": "auto"},
+            layout={"width": "300px"},
         )
         self.audio, self._players = {}, {}
         for name in ("mixture", "estimate", "reference", "rest"):
@@ -74,11 +75,11 @@ class _Widgets:
             self.audio[name] = player
             self._players[name] = _row(widgets.Label(name, layout={"width": "65px"}), player)
         self.picture = widgets.Image(format="png", layout={"max_width": "100%"})
-        self.status = widgets.HTML()
-        left = widgets.VBox([*self.sliders.values(), _row(*self.buttons.values()), self.status])
-        controls = _row(left, widgets.VBox(list(self._players.values())))
-        songs = _row(self.song, self.start, self.upload)
-        self.panel = widgets.VBox([songs, controls, self.picture])
+        self.status = widgets.HTML(layout={"width": "380px"})
+        left = widgets.VBox([*self.sliders.values(), _row(*self.buttons.values())])
+        right = widgets.VBox([self.song, self.start, self.upload, self.status])
+        # The picture next to the sliders: together they fit into a small window.
+        self.panel = widgets.VBox([_row(left, right), self.picture, _row(*self._players.values())])
 
 
 def _row(*children: widgets.Widget) -> widgets.HBox:
@@ -87,7 +88,7 @@ def _row(*children: widgets.Widget) -> widgets.HBox:
 
 
 class Explorer(_Widgets):
-    """Sliders, pictures and players of one C-U-Net; show :attr:`panel` in a notebook.
+    """Sliders, pictures and players of one C-U-Net; the last value of a notebook's cell.
 
     Parameters
     ----------
@@ -167,9 +168,10 @@ class Explorer(_Widgets):
             found["reference"] = reference
         return {**found, "rest: mixture minus estimate": mixture - estimate}
 
-    def snapshot(self) -> Image:
-        """The present picture, to keep in an executed notebook."""
-        return Image(data=bytes(self.picture.value), format="png")
+    def _repr_mimebundle_(self, **options: object) -> dict:
+        """The panel, and the present picture for where no widgets can be shown."""
+        picture = base64.b64encode(self.picture.value).decode()
+        return {**self.panel._repr_mimebundle_(**options), "image/png": picture}
 
     def _move(self, levels: Mapping[str, float], *, at_once: bool = False) -> None:
         z = vector(levels)
@@ -302,10 +304,10 @@ class Explorer(_Widgets):
         estimate, reference = self.steered.estimate, self._reference()
         level = level_db(estimate, self.steering.mixture)
         words = "silent" if not level > FLOOR_DB else f"{level:+.1f} dB re mixture"
-        text = f"asked for <b>{html.escape(label(self.steered.z))}</b>; the estimate: {words}"
+        text = f"asked for <b>{html.escape(label(self.steered.z))}</b>; estimate: {words}"
         if reference is not None and np.any(reference):
             error = level_db(reference - estimate, reference)
-            text += f"; SDR {-error:.1f} dB (plain ratio)"
+            text += f"; plain SDR {-error:.1f} dB"
         self.status.value = text
 
     def _say(self, message: str) -> None:

@@ -61,7 +61,7 @@ class Picture:
         axes[0].set(title=f"Mixture (dB, to {LOWEST_DB:g})", ylabel="Frequency (kHz)")
         axes[1].set_title("Mask (dark 0, yellow 1)")
         axes[0].xaxis.set_major_locator(MaxNLocator(6, integer=True))
-        self.title = axes[2].title
+        self.title = axes[2].set_title("Estimate")
         place = {"transform": axes[3].transAxes, "ha": "center", "color": "#666666"}
         self.nothing = axes[3].text(0.5, 0.5, "not known", **place)
 
