@@ -404,7 +404,7 @@ def find_songs(paths: Sequence[Path], out: Path) -> tuple[dict[Path, Path], set[
     Raises
     ------
     ConfigError
-        If a folder holds no song, or two would still meet.
+        If two would still meet.
     """
     left, within = {}, set()
     for path in paths:
@@ -419,9 +419,8 @@ def find_songs(paths: Sequence[Path], out: Path) -> tuple[dict[Path, Path], set[
             and out.resolve() not in each.resolve().parents
             and each.is_file()
         ]
-        if not found:
-            raise ConfigError(f"{path} is a folder without songs; name one with audio files in it.")
-        left |= {each: each.relative_to(path) for each in found}
+        # Reading the folder itself tells that it holds none.
+        left |= {each: each.relative_to(path) for each in found} or {path: Path(path.name)}
         within |= {*found}
     names: dict[Path, Path] = {}
     for naming in (

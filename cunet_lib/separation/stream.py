@@ -60,12 +60,12 @@ with the study's patches, which have the training's length and overlap by half: 
 overlap or length.
 """
 
-STRETCH_VALUES = 6_000_000
-"""Samples of a stretch over all channels of all estimates, 24 MB, but one patch at least. Arrays
-much larger than that are fresh memory for every stretch, which takes a quarter longer."""
+STRETCH_SECONDS = 15
+"""Length of a stretch, but one patch at least. The arrays of a longer one are fresh memory each
+time: of a minute, songs take a quarter longer."""
 
 AT_ONCE = 2
-"""Batches of patches that the network computes side by side."""
+"""Patches that the network computes side by side."""
 
 BLOCK_VALUES = 1 << 18
 """About how many samples of windows are transformed at a time, over all channels: 1 MB, which stays
@@ -153,10 +153,7 @@ class SongSeparator:
         self.model = model.name
         self.highs = highs
         self.signal = found.signal
-        size = max(1, found.separate.batch_size // PATCHES)
-        joined = found.separate.model_copy(
-            update={"overlap": overlap / PATCHES, "batch_size": size}
-        )
+        joined = found.separate.model_copy(update={"overlap": overlap / PATCHES, "batch_size": 1})
         long = folded(model, frames=PATCHES * model.inputs[0].shape[2])
         self.separator = Separator(long, found.signal, joined, at_once=AT_ONCE)
 
@@ -201,8 +198,8 @@ class SongSeparator:
         separate, patch = self.separator.separate, self.separator.frames
         move = max(1, round(patch * (1.0 - separate.overlap)))
         second = self.signal.hop * song.rate / self.signal.sample_rate
-        most = STRETCH_VALUES // (len(wanted) * song.channels)
-        step = round(max(1, most // round(move * second)) * move * second)
+        patches = max(1, round(STRETCH_SECONDS * song.rate / (move * second)))
+        step = round(patches * move * second)
         shared = round((patch - move) * second)
         count = max(1, -(-(frames - shared) // step))
         return frames, count, self._estimates(song, frames, step, shared, wanted)

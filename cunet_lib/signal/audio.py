@@ -145,7 +145,7 @@ class AudioFile:
         try:
             with soundfile.SoundFile(_native(self.path)) as file:
                 if start:
-                    file.seek(round(start * self.rate))
+                    file.seek(min(round(start * self.rate), file.frames))
                 while len(block := file.read(min(BLOCK, left), dtype="float32", always_2d=True)):
                     left -= len(block)
                     yield block
