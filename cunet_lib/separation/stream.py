@@ -199,16 +199,26 @@ class SongSeparator:
         move = max(1, round(patch * (1.0 - separate.overlap)))
         second = self.signal.hop * song.rate / self.signal.sample_rate
         patches = max(1, round(STRETCH_SECONDS * song.rate / (move * second)))
-        step = round(patches * move * second)
-        shared = round((patch - move) * second)
-        count = max(1, -(-(frames - shared) // step))
-        return frames, count, self._estimates(song, frames, step, shared, wanted)
+        # Windows that reach beyond a stretch hear what is there.
+        beside = -(-self.signal.n_fft // self.signal.hop)
+        counts = (patches * move, patch - move, beside)
+        step, shared, margin = (round(each * second) for each in counts)
+        count = max(1, -(-(frames - shared - margin) // step))
+        return frames, count, self._estimates(song, frames, wanted, counts, (step, shared, margin))
 
-    def _estimates(self, song, frames, step, shared, wanted):
-        fade = (np.arange(1, shared + 1, dtype=np.float32) / (shared + 1))[:, None]
+    def _estimates(self, song, frames, wanted, counts, sizes):
+        """Stretches; ``counts`` are frames of the study, ``sizes`` samples of the song."""
+        step, shared, _ = sizes
+        # The weights of frames in spectral.join_patches, between frames too.
+        fade = (1 + np.linspace(0, counts[1], shared, endpoint=False)) / (counts[1] + 1)
+        fade = fade.astype(np.float32)[:, None]
         tail = None
-        for samples, last in _stretches(song, frames, step, step + shared):
-            estimates = self._separate(samples, song.rate, wanted)
+        for samples, before, last in _stretches(song, frames, *sizes):
+            skip = counts[2] if before else 0
+            most = None if last else skip + counts[0] + counts[1]
+            estimates = self._separate(samples, song.rate, wanted, slice(skip, most))
+            inside = slice(before, None if last else before + step + shared)
+            samples, estimates = samples[inside], estimates[:, inside]
             if tail is not None:
                 estimates[:, :shared] *= fade
                 estimates[:, :shared] += (1 - fade) * tail
@@ -216,10 +226,15 @@ class SongSeparator:
             tail = estimates[:, ready:].copy()
             yield samples[:ready], estimates[:, :ready]
 
-    def _separate(self, samples: np.ndarray, rate: int, wanted) -> np.ndarray:
-        """Estimates ``(wanted, samples, channels)`` of a stretch ``(samples, channels)``."""
+    def _separate(self, samples: np.ndarray, rate: int, wanted, inside: slice) -> np.ndarray:
+        """Estimates ``(wanted, samples, channels)`` of a stretch ``(samples, channels)``.
+
+        ``inside`` are the frames that the network sees; masks of its edges go on beside them.
+        """
         heard = soxr.resample(_heard(samples), rate, self.signal.sample_rate, quality="HQ")
         magnitude = np.abs(stft(heard, self.signal))
+        around = (inside.start, magnitude.shape[1] - len(range(magnitude.shape[1])[: inside.stop]))
+        magnitude = magnitude[:, inside]
         if wanted[0] is None:
             masks = self.separator.masks(magnitude)
         elif len(wanted) > 1 or np.count_nonzero(wanted[0]) > 1:
@@ -235,7 +250,8 @@ class SongSeparator:
             size = scipy.fft.next_fast_len(size + 1, real=True)
         hop = max(1, round(self.signal.hop * ratio))
         own = self.signal.model_copy(update={"sample_rate": rate, "n_fft": size, "hop": hop})
-        rows = np.ascontiguousarray(np.concatenate([masks, top], axis=1).swapaxes(1, 2))
+        rows = np.concatenate([masks, top], axis=1).swapaxes(1, 2)
+        rows = np.pad(rows, ((0, 0), around, (0, 0)), mode="edge")
         return self._apply(samples, rows, own)
 
     def _apply(self, samples: np.ndarray, rows: np.ndarray, own: Signal) -> np.ndarray:
@@ -291,24 +307,28 @@ def _refuse_fork() -> None:
         )
 
 
-def _stretches(song: Song, frames: int, step: int, whole: int) -> Iterator[tuple[np.ndarray, bool]]:
-    """Stretches ``(samples, channels)`` of ``whole`` samples, each ``step`` after the one before.
+def _stretches(
+    song: Song, frames: int, step: int, shared: int, margin: int
+) -> Iterator[tuple[np.ndarray, int, bool]]:
+    """Stretches of ``step + shared`` samples, each ``step`` after the one before.
 
-    The last one, marked by True, has what is left.
+    Each comes as ``(samples, channels)`` with ``margin`` samples more at both sides, the number of
+    samples before it, and whether it is the last, which has what is left.
     """
-    parts, held, read = [], 0, 0
+    parts, held, read, before = [], 0, 0, 0
     for block in song.blocks():
         parts.append(block)
         held, read = held + len(block), read + len(block)
-        if held > whole:
+        if held > before + step + shared + margin:
             samples = np.concatenate(parts)
-            while len(samples) > whole:
-                yield samples[:whole], False
-                samples = samples[step:]
+            while len(samples) > (whole := before + step + shared + margin):
+                yield samples[:whole], before, False
+                samples = samples[before + step - margin :]
+                before = margin
             parts, held = [samples.copy()], len(samples)
     if read != frames:
         raise ConfigError(f"{song.name} changed while it was read; try again.")
-    yield np.concatenate(parts), True
+    yield np.concatenate(parts), before, True
 
 
 def _heard(samples: np.ndarray) -> np.ndarray:

@@ -129,7 +129,7 @@ class AudioFile:
                     )
                 check_samples(self.path, block)
                 yield block
-        if seconds is None and self.lacks(frames):
+        if seconds is None and self.lacks(frames + round(start * self.rate)):
             raise _damaged(self.path, "it is cut short")
 
     def lacks(self, frames: int, *, written: bool = False) -> bool:
