@@ -9,7 +9,6 @@ import os
 import shutil
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,12 +16,13 @@ from pathlib import Path
 
 import numpy as np
 
-from cunet_lib.core.files import abandoned, locked
+from cunet_lib.core.files import abandoned, is_file, locked
 from cunet_lib.core.processes import progress
 from cunet_lib.core.settings import ConfigError, printable
 from cunet_lib.core.systems import INSTRUMENTS, UNETS
 from cunet_lib.models import conditions
 from cunet_lib.separation import catalog
+from cunet_lib.separation.folders import find_songs, stem
 from cunet_lib.separation.stream import OVERLAP, Song, SongSeparator
 from cunet_lib.signal import audio
 from cunet_lib.signal.writing import Output
@@ -31,12 +31,6 @@ MOST_CHANNELS = 1024
 """Of an array, as of any file that libsndfile reads."""
 
 RESIDUAL, ACCOMPANIMENT = "residual", "accompaniment"
-
-SUFFIXES = (
-    *(".aac", ".aif", ".aiff", ".ape", ".au", ".caf", ".flac", ".m4a", ".mka", ".mp3", ".mp4"),
-    *(".oga", ".ogg", ".opus", ".tta", ".w64", ".wav", ".webm", ".wma", ".wv"),
-)
-"""Of songs in a folder; a song that is named may have any, or none."""
 
 
 def requests(
@@ -280,7 +274,7 @@ def separate_file(
         raise ConfigError("An excerpt starts at 0 s or later and is longer than 0 s.")
     output = output or Output("wav")
     names = [*wanted, RESIDUAL] if residual else [*wanted]
-    folder = out / (name or _stem(file.path))
+    folder = out / (name or stem(file.path))
     files = targets(file.path, names, folder=folder, format=output.format, force=force)
     blocks = functools.partial(file.blocks, start, length)
     told = f"{file.path} from {start:g} s" if start else str(file.path)
@@ -390,60 +384,6 @@ def _unwritable(place: Path, reason: str) -> ConfigError:
     return ConfigError(f"Nothing can be written to {place}: {reason}; choose another --out.")
 
 
-def find_songs(paths: Sequence[Path], out: Path) -> tuple[dict[Path, Path], set[Path]]:
-    """Songs, those in folders too, at any depth.
-
-    Returns
-    -------
-    names
-        Song to its folder in ``out``: its name without the suffix; with it, or with the name of the
-        folder it lies in, where several would meet. Songs of a folder keep the folders below it.
-    within
-        Those that were found in folders.
-
-    Raises
-    ------
-    ConfigError
-        If two would still meet.
-    """
-    left, within = {}, set()
-    for path in paths:
-        if not path.is_dir():
-            left[path] = Path(path.name)
-            continue
-        found = [
-            each
-            for each in sorted(path.rglob("*"))
-            if each.suffix.lower() in SUFFIXES
-            and not any(part.startswith((".", "@", "__")) for part in each.relative_to(path).parts)
-            and out.resolve() not in each.resolve().parents
-            and each.is_file()
-        ]
-        # Reading the folder itself tells that it holds none.
-        left |= {each: each.relative_to(path) for each in found} or {path: Path(path.name)}
-        within |= {*found}
-    names: dict[Path, Path] = {}
-    for naming in (
-        lambda path, name: name.parent / _stem(name),
-        lambda path, name: name,
-        lambda path, name: path.absolute().parent.name / name,
-    ):
-        named = {path: naming(path, name) for path, name in left.items()}
-        number = Counter(named.values())
-        names |= {path: name for path, name in named.items() if number[name] == 1}
-        left = {path: name for path, name in left.items() if path not in names}
-    if left:
-        raise ConfigError(
-            f"{' and '.join(map(str, left))} would be written to one folder; separate them apart, "
-            "each with another --out."
-        )
-    return names, within
-
-
-def _stem(path: Path) -> str:
-    return path.stem.strip(".") or path.name.strip(".") or "song"
-
-
 def separate_files(
     paths: Sequence[Path],
     found: catalog.Found,
@@ -480,10 +420,7 @@ def separate_files(
 
     def free(path: Path) -> dict[str, Path]:
         where = {"folder": out / names[path], "format": output.format}
-        files = targets(path, parts, force=force or path in within, **where)
-        if path in within and not force and not all(map(Path.exists, files.values())):
-            return targets(path, parts, force=False, **where)
-        return files
+        return targets(path, parts, force=force, **where)
 
     def work(path: Path) -> Result:
         file = audio.open_audio(path)
@@ -493,12 +430,12 @@ def separate_files(
         return separate_file(separator, file, asked, output=output, **given, **options)
 
     todo = []
-    for path in names:
-        files, error = _told(path, free)
-        if error:
-            yield Result(path, {}, error=error)
-        elif path in within and not force and all(map(Path.exists, files.values())):
+    for path, name in names.items():
+        files = {part: out / name / f"{part}.{output.format}" for part in parts}
+        if path in within and not force and all(map(is_file, files.values())):
             yield Result(path, files)
+        elif error := _told(path, free)[1]:
+            yield Result(path, {}, error=error)
         else:
             todo.append(path)
     for path in todo:
