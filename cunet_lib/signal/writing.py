@@ -199,8 +199,8 @@ class Output:
         command = ["ffmpeg", *LOCAL, "-y", "-f", "f32le", "-ar", str(self.rate)]
         command += ["-ac", str(self.channels), *(["-channel_layout", layout] if layout else [])]
         command += ["-i", "pipe:0", *self.kept, "-map", "0:a", "-c:a"]
-        command += f"{kind.encoders[self.depth]} {kind.options}".split()
-        command += ["-b:a", self.bitrate] if self.bitrate else []
+        options = f"-b:a {self.bitrate}" if self.bitrate else kind.options
+        command += f"{kind.encoders[self.depth]} {options}".split()
         ensure_ffmpeg()
         with tempfile.TemporaryFile() as complaints:
             process = subprocess.Popen(
