@@ -7,12 +7,16 @@ exit status 2; a notebook that fails is told in a few lines, exit status 1.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import importlib.metadata
 import io
+import json
 import logging
 import os
+import shutil
 import signal
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -116,13 +120,18 @@ def _parser() -> argparse.ArgumentParser:
     about = "Separate songs: any format, rate, channels and length. A name that begins with a dash "
     about += "is given as ./-name."
     argument = add("separate", _separate, "separate songs with a model", description=about)
-    argument("songs", nargs="*", metavar="SONG", help="audio files")
-    asked = "such as: vocals, vocals=0.5 (at half level), vocals+drums (their sum in one file); "
-    asked += "by default each instrument"
+    argument("songs", nargs="*", metavar="SONG", help="audio files, folders of them, or - (stdin)")
+    asked = "such as: vocals, vocals=0.5 (at half level), vocals+drums (their sum in one file), "
+    asked += "accompaniment (all but vocals); by default each instrument"
     argument("--instruments", nargs="+", metavar="WHAT", help=asked)
+    argument("--two-stems", metavar="WHAT", help="one instrument, and all others as accompaniment")
     argument("--model", help="a name that `cunet models` lists, or a path")
     argument("--out", default="separated", help="folder (default: %(default)s)")
     argument("--format", default="wav", help="wav, flac, aiff, ogg, mp3 (default: wav)")
+    argument("--bits", type=int, help="of a sample: 16, 24, 32 (wav and aiff), 16, 24 (flac)")
+    argument("--bitrate", metavar="RATE", help="of ogg and mp3, such as 192k")
+    argument("--start", type=float, default=0.0, metavar="S", help="begin at this second")
+    argument("--length", type=float, metavar="S", help="separate so many seconds")
     argument("--residual", action="store_true", help="also write what is left over")
     highs = "frequencies above those the model hears: with the mask of its top octave, or not at "
     highs += "all (default: %(default)s)"
@@ -131,6 +140,8 @@ def _parser() -> argparse.ArgumentParser:
     overlap += "below 1 (default: 0.25)"
     argument("--overlap", type=float, metavar="SHARE", help=overlap)
     argument("--force", action="store_true", help="replace existing files")
+    argument("--quiet", action="store_true", help="print errors alone")
+    argument("--json", action="store_true", help="print a line of JSON for each song")
 
     add("models", _models, "list trained models and their scores")
     add("kernel", _kernel, "register the Jupyter kernel of the notebooks")
@@ -210,30 +221,49 @@ def _plan(options: argparse.Namespace) -> int:
 
 def _separate(options: argparse.Namespace) -> int:
     from cunet_lib.separation import catalog, songs
-    from cunet_lib.signal import audio
+    from cunet_lib.signal.writing import Output
 
     if not options.songs:
         raise ConfigError("No song given; name them before --instruments.")
-    if options.format not in audio.FORMATS:
-        raise ConfigError(f"No format {options.format!r}; there are: {', '.join(audio.FORMATS)}.")
+    output = Output(options.format, bits=options.bits, bitrate=options.bitrate)
     overlap = songs.OVERLAP if options.overlap is None else options.overlap
     if not 0 <= overlap < 1:
         raise ConfigError(f"--overlap must be at least 0 and below 1, not {overlap:g}.")
     found = catalog.find(options.model)
-    songs.requests(options.instruments, found.model)
-    print(f"Model {found.name}, trained on: {found.trained_on}.", flush=True)
-    failed = songs.separate_files(
-        [Path(song) for song in options.songs],
-        found,
-        highs=options.highs,
-        overlap=overlap,
-        complain=_complain,
-        instruments=options.instruments,
-        residual=options.residual,
-        out=Path(options.out),
-        format=options.format,
-        force=options.force,
-    )
+    songs.requests(options.instruments, found.model, two_stems=options.two_stems)
+    talk = not (options.quiet or options.json)
+    if talk:
+        print(f"Model {found.name}, trained on: {found.trained_on}.", flush=True)
+    failed = 0
+    with contextlib.ExitStack() as stack:
+        paths = [Path(song) for song in options.songs]
+        if "-" in options.songs:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cunet-")))
+            with (folder / "stdin").open("wb") as file:
+                shutil.copyfileobj(sys.stdin.buffer, file)
+            paths[options.songs.index("-")] = folder / "stdin"
+        for result in songs.separate_files(
+            paths,
+            found,
+            instruments=options.instruments,
+            two_stems=options.two_stems,
+            highs=options.highs,
+            overlap=overlap,
+            residual=options.residual,
+            out=Path(options.out),
+            output=output,
+            start=options.start,
+            length=options.length,
+            force=options.force,
+            show=talk,
+        ):
+            if result.error:
+                failed += 1
+                _complain(result.error)
+            elif talk:
+                print(result, flush=True)
+            if options.json:
+                print(json.dumps(dataclasses.asdict(result), default=str), flush=True)
     return 1 if failed else 0
 
 

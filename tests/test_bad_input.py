@@ -275,7 +275,9 @@ def test_unreadable_files_are_named(sandbox):
         source = Source("T", "train", (song,) * 5, True)
 
         def target(out):
-            return songs.targets(Path("taken.wav"), ["bass"], out=out, format="wav", force=False)
+            return songs.targets(
+                Path("taken.wav"), ["bass"], folder=out / "taken", format="wav", force=False
+            )
 
         with as_nobody():
             for call, *words in (

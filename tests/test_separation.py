@@ -91,19 +91,15 @@ def test_conditions_go_with_conditioned_models_only(conditioned, rng):
         separation.Separator(open_mask("unet_bass"), SETTINGS.signal)(audio, all_one_hot())
 
 
-def test_masks_of_stretches_are_those_of_the_whole(conditioned, rng):
-    """With the whole mixture's peak, whether conditions are computed one by one or together."""
+def test_shares_add_up_and_conditions_may_be_computed_together(conditioned, rng):
     magnitude = rng.random((513, 2 * SHAPE["shape"][1])).astype(np.float32)
-    end_to_end = Separate(overlap=0.0, batch_size=4)
     one, two = (
-        separation.Separator(conditioned, SETTINGS.signal, end_to_end, at_once=at_once)
+        separation.Separator(conditioned, SETTINGS.signal, Separate(batch_size=4), at_once=at_once)
         for at_once in (1, 2)
     )
-    whole = one.masks(magnitude, all_one_hot())
-    halves = np.split(magnitude, 2, axis=1)
-    peak = float(magnitude.max())
-    parts = [two.masks(half, all_one_hot(), peak=peak) for half in halves]
-    np.testing.assert_allclose(np.concatenate(parts, axis=2), whole, atol=1e-5)
+    masks, shares = one.masks(magnitude, all_one_hot()), two.shares(magnitude)
+    np.testing.assert_allclose(shares.sum(axis=0), 1, atol=1e-5)
+    np.testing.assert_allclose(shares, masks / masks.sum(axis=0), atol=1e-5)
 
 
 def test_instruments_come_by_name(conditioned, rng):

@@ -2,10 +2,10 @@
 
 import errno
 import fcntl
+import io
 import json
 import subprocess
 import sys
-import threading
 import tracemalloc
 from pathlib import Path
 
@@ -27,6 +27,8 @@ from cunet_lib.report import card as cards
 from cunet_lib.separation import catalog, songs, stream
 from cunet_lib.signal import audio
 from cunet_lib.signal.audio import ensure_ffmpeg
+from cunet_lib.signal.spectral import istft, stft
+from cunet_lib.signal.writing import FORMATS, Output
 
 SETTINGS = load_profile("smoke")
 SHAPE = {"shape": SETTINGS.patch_shape, "filters": 2, "blocks": 4}
@@ -84,7 +86,7 @@ class Open:
     def __init__(self, inner):
         self.frames, self.separate = inner.frames, inner.separate
 
-    def masks(self, magnitude, conditions=None, *, peak=None):
+    def masks(self, magnitude, conditions=None):
         return np.ones((len(conditions), *magnitude.shape), np.float32)
 
 
@@ -103,13 +105,23 @@ def ffmpeg(*arguments):
 # ----------------------------------------------------------------------------------------- sound
 
 
+def mask_by_hand(separator, song, levels):
+    """Estimates of a mono song at the study's rate by shares of all instruments."""
+    spectrogram = stft(song, SETTINGS.signal)
+    shares = separator.separator.shares(np.abs(stft(song - song.mean(), SETTINGS.signal)))
+    masks = np.tensordot(levels, shares, 1)
+    return np.stack([istft(mask * spectrogram, SETTINGS.signal, len(song)) for mask in masks])
+
+
 def test_at_the_studys_rate_it_is_the_studys_separation(separator, rng):
     song = music(rng, 7.3, STUDY_RATE, 1)[:, 0]
     parts = cunet_lib.separate(song, STUDY_RATE, model=separator)
-    z = np.stack([vector({name: 1.0}) for name in INSTRUMENTS])
-    expected = separator.separator(song, z)
     assert list(parts) == list(INSTRUMENTS)
+    expected = mask_by_hand(separator, song, np.eye(4))
     np.testing.assert_allclose(np.stack(list(parts.values())), expected, atol=1e-5)
+    (alone,) = cunet_lib.separate(song, STUDY_RATE, instruments=["bass"], model=separator).values()
+    expected = separator.separator(song - song.mean(), vector({"bass": 1.0})[None])[0]
+    np.testing.assert_allclose(alone, expected, atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -123,13 +135,53 @@ def test_open_masks_give_the_song_back(separator, rng, seconds, rate, channels):
     np.testing.assert_allclose(parts["vocals"], song, atol=1e-5)
 
 
-@pytest.mark.parametrize("rate", [11025, 44100])
-def test_parts_and_residual_add_up_to_the_song(separator, rng, rate):
-    song = music(rng, 4, rate, 2)
-    parts = songs.separate(song, rate, model=separator, residual=True)
-    assert list(parts) == [*INSTRUMENTS, "residual"]
+@pytest.mark.parametrize("asked", [{}, {"two_stems": "drums"}, {"instruments": ["bass", "other"]}])
+def test_parts_and_residual_add_up_to_the_song(separator, rng, asked):
+    """All instruments, and two stems, do so by themselves."""
+    song = music(rng, 4, 44100, 2)
+    parts = songs.separate(song, 44100, model=separator, residual=True, **asked)
     np.testing.assert_allclose(sum(parts.values()), song, atol=1e-5)
+    left = np.abs(parts.pop("residual")).max()
+    assert left > 1e-3 if "instruments" in asked else left < 1e-5
     assert all(np.abs(part).max() > 1e-3 for part in parts.values())
+
+
+def test_accompaniment_is_all_but_one(separator, rng):
+    song = music(rng, 2, STUDY_RATE, 1)[:, 0]
+    both = songs.separate(song, STUDY_RATE, model=separator, two_stems="drums")
+    assert list(both) == ["drums", "accompaniment"]
+    named = songs.separate(
+        song, STUDY_RATE, model=separator, instruments=["accompaniment", "bass+drums+other"]
+    )
+    np.testing.assert_array_equal(*named.values())
+    with pytest.raises(ConfigError, match="either"):
+        songs.requests(["bass"], two_stems="vocals")
+    with pytest.raises(ConfigError, match="Unknown instrument"):
+        songs.requests(two_stems="guitar")
+
+
+@pytest.mark.parametrize("trouble", ["inverted", "offset", "before"])
+def test_what_the_network_hears_is_the_music(separator, rng, trouble):
+    """A right channel that is inverted, a constant offset, something 40 dB louder before."""
+    rate, seconds = 16000, 40
+    mono = music(rng, seconds, rate, 1)
+    song = np.concatenate([mono, mono], axis=1)
+    change = {
+        "inverted": lambda: song * np.float32([1, -1]),
+        "offset": lambda: song + np.float32(0.3),
+        "before": lambda: np.concatenate([100 * song, song]),
+    }[trouble]
+    plain, heard = (
+        songs.separate(each, rate, instruments=["vocals"], model=separator)["vocals"][-30 * rate :]
+        for each in (song, change())
+    )
+    heard = heard * np.float32([1, -1]) if trouble == "inverted" else heard
+    # The offset itself, below what one hears, is left where it is.
+    error, power = (
+        (np.abs(np.fft.rfft(each[5 * rate : -rate], axis=0)[50 * 24 :]) ** 2).sum()
+        for each in (heard - plain, plain)
+    )
+    assert error < 1e-2 * power
 
 
 def test_all_channels_get_the_same_mask(separator, rng):
@@ -149,20 +201,20 @@ def test_level_of_the_song_does_not_change_the_masks(separator, rng):
 
 
 @pytest.mark.parametrize("kind", ["tone", "noise"])
-def test_blocks_and_stretches_leave_no_seams(separator, rng, monkeypatch, kind):
+def test_stretches_leave_no_seams(separator, rng, monkeypatch, kind):
+    """Of music that goes on as it began, 50 dB below it at most."""
     rate, seconds = 16000, 50
-    time = np.arange(rate * seconds) / rate
-    song = (
-        0.3 * np.sin(2 * np.pi * 440 * time) if kind == "tone" else 0.1 * rng.normal(size=time.size)
-    )
-    song = song.astype(np.float32)
-    monkeypatch.setattr(stream, "AT_ONCE", 8)  # one stretch
+    time = np.arange(rate) / rate
+    second = 0.3 * np.sin(2 * np.pi * 440 * time)  # the loudest, so that stretches scale alike
+    if kind == "noise":
+        second = second + 0.02 * rng.normal(size=rate)
+    song = np.tile(second.astype(np.float32), seconds)
+    monkeypatch.setattr(stream, "STRETCH_SECONDS", seconds)
     whole = songs.separate(song, rate, instruments=["vocals"], model=separator)["vocals"]
-    monkeypatch.setattr(stream, "AT_ONCE", 1)
+    monkeypatch.setattr(stream, "STRETCH_SECONDS", 1)
     monkeypatch.setattr(stream, "BLOCK_VALUES", 20000)
-    monkeypatch.setattr(audio, "BLOCK", 4001)
     pieces = songs.separate(song, rate, instruments=["vocals"], model=separator)["vocals"]
-    np.testing.assert_allclose(pieces, whole, atol=1e-5)
+    assert ((pieces - whole) ** 2).sum() < 1e-5 * (whole**2).sum()
 
 
 def test_highs_take_the_mean_mask_of_the_top_octave_or_are_cut(separator, rng):
@@ -187,60 +239,48 @@ def test_silence_stays_silence(separator):
 
 
 def test_memory_does_not_grow_with_the_song(separator):
-    class Long:
-        rate, channels, path = 16000, 1, "long"
-
-        def __init__(self, blocks):
-            self.count = blocks
-
-        def blocks(self):
-            rng = np.random.default_rng(0)
-            for _ in range(self.count):
-                yield rng.normal(size=(16000, 1)).astype(np.float32)
+    def song(seconds):
+        rng = np.random.default_rng(0)
+        second = rng.normal(size=(16000, 1)).astype(np.float32)
+        return stream.Song("long", 16000, 1, lambda: (second for _ in range(seconds)))
 
     peaks = []
     for seconds in (60, 60, 300):  # the first fills caches
         tracemalloc.start()
-        _, _, stream = opened(separator).stream(Long(seconds), [vector({"vocals": 1.0})])
-        assert sum(len(mixture) for mixture, _ in stream) == seconds * 16000
+        _, _, parts = opened(separator).stream(song(seconds), [vector({"vocals": 1.0})])
+        assert sum(len(mixture) for mixture, _ in parts) == seconds * 16000
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[2] < 1.2 * peaks[1]
 
 
-def test_a_stream_that_is_left_ends_its_threads(separator, rng):
-    before = threading.active_count()
-    song = songs._Array(music(rng, 60, 16000, 1), 16000)
-    _, blocks, left = separator.stream(song, [vector({"vocals": 1.0})])
-    assert blocks > 2
-    next(left)
-    left.close()
-    assert threading.active_count() == before
-
-
-def test_blocks_ahead_keep_their_order_and_an_error_reaches_the_caller():
-    def broken():
-        yield from (1, 2)
-        raise ConfigError("told")
-
-    ahead = stream._ahead(broken())
-    assert [next(ahead), next(ahead)] == [1, 2]
-    with pytest.raises(ConfigError, match="told"):
-        next(ahead)
+def test_the_last_model_stays_and_a_forked_process_is_told(results, rng, monkeypatch):
+    found = catalog.find("dense_simple")
+    first = songs.ready(found, highs="extend", overlap=0.25)
+    assert songs.ready(found, highs="extend", overlap=0.25) is first
+    assert songs.ready(found, highs="cut", overlap=0.25) is not first
+    song = music(rng, 1, 8000, 1)
+    monkeypatch.setattr(stream.os, "getpid", lambda: -1)
+    for call in (
+        lambda: songs.separate(song, 8000, model=first),
+        lambda: stream.SongSeparator(found),
+    ):
+        with pytest.raises(ConfigError, match="spawn"):
+            call()
 
 
 # -------------------------------------------------------------------------------------- requests
 
 
-def test_conditions_combine_and_fade(separator, rng):
+def test_instruments_combine_and_fade(separator, rng):
     song = music(rng, 3, STUDY_RATE, 1)[:, 0]
     parts = songs.separate(
         song, STUDY_RATE, instruments=["vocals+drums", "vocals=0.5"], model=separator
     )
-    z = [vector({"vocals": 1.0, "drums": 1.0}), vector({"vocals": 0.5})]
+    levels = [vector({"vocals": 1.0, "drums": 1.0}), vector({"vocals": 0.5})]
     assert list(parts) == ["vocals+drums", "vocals=0.5"]
     np.testing.assert_allclose(
-        np.stack(list(parts.values())), separator.separator(song, np.stack(z)), atol=1e-5
+        np.stack(list(parts.values())), mask_by_hand(separator, song, np.stack(levels)), atol=1e-5
     )
 
 
@@ -316,7 +356,7 @@ def test_any_format_is_read(fast, tmp_path, rng, suffix):
     assert info.duration == pytest.approx(3, abs=0.06)  # codecs pad
 
 
-@pytest.mark.parametrize("format", audio.FORMATS)
+@pytest.mark.parametrize("format", FORMATS)
 def test_every_format_is_written(fast, tmp_path, rng, format):
     song = music(rng, 2, 44100, 2)
     soundfile.write(tmp_path / "a.wav", song, 44100)
@@ -442,7 +482,7 @@ def test_a_failure_halfway_leaves_the_old_files(fast, tmp_path, rng, monkeypatch
     real = audio.AudioFile.blocks
     passes = []
 
-    def shorter(self):
+    def shorter(self, *excerpt):
         passes.append(self)
         blocks = real(self)
         return blocks if len(passes) == 1 else iter([next(blocks)[:9000]])
@@ -513,13 +553,84 @@ def test_where_nothing_can_be_locked_nothing_is_taken_for_left(
     assert (scratch / "vocals.wav").exists()
 
 
-def test_two_songs_of_one_name_do_not_meet(fast, tmp_path, rng, capsys):
-    for name in ("a.wav", "a.flac"):
-        soundfile.write(tmp_path / name, music(rng, 1, 16000, 1), 16000)
-    out = str(tmp_path / "out")
-    both = [str(tmp_path / "a.wav"), str(tmp_path / "a.flac")]
-    assert cli.main(["separate", *both, "--out", out]) == 1
-    assert "a.flac would be written to the folder of" in capsys.readouterr().err
+def test_songs_of_one_name_do_not_meet(fast, tmp_path, rng):
+    for name in ("a.wav", "a.flac", "b/a.wav", "c/d/a.wav"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(tmp_path / name, music(rng, 0.2, 16000, 1), 16000)
+    out = tmp_path / "out"
+
+    def names(*given):
+        return [
+            str(name)
+            for name in songs.find_songs([tmp_path / each for each in given], out)[0].values()
+        ]
+
+    assert names("a.wav", "c/d/a.wav") == [f"{tmp_path.name}/a.wav", "d/a.wav"]
+    assert names("a.wav", "a.flac") == ["a.wav", "a.flac"]
+    (tmp_path / "e" / "d").mkdir(parents=True)
+    with pytest.raises(ConfigError, match="one folder"):
+        names("c/d/a.wav", "e/d/a.wav")
+    assert names(".") == ["b/a", "c/d/a", "a.flac", "a.wav"] or set(names(".")) == {
+        *("a.flac", "a.wav", "b/a", "c/d/a")
+    }
+    assert cli.main(["separate", str(tmp_path), "--out", str(out), "--instruments", "bass"]) == 0
+    found = {str(path.relative_to(out)) for path in out.rglob("bass.wav")}
+    assert found == {f"{name}/bass.wav" for name in ("a.wav", "a.flac", "b/a", "c/d/a")}
+
+
+def test_a_folder_goes_on_where_it_ended(fast, tmp_path, rng, capsys):
+    for name in ("a.wav", "b.wav", ".hidden.wav", "@eaDir/a.wav", "text.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        soundfile.write(tmp_path / name, music(rng, 0.2, 16000, 1), 16000, format="WAV")
+    command = ["separate", str(tmp_path), "--out", str(tmp_path / "out"), "--json"]
+    command += ["--instruments", "bass"]
+    assert cli.main(command) == 0
+    told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [Path(each["song"]).name for each in told] == ["a.wav", "b.wav"]
+    assert told[0]["files"] == {"bass": str(tmp_path / "out" / "a" / "bass.wav")}
+    assert told[0]["seconds"] == 0.2 and told[0]["took"] > 0
+    (tmp_path / "out" / "b" / "bass.wav").unlink()
+    assert cli.main(command) == 0
+    told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [each["took"] > 0 for each in told] == [False, True]
+    (tmp_path / "none").mkdir()
+    assert cli.main(["separate", str(tmp_path / "none")]) == 1
+    assert "name the audio files in it" in capsys.readouterr().err
+
+
+def test_what_is_in_the_way_is_told_before_the_work(fast, tmp_path, rng, capsys, monkeypatch):
+    paths = [str(tmp_path / name) for name in ("a.wav", "b.wav")]
+    for path in paths:
+        soundfile.write(path, music(rng, 0.2, 16000, 1), 16000)
+    command = ["separate", *paths, "--out", str(tmp_path / "out"), "--quiet"]
+    assert cli.main([*command[:1], paths[1], *command[3:]]) == 0
+    assert capsys.readouterr() == ("", "")
+    order, real = [], songs.separate_file
+    monkeypatch.setattr(
+        songs, "separate_file", lambda *a, **k: order.append("work") or real(*a, **k)
+    )
+    monkeypatch.setattr(cli, "_complain", order.append)
+    assert cli.main(command) == 1
+    assert "b/bass.wav exists" in order[0] and order[1:] == ["work"]
+
+
+def test_an_excerpt_of_standard_input(fast, tmp_path, rng, monkeypatch):
+    song = music(rng, 3, 16000, 1)
+    soundfile.write(tmp_path / "a.wav", song, 16000, subtype="FLOAT")
+    ffmpeg("-i", str(tmp_path / "a.wav"), str(tmp_path / "a.wv"))
+    for name in ("a.wav", "a.wv"):
+        command = ["separate", "-", "--start", "1.5", "--length", "0.5", "--out", str(tmp_path)]
+        with (tmp_path / name).open("rb") as stdin:
+            monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(stdin))
+            assert cli.main([*command, "--two-stems", "bass", "--force"]) == 0
+        parts = [
+            soundfile.read(tmp_path / "stdin" / f"{n}.wav")[0] for n in ("bass", "accompaniment")
+        ]
+        np.testing.assert_allclose(sum(parts), song[24000:32000, 0], atol=1e-4)
+    with pytest.raises(ConfigError, match="from 9 s holds no samples"):
+        songs.separate(tmp_path / "a.wav", model=fast, start=9)
+    with pytest.raises(ConfigError, match="An excerpt"):
+        songs.separate(tmp_path / "a.wav", model=fast, length=0)
 
 
 def test_clipping_is_told(fast, tmp_path, rng, capsys):
@@ -539,6 +650,10 @@ def test_clipping_is_told(fast, tmp_path, rng, capsys):
         ["separate", "--instruments", "vocals", "a.wav"],
         ["separate", "a.wav", "--instruments", "singer"],
         ["separate", "a.wav", "--format", "tape"],
+        ["separate", "a.wav", "--format", "mp3", "--bits", "16"],
+        ["separate", "a.wav", "--format", "flac", "--bits", "32"],
+        ["separate", "a.wav", "--bitrate", "192k"],
+        ["separate", "a.wav", "--format", "ogg", "--bitrate", "loud"],
         ["separate", "a.wav", "--overlap", "1"],
         ["separate", "a.wav", "--model", "nothing"],
     ],
@@ -688,3 +803,120 @@ def test_cards_get_their_scores_and_stand_beside_the_shipped_model(tmp_path, mon
     assert cards.scores_of(found) == {"bass": (2.0, 3)} and found.seed == 0
     listed = catalog.table(catalog.available(), cards.scores_of).splitlines()
     assert listed[1].split()[:3] == [f"smoke/{shipped}", "2.0", "-"]
+
+
+# ------------------------------------------------------------------------------- containers
+
+
+def tones(channels, rate=48000):
+    """Two seconds with a pitch of its own in each channel."""
+    time = np.arange(2 * rate) / rate
+    pitches = np.array(PITCHES[:channels])
+    return (0.1 * np.sin(2 * np.pi * pitches * time[:, None])).astype(np.float32)
+
+
+PITCHES = (200, 350, 500, 80, 650, 800)  # the fourth is for low frequencies alone
+
+
+@pytest.mark.parametrize("format", ["wav", "flac", "aiff", "ogg", "opus", "m4a"])
+def test_channels_keep_their_places(tmp_path, format):
+    """5.1 in and out of every format that holds it; in WAV and AIFF bit for bit."""
+    song, path = tones(6), tmp_path / f"a.{format}"
+    output = Output(format if format in FORMATS else "wav", 48000, 6, "5.1")
+    with output.writer(tmp_path / f"w.{output.format}") as write:
+        write(song)
+    if format not in FORMATS:
+        ffmpeg("-i", str(tmp_path / "w.wav"), str(path))
+    else:
+        (tmp_path / f"w.{format}").rename(path)
+    file = audio.open_audio(path)
+    read = np.concatenate(list(file.blocks()))
+    assert file.layout.startswith("5.1")
+    spectrum = np.abs(np.fft.rfft(read[: len(song)], axis=0))
+    assert tuple(spectrum.argmax(axis=0) * 48000 / len(song)) == pytest.approx(PITCHES, abs=2)
+    if format in ("wav", "aiff"):
+        np.testing.assert_array_equal(read, song)
+
+
+def test_a_chain_is_read_to_its_end_or_refused(tmp_path):
+    for seconds, name in ((1, "a"), (2, "b")):
+        soundfile.write(tmp_path / f"{name}.wav", tones(1)[: seconds * 24000], 24000)
+    for kind in ("ogg", "mp3", "flac", "wav", "aiff", "m4a"):
+        for name in "ab" if kind != "wav" else "":
+            ffmpeg("-i", str(tmp_path / f"{name}.wav"), str(tmp_path / f"{name}.{kind}"))
+        both = tmp_path / f"ab.{kind}"
+        both.write_bytes(b"".join((tmp_path / f"{name}.{kind}").read_bytes() for name in "ab"))
+        if kind in ("ogg", "mp3"):
+            read = sum(map(len, audio.open_audio(both).blocks()))
+            assert read == pytest.approx(3 * 24000, abs=3000)
+        else:
+            with pytest.raises(ConfigError, match="several files"):
+                audio.open_audio(both)
+
+
+@pytest.mark.parametrize("sizes", [(0, 0), (0xFFFFFFFF,) * 2, (0x7FFFF024, 0x7FFFF000)])
+def test_wav_of_unknown_length_goes_to_its_end(tmp_path, sizes):
+    path = tmp_path / "a.wav"
+    soundfile.write(path, tones(2), 48000, subtype="FLOAT")
+    content = bytearray(path.read_bytes())
+    place = content.index(b"data") + 4
+    content[4:8], content[place : place + 4] = (size.to_bytes(4, "little") for size in sizes)
+    path.write_bytes(content)
+    np.testing.assert_array_equal(np.concatenate(list(audio.open_audio(path).blocks())), tones(2))
+
+
+@pytest.mark.parametrize("kind", ["aiff", "mp3", "wv", "mka"])
+def test_what_is_cut_short_is_refused(tmp_path, kind):
+    path = tmp_path / f"a.{kind}"
+    soundfile.write(tmp_path / "a.wav", np.tile(tones(1), (3, 1)), 48000)
+    ffmpeg("-i", str(tmp_path / "a.wav"), str(path))
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(ConfigError, match="cut short"):
+        list(audio.open_audio(path).blocks())
+
+
+def test_limits_are_known_before_the_work(tmp_path):
+    with pytest.raises(ConfigError, match="aiff holds 4"):
+        Output("aiff", 44100, 2).check(1 << 29, tmp_path)
+    for output in (Output("mp3", 192000, 2), Output("mp3", 44100, 6), Output("flac", 44100, 9)):
+        with pytest.raises(ConfigError, match="--format wav"):
+            output.check(9, tmp_path)
+    assert Output("mp3", 44100, 2).size(100) < Output("flac", 44100, 2).size(100)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_tags_and_cover_are_kept(tmp_path, format):
+    soundfile.write(tmp_path / "a.wav", tones(2), 48000)
+    picture = ["-f", "lavfi", "-i", "color=size=16x16", "-frames:v", "1"]
+    ffmpeg(*picture, str(tmp_path / "cover.png"))
+    cover = ["-i", str(tmp_path / "cover.png"), "-map", "0:a", "-map", "1:v", "-c:v", "copy"]
+    cover += ["-disposition:v", "attached_pic", "-metadata", "title=A song"]
+    ffmpeg("-i", str(tmp_path / "a.wav"), *cover, str(tmp_path / "a.m4a"))
+    output = Output(format).like(audio.open_audio(tmp_path / "a.m4a")).check(9, tmp_path)
+    with output.writer(tmp_path / f"b.{format}") as write:
+        write(tones(2))
+    found = audio.probe(tmp_path / f"b.{format}")
+    tags = found["format"].get("tags", {}) | found["streams"][0].get("tags", {})
+    assert {name.lower(): text for name, text in tags.items()}["title"] == "A song"
+    assert "major_brand" not in tags
+    pictures = sum(each["codec_type"] == "video" for each in found["streams"])
+    assert pictures == FORMATS[format].cover
+
+
+def test_bits_and_bit_rate(fast, tmp_path, rng):
+    soundfile.write(tmp_path / "a.wav", music(rng, 2, 44100, 2), 44100)
+    for format, options, subtype in (
+        ("wav", {"bits": 16}, "PCM_16"),
+        ("wav", {"bits": 24}, "PCM_24"),
+        ("flac", {"bits": 16}, "PCM_16"),
+    ):
+        options = {"format": format, "instruments": ["bass"], "force": True, **options}
+        files = songs.separate(tmp_path / "a.wav", model=fast, out=tmp_path, **options)
+        assert soundfile.info(files["bass"]).subtype == subtype
+    sizes = []
+    for bitrate in ("64k", "256k"):
+        options = {"format": "mp3", "instruments": ["bass"], "force": True, "bitrate": bitrate}
+        files = songs.separate(tmp_path / "a.wav", model=fast, out=tmp_path, **options)
+        sizes.append(files["bass"].stat().st_size)
+    assert sizes[1] > 3 * sizes[0]

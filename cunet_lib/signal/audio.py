@@ -1,14 +1,15 @@
 """Audio files of any kind, read and written in blocks, so that memory does not grow with length.
 
-libsndfile reads WAV, FLAC, AIFF, Ogg and many more by itself; what it cannot read, and MP3, goes
-through ffmpeg: without a shell, local files only, and given up when it stalls.
+ffmpeg reads and writes them: without a shell, local files only, and given up when it stalls. Plain
+WAV and FLAC files, which stems are, are read by libsndfile. A file that yields less than its
+container says is refused, and so is one that libsndfile or ffmpeg would read only in part.
 """
 
 from __future__ import annotations
 
 import contextlib
-import io
 import json
+import mmap
 import os
 import select
 import shutil
@@ -16,7 +17,7 @@ import struct
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ import soundfile
 from cunet_lib.core.settings import ConfigError
 
 BLOCK = 1 << 16
-"""Frames of a block. libsndfile's Vorbis encoder crashes on much larger ones."""
+"""Frames of a block."""
 
 RATES = (1000, 768000)
 """Hz that audio may have: below there is no music, above no recording, only broken headers."""
@@ -50,23 +51,15 @@ LOCAL = ("-nostdin", "-v", "error", "-protocol_whitelist", "file,pipe")
 MOV = ("-f", "mov")
 """Stem files are read as MP4 whatever they look like: a playlist of that name opens no file."""
 
-FORMATS = {
-    "wav": ("WAV", "FLOAT"),
-    "flac": ("FLAC", "PCM_24"),
-    "aiff": ("AIFF", "FLOAT"),
-    "ogg": ("OGG", "VORBIS"),
-    "mp3": ("MP3", "MPEG_LAYER_III"),
-}
-"""What can be written: libsndfile's format and encoding by file suffix."""
+EXACT = {"aiff", "ape", "au", "caf", "flac", "m4a", "matroska", "mov", "mp3", "mp4", "tta", "w64"}
+EXACT |= {"wav", "webm", "wv"}
+"""ffmpeg's names of formats that say how long the audio is, unless ffprobe estimates it."""
 
-EXACT = ("wav", "aiff")
-"""Formats that hold floating point, so that nothing is clipped or rounded."""
+ESTIMATED = "Estimating duration"
+"""ffprobe's warning that it did not find a length."""
 
-LOSSY_BY_FFMPEG = (".mp3", ".mp2", ".mpga")
-"""Suffixes of MPEG audio. libsndfile's decoder of it complains straight to the terminal."""
-
-FRAMED = {"mov", "mp4", "m4a"}
-"""ffmpeg's names of formats whose header says exactly how long the audio is."""
+UNKNOWN_SIZES = (0, 0x7FFFEFFF, 0x7FFFF000, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF)
+"""Sizes that recorders and pipes write into the header of a WAV file before they know better."""
 
 HEADERLESS = {"amrnb", "amrwb"}
 """ffmpeg's names of formats that text passes for: speech frames without the header of a file."""
@@ -92,6 +85,10 @@ class AudioFile:
         Samples of a channel by the header; 0 where it does not say exactly.
     decoder
         ``"libsndfile"`` or ``"ffmpeg"``.
+    layout
+        ffmpeg's name of what the channels are, such as ``"5.1"``; empty where nothing says it.
+    options
+        What ffmpeg needs to be told to read the file.
     streams
         Numbers of the streams of a MUSDB18 stem file that are read side by side, in 16 bits as
         ``stempeg`` decodes them for ``musdb``; any other file's first audio stream is read.
@@ -102,6 +99,8 @@ class AudioFile:
     channels: int
     frames: int = 0
     decoder: str = "libsndfile"
+    layout: str = ""
+    options: tuple[str, ...] = ()
     streams: tuple[int, ...] = ()
 
     def blocks(self, start: float = 0.0, seconds: float | None = None) -> Iterator[np.ndarray]:
@@ -130,15 +129,23 @@ class AudioFile:
                     )
                 check_samples(self.path, block)
                 yield block
-        if seconds is None and frames < self.frames - SHORTAGE_SECONDS * self.rate - PADDING:
+        if seconds is None and self.lacks(frames + round(start * self.rate)):
             raise _damaged(self.path, "it is cut short")
+
+    def lacks(self, frames: int, *, written: bool = False) -> bool:
+        """Whether so many samples that were read are fewer than the header says, but for padding.
+
+        Of samples that were ``written``: whether the header says fewer.
+        """
+        less, more = (self.frames, frames) if written else (frames, self.frames)
+        return bool(self.frames) and less < more - SHORTAGE_SECONDS * self.rate - PADDING
 
     def _by_libsndfile(self, start: float, seconds: float | None) -> Iterator[np.ndarray]:
         left = round((2 * LONGEST_SECONDS if seconds is None else seconds) * self.rate)
         try:
             with soundfile.SoundFile(_native(self.path)) as file:
                 if start:
-                    file.seek(round(start * self.rate))
+                    file.seek(min(round(start * self.rate), file.frames))
                 while len(block := file.read(min(BLOCK, left), dtype="float32", always_2d=True)):
                     left -= len(block)
                     yield block
@@ -146,14 +153,16 @@ class AudioFile:
             raise _damaged(self.path, error.error_string) from error
 
     def _by_ffmpeg(self, start: float, seconds: float | None) -> Iterator[np.ndarray]:
-        stretch = [] if seconds is None else ["-ss", f"{start:.6f}", "-t", f"{seconds:.6f}"]
-        chosen = ["-map", "0:a:0", "-ar", str(self.rate), "-ac", str(self.channels)]
+        stretch = ["-ss", f"{start:.6f}"] + ([] if seconds is None else ["-t", f"{seconds:.6f}"])
+        like = ["-channel_layout", self.layout] if self.layout else ["-ac", str(self.channels)]
+        # After the input, ffmpeg counts samples from the beginning; before it, it seeks.
+        options, chosen = self.options, ["-map", "0:a:0", "-ar", str(self.rate), *like, *stretch]
         if self.streams:
-            stretch += MOV
+            options = (*MOV, *stretch)
             inputs = "".join(f"[0:{number}]" for number in self.streams)
             merged = f"{inputs}amerge=inputs={len(self.streams)},aformat=sample_fmts=s16"
             chosen = ["-filter_complex", merged]
-        command = ["ffmpeg", *LOCAL, *stretch, "-i", _address(self.path), *chosen]
+        command = ["ffmpeg", *LOCAL, *options, "-i", address(self.path), *chosen]
         command += ["-c:a", "pcm_f32le", "-f", "f32le", "pipe:1"]
         ensure_ffmpeg()
         with tempfile.TemporaryFile() as complaints:
@@ -218,31 +227,81 @@ def open_audio(path: Path | str) -> AudioFile:
         raise ConfigError(
             f"{path} has {found.rate} samples a second; resample it to between {low} and {high}."
         )
-    if found.decoder == "libsndfile" and _cut_short(path):
-        raise _damaged(path, "it is cut short")
     return found
 
 
 def _ask_libsndfile(path: Path) -> AudioFile | None:
-    if path.suffix.lower() in LOSSY_BY_FFMPEG:
+    """A WAV or FLAC file that libsndfile reads to its end; None for every other."""
+    with path.open("rb") as file:
+        head = file.read(16)
+    _refuse_joined(path, head)
+    wav = head[:4] == b"RIFF" and head[8:12] == b"WAVE"
+    if not wav and head[:4] != b"fLaC":
         return None
+    if wav and _is_open_ended(path):
+        return _ask_ffprobe(path, "-ignore_length", "1", "-f", "wav")
     try:
         info = soundfile.info(_native(path))
-    except (soundfile.LibsndfileError, TypeError):  # TypeError: headerless data, by its suffix
+    except (soundfile.LibsndfileError, TypeError):
         return None
-    # Streams do not know their length, and MPEG's is estimated.
-    exact = info.format != "MP3" and info.frames <= LONGEST_SECONDS * info.samplerate
-    return AudioFile(path, info.samplerate, info.channels, info.frames if exact else 0)
+    if not 0 < info.frames <= LONGEST_SECONDS * info.samplerate:
+        return None
+    layout = _layout(probe(path)["streams"][0]) if info.channels > 2 else ""
+    return AudioFile(path, info.samplerate, info.channels, info.frames, layout=layout)
 
 
-def _ask_ffprobe(path: Path) -> AudioFile:
-    found = probe(path, "-select_streams", "a:0")
+def _refuse_joined(path: Path, head: bytes) -> None:
+    """Refuse files put one behind the other, of which every reader sees the first alone."""
+    places = {b"fLaC": 0, b"RIFF": 8, b"FORM": 8}
+    place = 4 if head[4:8] == b"ftyp" else places.get(head[:4])
+    if place is None or len(head) < 16:
+        return
+    mark = head[place : place + 8]
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        if content.find(mark, 16) >= 0:
+            raise ConfigError(
+                f"{path} holds several files one behind the other; take them apart, or join them "
+                "with ffmpeg."
+            )
+
+
+def _is_open_ended(path: Path) -> bool:
+    """Whether a WAV file goes on to its end because its header was written before that was known.
+
+    Raises
+    ------
+    ConfigError
+        If the file ends before its header says: libsndfile would read a shorter one.
+    """
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(4)
+        whole = struct.unpack("<I", file.read(4))[0] + 8
+        file.seek(12)
+        while len(chunk := file.read(8)) == 8:
+            name, length = struct.unpack("<4sI", chunk)
+            if name == b"data":
+                left = size - file.tell()
+                if length in UNKNOWN_SIZES and left != length:
+                    return left > 0 and (length > left or whole != size)
+                if length > left:
+                    raise _damaged(path, "it is cut short")
+                return False
+            file.seek(length + length % 2, os.SEEK_CUR)
+    return False
+
+
+def _ask_ffprobe(path: Path, *options: str) -> AudioFile:
+    found = probe(path, *options)
     try:
-        (stream,) = found["streams"]
+        stream = next(each for each in found["streams"] if each["codec_type"] == "audio")
         names = {*found["format"]["format_name"].split(",")}
-        guessed = int(found["format"]["probe_score"]) <= GUESS
-        audio = from_stream(path, stream, exact=bool(names & FRAMED))
-    except (ValueError, LookupError, TypeError) as error:
+        guessed = not options and int(found["format"]["probe_score"]) <= GUESS
+        if len(found["streams"]) == 1:  # Matroska tells the length of all streams together
+            stream = {"duration": found["format"].get("duration", 0), **stream}
+        exact = bool(names & EXACT) and not options and ESTIMATED not in found["complaints"]
+        audio = replace(from_stream(path, stream, exact=exact), options=options)
+    except (ValueError, LookupError, TypeError, StopIteration) as error:
         raise _no_audio(path) from error
     if names & HEADERLESS or (guessed and path.stat().st_size > GUESSED_BYTES):
         raise _no_audio(path)
@@ -261,11 +320,18 @@ def from_stream(path: Path, stream: dict, *, exact: bool = True) -> AudioFile:
     if rate < 1 or channels < 1:
         raise ValueError("no rate, or no channels")
     frames = round(float(stream.get("duration", 0)) * rate) if exact else 0
-    return AudioFile(path, rate, channels, frames, "ffmpeg")
+    return AudioFile(path, rate, channels, frames, "ffmpeg", _layout(stream))
+
+
+def _layout(stream: dict) -> str:
+    name = stream.get("channel_layout", "")
+    return "" if name == "unknown" else name
 
 
 def probe(path: Path, *options: str) -> dict:
-    """What ffprobe tells of a file, its ``streams`` and ``format``; nothing if it is no audio.
+    """What ffprobe tells of a file: ``streams``, ``format`` and ``complaints``, its warnings.
+
+    Without streams if it is no audio.
 
     Raises
     ------
@@ -273,20 +339,22 @@ def probe(path: Path, *options: str) -> dict:
         If ffprobe stalls.
     """
     ensure_ffmpeg()
-    command = ["ffprobe", *LOCAL[1:], *options, "-of", "json", "-show_streams", "-show_format"]
+    command = ["ffprobe", *LOCAL[1:], "-v", "warning", *options]
+    command += ["-of", "json", "-show_streams", "-show_format"]
     try:
         done = subprocess.run(
-            [*command, _address(path)],
+            [*command, address(path)],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             timeout=PROBE_SECONDS,
             check=False,
         )
-        return json.loads(done.stdout or b"{}")
+        found = {"streams": [], "format": {}, **json.loads(done.stdout or b"{}")}
+        return {**found, "complaints": done.stderr.decode("utf-8", "replace")}
     except subprocess.TimeoutExpired as error:
         raise _stalled(path) from error
     except ValueError:
-        return {}
+        return {"streams": [], "format": {}, "complaints": ""}
 
 
 def ensure_ffmpeg() -> str:
@@ -330,60 +398,13 @@ def check_samples(path: Path | str, samples: np.ndarray) -> None:
         )
 
 
-def check_format(format: str, rate: int, channels: int) -> None:
-    """Refuse what a format cannot hold, before any work is done.
-
-    Raises
-    ------
-    ConfigError
-        If the format is unknown, or knows no such rate or number of channels.
-    """
-    if format not in FORMATS:
-        raise ConfigError(f"No format {format!r}; there are: {', '.join(FORMATS)}.")
-    try:
-        with create(io.BytesIO(), format, rate=rate, channels=channels, frames=0):
-            pass
-    except soundfile.LibsndfileError as error:
-        raise ConfigError(
-            f"{format} cannot hold {channels} channels at {rate} Hz; choose --format wav."
-        ) from error
-
-
-def create(
-    path: Path | io.BytesIO, format: str, *, rate: int, channels: int, frames: int
-) -> soundfile.SoundFile:
-    """Open a file for writing ``frames`` frames block by block; a WAV beyond 4 GiB is an RF64."""
-    kind, encoding = FORMATS[format]
-    if kind == "WAV" and 4 * channels * frames > 0xFFFF0000:
-        kind = "RF64"
-    return soundfile.SoundFile(path, "w", rate, channels, encoding, format=kind)
-
-
-def _cut_short(path: Path) -> bool:
-    """Whether a WAV file ends before its header says: libsndfile would read a shorter file.
-
-    Headers of streams, whose size was not known when they were written, say nothing.
-    """
-    with path.open("rb") as file:
-        size = file.seek(0, os.SEEK_END)
-        file.seek(0)
-        form = file.read(12)
-        if form[:4] != b"RIFF" or form[8:] != b"WAVE":
-            return False
-        while len(chunk := file.read(8)) == 8:
-            name, length = struct.unpack("<4sI", chunk)
-            if name == b"data":
-                return length != 0xFFFFFFFF and file.tell() + length > size
-            file.seek(length + length % 2, os.SEEK_CUR)
-    return False
-
-
 def _native(path: Path) -> bytes | Path:
     """A path as soundfile takes it, which fails at names that are no text."""
     return os.fsencode(path) if os.name == "posix" else path
 
 
-def _address(path: Path) -> str:
+def address(path: Path) -> str:
+    """A local file as ffmpeg is given it."""
     # With the protocol in front, no name is taken for an option or another protocol.
     return f"file:{path}"
 
