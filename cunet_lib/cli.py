@@ -7,6 +7,7 @@ exit status 2; a notebook that fails is told in a few lines, exit status 1.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import importlib.metadata
 import io
