@@ -50,7 +50,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 SLOW = ("test_torture", "test_resume", "test_bad_input", "test_sweep", "test_lab_browser")
-SLOW += ("test_cluster", "test_training", "test_finite")
+SLOW += ("test_cluster", "test_training", "test_finite", "test_export")
 """Test files that train or run notebooks throughout; so do all tests that use the smoke study."""
 
 # What an outer make, or the user's shell, would pass on to the make under test.

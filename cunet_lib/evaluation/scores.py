@@ -20,7 +20,7 @@ import scipy
 
 from cunet_lib.core.files import damaged, read_csv
 from cunet_lib.core.settings import ConfigError
-from cunet_lib.core.systems import INSTRUMENTS, ORACLES, SYSTEMS, TRAINED
+from cunet_lib.core.systems import INSTRUMENTS, SYSTEMS, TRAINED
 from cunet_lib.evaluation.metrics import SCORE_COLUMNS, SDR_V4, Measure
 
 ALL = "all"
@@ -276,45 +276,3 @@ def bootstrap_interval(
         if np.isfinite([low, high]).all():
             break
     return float(low), float(high)
-
-
-def check_outcome(
-    scores: pd.DataFrame,
-    measure: Measure = SDR_V4,
-    *,
-    min_improvement: float = 5.0,
-    min_absolute: float = 2.0,
-) -> pd.DataFrame:
-    """What each model reaches per instrument, between the mixture and the ideal mask.
-
-    Silence scores about 0 dB, so an improvement alone proves nothing: the score itself is held
-    to a bound too.
-
-    Parameters
-    ----------
-    min_improvement
-        Median of the model minus median of the mixture, dB.
-    min_absolute
-        Median of the model, dB.
-
-    Returns
-    -------
-    pandas.DataFrame
-        Columns model, target, metric, protocol, aggregation, tracks, median, mixture_median,
-        improvement, ideal_median (dB), improved_enough, high_enough, below_ideal, passed.
-    """
-    table = summary(scores, measure, by_target=True)
-    medians = table.pivot_table(index="target", columns="model", values="median", dropna=False)
-    for bound in ORACLES:
-        if bound not in medians:
-            raise ConfigError(f"There are no scores of {bound} to hold the models against.")
-    keys = ["model", "target", "metric", "protocol", "aggregation", "tracks", "median"]
-    rows = table.loc[table["model"].isin(TRAINED), keys].reset_index(drop=True)
-    rows["mixture_median"] = rows["target"].map(medians["mixture"])
-    rows["improvement"] = rows["median"] - rows["mixture_median"]
-    rows["ideal_median"] = rows["target"].map(medians["ideal_ratio_mask"])
-    rows["improved_enough"] = rows["improvement"] >= min_improvement
-    rows["high_enough"] = rows["median"] >= min_absolute
-    rows["below_ideal"] = rows["median"] <= rows["ideal_median"]
-    rows["passed"] = rows[["improved_enough", "high_enough", "below_ideal"]].all(axis=1)
-    return rows
