@@ -68,16 +68,9 @@ def noise_store(settings: Profile, *, tracks: dict[str, int], seconds: float) ->
 
 def new_trainer(settings: Profile):
     """An untrained C-U-Net with its STFT, compiled as training compiles it, and a batch."""
-    from cunet_lib.models.fast import Adam
     from cunet_lib.train import training
 
-    network = training.new_network(settings, "cnn_complex", seed=0)
-    trainer = training.WaveformModel(network, settings.signal)
-    trainer.compile(
-        optimizer=Adam(settings.train.learning_rate),
-        loss=training.magnitude_error(settings.signal),
-        jit_compile=False,
-    )
+    trainer = training.compiled(training.new_network(settings, "cnn_complex", seed=0), settings)
     size = settings.train.batch_size
     rng = np.random.default_rng(0)
     audio = 0.1 * rng.standard_normal((size, settings.patch_samples), np.float32)
