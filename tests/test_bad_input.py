@@ -44,7 +44,7 @@ from cunet_lib.models import unet as models
 from cunet_lib.models.weights import load
 from cunet_lib.preprocess.check import check_corpus
 from cunet_lib.preprocess.store import Store, build_store, open_store
-from cunet_lib.preprocess.tracks import Source, decode
+from cunet_lib.preprocess.tracks import STEMS, Source, decode
 from cunet_lib.report import records as results
 from cunet_lib.report.card import scores_of
 from cunet_lib.separation import catalog, songs
@@ -272,7 +272,10 @@ def test_unreadable_files_are_named(sandbox):
             path.chmod(0)
         closed.mkdir(mode=0)
         (place / "taken").mkdir(mode=0o555)
-        source = Source("T", "train", (song,) * 5, True)
+        (place / "T").mkdir()
+        for stem in STEMS:
+            (place / "T" / f"{stem}.wav").symlink_to(song)
+        source = Source("T", "train", place / "T")
 
         def target(out):
             return songs.targets(
@@ -283,7 +286,7 @@ def test_unreadable_files_are_named(sandbox):
             for call, *words in (
                 (lambda: open_audio(song), "song.wav", "rights"),
                 (lambda: load_profile(str(profile)), "mine.yaml"),
-                (lambda: decode(source, 8192), "song.wav"),
+                (lambda: decode(source, 8192), "mixture.wav"),
                 (lambda: songs._fresh_folder(closed / "out").__enter__(), "closed", "--out"),
                 # Inside it, where nothing can be looked up, and a song's folder that is there.
                 (lambda: target(closed), "closed", "--out"),
@@ -553,7 +556,7 @@ def test_wrong_profile(sandbox, case, capsys):
     path.write_bytes(gallery.BINARY_PROFILES[case] if content is None else content.encode())
     refused(lambda: load_profile(str(path)), "mine.yaml", kind="profiles")
     before = contents(sandbox)
-    assert cli.main(["params", "--profile", str(path)]) == 2
+    assert cli.main(["verify", str(path)]) == 2
     assert_sentence(capsys.readouterr().err.removesuffix("\n"), "mine.yaml")
     assert contents(sandbox) == before
 
@@ -902,7 +905,7 @@ def test_any_change_of_a_score_table_is_refused_or_read(tmp_path, changes):
 
 PROCESSES = {
     "a song of text": ["separate", "{here}/text.mp3"],
-    "a profile of bytes": ["params", "--profile", "{here}/bytes.yaml"],
+    "a profile of bytes": ["verify", "{here}/bytes.yaml"],
     "a corpus that is not there": ["check", "musdb18"],
     "a stage that goes up": ["run", "03_train_cunet", "-p", "suffix", "../../up"],
     "results that are a file": ["report", "smoke"],

@@ -321,7 +321,7 @@ def test_an_instrument_that_is_silent_everywhere_is_n_a_in_every_table_and_figur
     figure = figures.dedicated_against_conditioned(study.settings, scores, pairs)
     assert figure.canvas.axes[-1].get_title("left") == "vocals: n/a"
     tukey = tables.tukey_table(study.settings, scores).display
-    assert set(tukey.loc[tukey["Instrument"] == "vocals", "Interval"]) == {"n/a to n/a"}
+    assert set(tukey.loc[tukey["Instrument"] == "vocals", "Interval"]) == {"n/a"}
     vocals = shown[shown["Instrument"] == "vocals"]
     assert set(vocals["SDR v4, dB"]) == {"n/a"} and set(vocals["Tracks"]) == {"0"}
 

@@ -207,7 +207,7 @@ def test_a_stem_file_that_refers_to_others_is_refused(tmp_path):
     path = tmp_path / "x.stem.mp4"
     path.write_text("ffconcat version 1.0\nfile secret.wav\n")
     with pytest.raises(ConfigError, match=r"x\.stem\.mp4 cannot be read"):
-        stems.decode(stems.Source("x", "test", (path,), False), 8192)
+        stems.decode(stems.Source("x", "test", path), 8192)
 
 
 def test_a_model_with_code_in_it_is_refused_before_it_is_built(tmp_path, monkeypatch):

@@ -286,7 +286,8 @@ def _open_stem_file(path: Path, stems: dict[str, list[AudioFile]]) -> list[str]:
     try:
         if not path.stat().st_size:
             raise ValueError("an empty file")
-        found = probe(path, *MOV)["streams"]
+        if not (found := probe(path, *MOV)["streams"]):
+            raise ValueError("no streams")
         audio = {int(each["index"]): each for each in found if each["codec_type"] == "audio"}
         for stem, number in STEM_NUMBERS.items():
             if number in audio:

@@ -153,7 +153,9 @@ class AudioFile:
             raise _damaged(self.path, error.error_string) from error
 
     def _by_ffmpeg(self, start: float, seconds: float | None) -> Iterator[np.ndarray]:
-        stretch = ["-ss", f"{start:.6f}"] + ([] if seconds is None else ["-t", f"{seconds:.6f}"])
+        # Sought at 0, ffmpeg would keep the samples by which AAC delays what it codes.
+        stretch = ["-ss", f"{start:.6f}"] if start or seconds is not None else []
+        stretch += [] if seconds is None else ["-t", f"{seconds:.6f}"]
         like = ["-channel_layout", self.layout] if self.layout else ["-ac", str(self.channels)]
         # After the input, ffmpeg counts samples from the beginning; before it, it seeks.
         options, chosen = self.options, ["-map", "0:a:0", "-ar", str(self.rate), *like, *stretch]
