@@ -105,7 +105,7 @@ def _budget(training: pd.DataFrame, models: pd.DataFrame) -> str:
     size = sizes[shared].mean() / sizes["unet"]
     runs = training[training["best_epoch"].notna()]
     last = int((runs["best_epoch"] == runs["epochs"]).sum())
-    more = ", so more steps would have helped" if 2 * last > len(runs) else ""
+    more = ": a sign that training was short" if 2 * last > len(runs) else ""
     return (
         f"On average a C-U-Net has {size:.0%} of the four U-Nets' parameters and was trained for "
         f"{steps:.0%} of their steps, on {mixtures:.0%} of their mixtures. In {last} of "
