@@ -17,11 +17,9 @@ SEEDS ?= 0
 ## STAGE     notebook that `make sweep` runs, 02_train_unet or 03_train_cunet
 ## GRID      its parameters and settings: "variant=a,b train.learning_rate=1e-3,3e-4"
 ## CUNET_DATA a folder in place of data; CUNET_RESULTS one in place of results: on a larger disk
-# Text of any kind goes on through the environment, past make's functions and the shell.
+# Text goes on through the environment. Without bytecode each stage would compile TensorFlow: 10 s.
 text = $(subst :::,,$(subst :::~/,$(HOME)/,:::$(value $1)))
-unexport MUSDB STAGE GRID
-# Where it is set, as in many container images, every stage would compile TensorFlow anew: 10 s of a core.
-unexport PYTHONDONTWRITEBYTECODE
+unexport MUSDB STAGE GRID PYTHONDONTWRITEBYTECODE
 export CUNET_MUSDB := $(or $(call text,MUSDB),$(value CUNET_MUSDB))
 override export CUNET_DATA := $(call text,CUNET_DATA)
 override export CUNET_RESULTS := $(call text,CUNET_RESULTS)
