@@ -70,7 +70,9 @@ class WaveformModel(keras.Model):
         if not is_conditioned(self.network):
             return self.network(graph_magnitude(inputs, self.signal), training=training)
         mixture, condition = inputs
-        return self.network([graph_magnitude(mixture, self.signal), condition], training=training)
+        # JAX would not take a tensor and an array side by side.
+        given = [graph_magnitude(mixture, self.signal), ops.convert_to_tensor(condition)]
+        return self.network(given, training=training)
 
 
 def magnitude_error(signal: Signal) -> Callable:
