@@ -118,7 +118,7 @@ sweep: env  ## run the training notebook STAGE for each point of GRID
 PYTEST = "$(PYTHON)" -m pytest --numprocesses $(CORES) --dist loadfile --no-loadscope-reorder
 test: lint  ## run every test (lint first)
 	@$(PYTEST) $(PYTEST_ARGS)
-test-fast: lint  ## run the tests that train nothing and run no notebook
+test-fast: lint  ## run the tests that take a moment
 	@$(PYTEST) -m "not slow" $(PYTEST_ARGS)
 lint: env  ## check the code's style
 	@"$(PYTHON)" -m ruff check . && "$(PYTHON)" -m ruff format --check .

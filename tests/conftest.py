@@ -50,8 +50,13 @@ ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 SLOW = ("test_torture", "test_resume", "test_bad_input", "test_sweep", "test_lab_browser")
-SLOW += ("test_cluster", "test_training", "test_finite", "test_export")
-"""Test files that train or run notebooks throughout; so do all tests that use the smoke study."""
+SLOW += ("test_cluster", "test_training", "test_finite", "test_export", "test_report", "test_page")
+SLOW += ("test_smoke", "test_bench", "test_panel", "test_kernels", "test_winograd", "test_models")
+SLOW += ("test_evaluate", "test_ablation", "test_musdb", "test_conditioning", "test_songs")
+SLOW += ("test_security", "test_imports", "test_parameters", "test_parallel", "test_planning")
+SLOW += ("test_corpus", "test_fidelity", "test_batches", "test_store", "test_separation")
+"""Test files that train, render, decode or start interpreters. `make test-fast` leaves them out,
+and all tests that use the smoke study."""
 
 # What an outer make, or the user's shell, would pass on to the make under test.
 OUTER = ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "PROFILE", "JOBS", "SEEDS", "MUSDB")
