@@ -127,7 +127,7 @@ check: env  ## check the corpus of PROFILE; lists every problem by file
 plan: env  ## estimate hours, disk and memory of `make reproduce`, before it starts
 	@CUNET_THREADS=$(SHARE) $(CUNET) plan $(PROFILE) --seeds "$(SEEDS)" --jobs $(JOBS)
 torture: env  ## kill the study at random and try bad input; results must stay the same
-	@"$(PYTHON)" -m benchmarks.torture --kills $(or $(KILLS),20) --seed $(or $(SEED),0) $(if $(FOLDER),--folder "$(FOLDER)") $(TORTURE_ARGS)
+	@"$(PYTHON)" -m benchmarks.torture --kills $(or $(KILLS),20) --seed $(or $(SEED),0) $(if $(FOLDER),--folder "$(FOLDER)")
 lab: env  ## open the control panel and the notebooks in JupyterLab (uploads up to 200 MB)
 	@"$(PYTHON)" -m jupyter lab --ServerApp.root_dir="$(CURDIR)" --LabApp.default_url=/lab/tree/notebooks/06_explore.ipynb --LabApp.app_settings_dir="$(CURDIR)/notebooks/lab" --ServerApp.tornado_settings='{"websocket_max_message_size": 200000000}' $(LAB_ARGS)
 verify: env  ## compare the results with the committed ones, table by table

@@ -12,7 +12,7 @@ import pytest
 import threadpoolctl
 from conftest import clean_environment
 
-from cunet_lib.core import processes
+from cunet_lib.core import hardware, processes
 from cunet_lib.core.settings import ROOT, ConfigError
 
 
@@ -141,3 +141,11 @@ def test_workers_end_with_a_killed_parent(tmp_path):
     while any(map(psutil.pid_exists, pids)):
         assert time.monotonic() < end
         time.sleep(0.05)
+
+
+def test_a_card_without_its_libraries_is_told(monkeypatch, tmp_path):
+    monkeypatch.setattr(hardware, "gpus", list)
+    monkeypatch.setattr(hardware, "NVIDIA", tmp_path)
+    assert "tensorflow[and-cuda]" in hardware.idle_gpu()
+    monkeypatch.setattr(hardware, "NVIDIA", tmp_path / "none")
+    assert hardware.idle_gpu() == ""

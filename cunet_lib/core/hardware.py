@@ -73,8 +73,8 @@ def idle_gpu() -> str:
     if not NVIDIA.exists() or gpus():
         return ""
     return (
-        "An NVIDIA card is here, but its libraries are not: training would run on the processor. "
-        "`make env GPU=1` installs them."
+        "An NVIDIA card is here, but its libraries are not: training runs on the processor. "
+        "`.venv/bin/python -m pip install 'tensorflow[and-cuda]'` installs them."
     )
 
 
