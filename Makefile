@@ -12,14 +12,13 @@ PROFILE ?= demo
 JOBS ?= $(CORES)
 ## JOBS      notebooks that run at the same time (default: the number of cores; 1 on a single GPU)
 ## CLUSTER   a Dask scheduler, tcp://host:port: its workers run the notebooks (docs/cluster.md)
-SEEDS ?= 0
-## SEEDS     the models are trained once for each (default 0)
+## SEEDS     so many trainings of each model (default: what the profile says)
 ## STAGE     notebook that `make sweep` runs, 02_train_unet or 03_train_cunet
 ## GRID      its parameters and settings: "variant=a,b train.learning_rate=1e-3,3e-4"
 ## CUNET_DATA a folder in place of data; CUNET_RESULTS one in place of results: on a larger disk
 # Text goes on through the environment. Without bytecode each stage would compile TensorFlow: 10 s.
 text = $(subst :::,,$(subst :::~/,$(HOME)/,:::$(value $1)))
-unexport MUSDB STAGE GRID PYTHONDONTWRITEBYTECODE
+unexport MUSDB STAGE GRID SEEDS PYTHONDONTWRITEBYTECODE
 export CUNET_MUSDB := $(or $(call text,MUSDB),$(value CUNET_MUSDB))
 override export CUNET_DATA := $(call text,CUNET_DATA)
 override export CUNET_RESULTS := $(call text,CUNET_RESULTS)
@@ -32,8 +31,8 @@ ifneq ($(filter-out env test test-fast lint torture lab bench distclean lock hel
   ifneq ($(words $(PROFILE))$(findstring %,$(PROFILE))$(if $(filter $(PROFILE),$(PROFILES)),,?),1)
     $(error No profile '$(PROFILE)' in notebooks/profiles; PROFILE can be: $(PROFILES))
   endif
-  ifneq ($(shell [[ '$(subst ','\'',$(JOBS):$(SEEDS))' =~ ^0*[1-9][0-9]*:(\ *[0-9]+)+\ *$$ ]] || echo bad),)
-    $(error JOBS must be a whole number above 0 and SEEDS whole numbers with spaces between; they are '$(JOBS)' and '$(SEEDS)')
+  ifneq ($(shell [[ '$(subst ','\'',$(JOBS):$(or $(SEEDS),1))' =~ ^0*[1-9][0-9]*:0*[1-9][0-9]*$$ ]] || echo bad),)
+    $(error JOBS and SEEDS must be whole numbers above 0; they are '$(JOBS)' and '$(SEEDS)')
   endif
 endif
 
@@ -64,27 +63,19 @@ env:  ## make the Python environment (.venv, or the active conda environment)
 	printf '%s\n' "$(CURDIR)" > "$(STAMP)"
 	echo "The environment is ready: $(PYTHON)"
 
-INSTRUMENTS := $(shell sed -n 's/^INSTRUMENTS = (\(.*\))/\1/p' cunet_lib/core/systems.py | tr -d '",')
-VARIANTS := $(shell sed -n 's/^ *"\(.*\)": Variant.*/\1/p' cunet_lib/core/systems.py)
-CUNETS := $(foreach seed,$(SEEDS),$(VARIANTS:%=%-seed$(seed)))
-UNETS := $(foreach seed,$(SEEDS),$(INSTRUMENTS:%=%-seed$(seed)))
-TRAININGS := $(CUNETS:%=03_train_cunet.%) $(UNETS:%=02_train_unet.%)
-EVALUATIONS := $(CUNETS:%=04_evaluate.%) $(SEEDS:%=04_evaluate.unet-seed%) 04_evaluate.oracles-seed0
-# Trainings come longest first, as free jobs take them. Beside the study: what conditions do in one C-U-Net, and in one trained without progressive ones.
-STEERED := dense_complex-seed$(firstword $(SEEDS))
-STEADY := 03_train_cunet.$(STEERED)-steady
-STAGES := 00_corpus 01_preprocess $(TRAININGS) $(EVALUATIONS) 05_plot $(STEADY) 07_conditions.$(STEERED)
-01_preprocess: 00_corpus
-$(TRAININGS) $(STEADY) 04_evaluate.oracles-seed0: 01_preprocess
-$(CUNETS:%=04_evaluate.%): 04_evaluate.%: 03_train_cunet.%
-$(foreach seed,$(SEEDS),$(eval 04_evaluate.unet-seed$(seed): $(INSTRUMENTS:%=02_train_unet.%-seed$(seed))))
-05_plot: $(TRAININGS) $(EVALUATIONS)
-07_conditions.$(STEERED): 03_train_cunet.$(STEERED) $(STEADY)
-05_plot: private GIVEN := -p seeds "$(SEEDS)"
-$(STEADY): private GIVEN := --overrides train.progressive=0
+# What the stages are and read, `cunet stages` tells the make that runs them.
+STEERED := 07_conditions.dense_complex-seed0
+OVERRIDES := $(SEEDS:%=--overrides seeds=%)
+ifneq ($(filter page 0%,$(MAKECMDGOALS)),)
+  EDGES := $(shell $(CUNET) stages 05_plot $(STEERED) --profile $(PROFILE) $(OVERRIDES))
+  $(if $(EDGES),,$(error The stages of profile $(PROFILE) cannot be told))
+  $(foreach edge,$(EDGES),$(eval $(edge)))
+endif
+STAGES := 00_corpus $(sort $(foreach edge,$(EDGES),$(firstword $(subst :, ,$(edge)))))
+05_plot: private GIVEN := $(OVERRIDES)
 # Stages that run beside each other share the cores. On a cluster each worker knows its share.
-SHARE := $(shell n=$(words $(TRAININGS)); n=$$(( $(CORES) / ($(JOBS) < n ? $(JOBS) : n) )); echo $$(( n > 0 ? n : 1 )))
-THREADS = CUNET_THREADS=$(if $(filter $@,$(TRAININGS) $(EVALUATIONS)),$(SHARE),$(CORES))
+SHARE := $(shell echo $$(( $(CORES) / $(JOBS) ? $(CORES) / $(JOBS) : 1 )))
+THREADS = CUNET_THREADS=$(if $(filter 02_% 03_% 04_%,$@),$(SHARE),$(CORES))
 $(STAGES): env
 	@$(if $(CLUSTER),,$(THREADS)) $(CUNET) run $@ --profile $(PROFILE) $(GIVEN)
 page: 05_plot
@@ -106,7 +97,7 @@ reproduce: env  ## run the whole study; stages that are up to date are skipped
 	echo "The study, profile $(PROFILE): $(RESULTS)/tables, figures, notebooks; the report: $(PAGE)"
 conditions: env  ## show what the conditions do (trains one more C-U-Net)
 	+@$(LOCK)
-	$(SUBMAKE) 07_conditions.$(STEERED)
+	$(SUBMAKE) $(STEERED)
 	echo "What the conditions do, profile $(PROFILE): $(RESULTS)/figures/conditions_*.png"
 sweep: export CUNET_SWEEP_STAGE := $(value STAGE)
 sweep: export CUNET_SWEEP_GRID := $(value GRID)
@@ -125,7 +116,7 @@ lint: env  ## check the code's style
 check: env  ## check the corpus of PROFILE; lists every problem by file
 	@$(CUNET) check $(PROFILE)
 plan: env  ## estimate hours, disk and memory of `make reproduce`, before it starts
-	@CUNET_THREADS=$(SHARE) $(CUNET) plan $(PROFILE) --seeds "$(SEEDS)" --jobs $(JOBS)
+	@CUNET_THREADS=$(SHARE) $(CUNET) plan $(PROFILE) $(OVERRIDES) --jobs $(JOBS)
 torture: env  ## kill the study at random and try bad input; results must stay the same
 	@"$(PYTHON)" -m benchmarks.torture --kills $(or $(KILLS),20) --seed $(or $(SEED),0) $(if $(FOLDER),--folder "$(FOLDER)")
 lab: env  ## open the control panel and the notebooks in JupyterLab (uploads up to 200 MB)

@@ -109,8 +109,13 @@ def _parser() -> argparse.ArgumentParser:
         add(name, command, text)("profile", nargs="?", **given)
     argument = add("plan", _plan, "estimate hours, disk and memory of the whole study")
     argument("profile", nargs="?", **given)
-    argument("--seeds", default="0", help="as in SEEDS of make (default: %(default)s)")
+    argument("--overrides", default="", help="such as seeds=3")
     argument("--jobs", type=int, default=1, help="as in JOBS of make (default: %(default)s)")
+
+    argument = add("stages", _stages, "list stages, each as stage:what-it-reads")
+    argument("goals", nargs="+", metavar="STAGE")
+    argument("--profile", **given)
+    argument("--overrides", default="", help="such as seeds=3")
 
     argument = add("sweep", _sweep, "run a training notebook over a grid of settings")
     argument("stage", help="02_train_unet or 03_train_cunet")
@@ -205,18 +210,23 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _plan(options: argparse.Namespace) -> int:
-    seeds = options.seeds.split()
-    if not seeds or not all(seed.isdecimal() for seed in seeds) or options.jobs < 1:
-        raise ConfigError(
-            "--seeds must be whole numbers with spaces between, such as '0 1 2'; --jobs above 0."
-        )
+    if options.jobs < 1:
+        raise ConfigError(f"--jobs must be above 0, not {options.jobs}.")
     from cunet_lib.workflow import plan
 
-    settings = load_profile(options.profile)
+    settings = load_profile(options.profile, options.overrides)
     music, corpus = plan.lengths(settings)
     unit = plan.calibrate(settings, max(map(max, music.values())))
-    parts = plan.estimate(settings, music, corpus, unit, seeds=len(set(seeds)))
+    parts = plan.estimate(settings, music, corpus, unit)
     print(plan.text(settings, parts, music, options.jobs))
+    return 0
+
+
+def _stages(options: argparse.Namespace) -> int:
+    from cunet_lib.workflow.stages import edges
+
+    for stage, read in edges(load_profile(options.profile, options.overrides), *options.goals):
+        print(f"{stage}:{read}")
     return 0
 
 

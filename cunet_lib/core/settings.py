@@ -17,9 +17,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
-from cunet_lib.core.systems import INSTRUMENTS, VARIANTS
+from cunet_lib.core.systems import INSTRUMENTS, ORACLES, TRAINED, UNETS, VARIANTS
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -248,9 +255,28 @@ class Profile(_Section):
     separate: Separate = Separate()
     evaluate: Evaluate = Evaluate()
     statistics: Statistics = Statistics()
+    seeds: dict[Literal[TRAINED], Annotated[int, Field(ge=1)]] = Field(
+        1,
+        validate_default=True,
+        description="the systems that are trained, and with how many seeds (0, 1, ...) each; a "
+        "number: as many for the dedicated U-Nets and every progressive C-U-Net",
+    )
     shipped: Literal[tuple(VARIANTS)] = Field(
         "cnn_complex", description="the C-U-Net exported in half precision"
     )
+
+    @field_validator("seeds", mode="before")
+    @classmethod
+    def _every_system(cls, given: Any) -> Any:
+        usual = [name for name in TRAINED if name not in VARIANTS or VARIANTS[name].progressive]
+        return dict.fromkeys(usual, given) if isinstance(given, int) else given
+
+    @model_validator(mode="after")
+    def _compared(self) -> Profile:
+        for needed in ("unet", self.shipped):
+            if needed not in self.seeds:
+                raise ValueError(f"seeds must have {needed}, which others are compared with")
+        return self
 
     @model_validator(mode="after")
     def _divisible(self) -> Profile:
@@ -274,6 +300,25 @@ class Profile(_Section):
                 f"fewer steps than a training has ({steps})"
             )
         return self
+
+    @property
+    def trained(self) -> list[tuple[str, int]]:
+        """Each system that is trained and scored with each of its seeds, in the study's order."""
+        return [(name, seed) for name in TRAINED for seed in range(self.seeds.get(name, 0))]
+
+    @property
+    def runs(self) -> list[tuple[str, int]]:
+        """Each training of the study: model and seed. The system ``"unet"`` is four models."""
+        return [
+            (model, seed)
+            for name, seed in self.trained
+            for model in (UNETS if name == "unet" else [name])
+        ]
+
+    @property
+    def scored(self) -> list[tuple[str, int]]:
+        """Each system that is scored with its seed: the trained ones, and the oracles once."""
+        return [*self.trained, *((name, 0) for name in ORACLES)]
 
     @property
     def patch_shape(self) -> tuple[int, int, int]:
@@ -320,13 +365,9 @@ class Paths:
         self.logs = self.results / "logs"
         self.manifest = self.results / "manifest.json"
 
-    def run(self, model: str, seed: int, suffix: str = "") -> Path:
-        """Folder of one training run, such as ``runs/dense_simple-seed0``.
-
-        A run beside the study's own, with other settings, has a suffix of letters, digits and
-        ``_``: ``runs/dense_simple-seed0-steady``.
-        """
-        return self.runs / (f"{model}-seed{seed}" + (f"-{suffix}" if suffix else ""))
+    def run(self, model: str, seed: int) -> Path:
+        """Folder of one training run, such as ``runs/dense_simple-seed0``."""
+        return self.runs / f"{model}-seed{seed}"
 
 
 def _root(variable: str, default: str) -> Path:

@@ -1,7 +1,8 @@
 """What the study compares: instruments, networks, and the systems that are scored.
 
 A C-U-Net variant is one entry of :data:`VARIANTS`. Names, labels and orders everywhere else, in
-Makefile, notebooks, tables, figures and the control panel, follow from it.
+notebooks, tables, figures and the control panel, follow from it. Which of them a study trains, and
+with how many seeds, its profile says.
 """
 
 from __future__ import annotations
@@ -30,6 +31,9 @@ class Variant:
         How tables and figures name it.
     placement
         Where FiLM acts, a key of ``cunet_lib.models.film.PLACEMENTS``.
+    progressive
+        Whether training scales some conditions and targets (``train.progressive``). Without it
+        every condition asks for whole instruments, and profiles train it only where they say so.
     paper
         The paper's name for it, if it is one of the paper's.
     colour, marker
@@ -40,17 +44,21 @@ class Variant:
     film: str
     label: str
     placement: str = "encoder"
+    progressive: bool = True
     paper: str = ""
     colour: str = ""
     marker: str = ""
 
 
-# The Makefile reads the names, one to a line.
 VARIANTS = {
     "dense_simple": Variant("dense", "simple", "C-U-Net dense, simple", paper="C-U-Net-SiF"),
     "dense_complex": Variant("dense", "complex", "C-U-Net dense, complex", paper="C-U-Net-CoF"),
     "cnn_simple": Variant("cnn", "simple", "C-U-Net CNN, simple", paper="C-U-Net-SiC"),
     "cnn_complex": Variant("cnn", "complex", "C-U-Net CNN, complex", paper="C-U-Net-CoC"),
+}
+VARIANTS |= {
+    f"{name}_np": replace(each, label=f"{each.label}, not progressive", progressive=False, paper="")
+    for name, each in VARIANTS.items()
 }
 
 # Two blues, two oranges, and more for further variants.

@@ -19,7 +19,7 @@ import pandas as pd
 import scipy
 
 from cunet_lib.core.files import damaged, read_csv
-from cunet_lib.core.settings import ConfigError
+from cunet_lib.core.settings import ConfigError, Profile
 from cunet_lib.core.systems import INSTRUMENTS, SYSTEMS, TRAINED
 from cunet_lib.evaluation.metrics import SCORE_COLUMNS, SDR_V4, Measure
 
@@ -48,20 +48,8 @@ def read_scores(path: Path, **options: object) -> pd.DataFrame:
     )
 
 
-def load_scores(
-    folder: Path, *, require: Sequence[str] = SYSTEMS, seeds: Sequence[int] | None = None
-) -> pd.DataFrame:
-    """The score tables of all systems.
-
-    Parameters
-    ----------
-    folder
-        Holds one ``<system>-seed<seed>.csv`` per system and seed.
-    require
-        Systems that must be there.
-    seeds
-        Seeds of the training runs, each of which every required trained system must have; all
-        that are found if not given.
+def load_scores(settings: Profile) -> pd.DataFrame:
+    """The score tables of all systems of a profile and their seeds.
 
     Returns
     -------
@@ -72,28 +60,18 @@ def load_scores(
     Raises
     ------
     ConfigError
-        If a required system or seed has no scores, or a table is damaged.
+        If a system or seed has no scores, or a table is damaged.
     """
-    folder, wanted = Path(folder), None if seeds is None else [str(seed) for seed in seeds]
-    given = f" SEEDS='{' '.join(wanted)}'" if wanted else ""
-    remedy = f"run `make reproduce PROFILE={folder.parent.name}{given}`."
-    found = {}
-    for path in sorted(folder.glob("*-seed*.csv")):
-        system, seed = path.stem.rsplit("-seed", 1)
-        if system in SYSTEMS and (system not in TRAINED or wanted is None or seed in wanted):
-            found[system, seed] = path
-    for system in require:
-        there = [seed for name, seed in found if name == system]
-        lacking = [seed for seed in wanted or () if seed not in there and system in TRAINED]
-        if lacking or not there:
-            which = f" with seed {lacking[0]}" if lacking else ""
-            raise ConfigError(f"No scores of {system}{which} in scores; {remedy}")
-    if not found:
-        raise ConfigError(f"There are no scores (*-seed*.csv) in scores; {remedy}")
     frames = []
-    for (system, seed), path in found.items():
+    for system, seed in settings.scored:
+        path = settings.paths.scores / f"{system}-seed{seed}.csv"
+        if not path.is_file():
+            raise ConfigError(
+                f"No scores of {system} with seed {seed} in scores; "
+                f"run `make reproduce PROFILE={settings.name}`."
+            )
         frame = read_scores(path)[list(SCORE_COLUMNS)]
-        if set(frame["model"]) != {system} or {str(value) for value in frame["seed"]} != {seed}:
+        if set(frame["model"]) != {system} or set(frame["seed"]) != {seed}:
             raise damaged(path, f"it holds other scores than {system} with seed {seed}")
         frames.append(frame)
     return ordered(pd.concat(frames, ignore_index=True))

@@ -27,7 +27,7 @@ import numpy as np
 import pandas as pd
 import scipy
 
-from cunet_lib.core.settings import ConfigError, Statistics
+from cunet_lib.core.settings import Statistics
 from cunet_lib.core.systems import INSTRUMENTS, TRAINED
 from cunet_lib.evaluation.metrics import SDR_V4, Measure
 from cunet_lib.evaluation.scores import (
@@ -200,17 +200,10 @@ def comparison_table(
     Raises
     ------
     ConfigError
-        If there are no scores of the reference or of a model, or their tracks or seeds differ.
+        If there are no scores of the reference or of a model, or their tracks differ.
     """
-    chosen = {"reference": reference, "models": models}
-    pairs = paired_differences(scores, measure, **chosen)
-    seeds = _seeds(scores, {reference, *pairs["model"]})
-    runs = [scores[(scores["seed"] == s) | ~scores["model"].isin(TRAINED)] for s in seeds]
-    means = [
-        paired_differences(run, measure, **chosen).groupby(PLACE)["difference"].mean()
-        for run in (runs if len(seeds) > 1 else ())
-    ]
-    spread = pd.concat(means).groupby(level=PLACE).std() if means else None
+    pairs = paired_differences(scores, measure, reference=reference, models=models)
+    spread = _spread(scores, measure, reference, list(dict.fromkeys(pairs["model"])))
     margin, sign = statistics.margin_db, 1 if measure.entry.higher_is_better else -1
     rows = []
     for (model, target), group in pairs.groupby(PLACE, sort=False):
@@ -220,7 +213,8 @@ def comparison_table(
         row["undefined_tracks"] = len(group) - len(values)
         row |= group["difference"].agg(["mean", "std", "median"]).to_dict()
         row |= {"ci_low": low, "ci_high": high, "tracks_better": int((sign * values > 0).sum())}
-        row |= {"seeds": len(seeds)} | ({"seed_std": spread[model, target]} if means else {})
+        row |= {"seeds": scores.loc[scores["model"] == model, "seed"].nunique()}
+        row |= {"seed_std": spread[model, target]} if (model, target) in spread else {}
         row |= {"margin_db": margin, "p_difference": signed_rank(values)}
         rows.append({**row, "p_equivalence": equivalence(values, margin)})
     table = ordered(pd.DataFrame(rows))
@@ -231,18 +225,22 @@ def comparison_table(
     return defined(table, measure, after="target")
 
 
-def _seeds(scores: pd.DataFrame, systems: set[str]) -> list[int]:
-    """Seeds of the trained systems among ``systems``; they must have the same."""
-    trained = [system for system in TRAINED if system in systems]
-    of = {system: sorted(set(scores.loc[scores["model"] == system, "seed"])) for system in trained}
-    for system, seeds in of.items():
-        if seeds != of[trained[0]]:
-            both = (", ".join(map(str, each)) for each in (of[trained[0]], seeds))
-            raise ConfigError(
-                f"{trained[0]} has scores of the seeds {next(both)}, {system} of {next(both)}; "
-                "run `make reproduce SEEDS='...'` with the same for all."
-            )
-    return of[trained[0]] if trained else []
+def _spread(scores: pd.DataFrame, measure: Measure, reference: str, models: list[str]) -> dict:
+    """Deviation of the mean difference over the seeds that both have, by model and target."""
+    of = scores.groupby("model")["seed"].agg(set)
+    spread = {}
+    for model in models:
+        shared = of[model] & of[reference] if {model, reference} <= {*TRAINED} else set()
+        if len(shared) > 1:
+            chosen = scores[scores["seed"].isin(shared) & scores["model"].isin([model, reference])]
+            means = [
+                paired_differences(run, measure, reference=reference, models=[model])
+                .groupby(PLACE)["difference"]
+                .mean()
+                for _, run in chosen.groupby("seed")
+            ]
+            spread |= pd.concat(means).groupby(level=PLACE).std().to_dict()
+    return spread
 
 
 def equivalence_power(
@@ -328,7 +326,8 @@ def power_table(
         spread = float(values.std(ddof=1)) if len(values) > 1 else float("nan")
         row = {"model": model, "reference": reference, "target": target}
         row |= {"margin_db": statistics.margin_db, "tracks": len(values)}
-        row |= {"seeds": len(_seeds(scores, {reference, model})), "track_std_db": spread}
+        row |= {"seeds": scores.loc[scores["model"] == model, "seed"].nunique()}
+        row |= {"track_std_db": spread}
         row["power"] = equivalence_power(spread, len(values), **test)
         row["tracks_needed"] = tracks_needed(spread, power=statistics.power, **test)
         rows.append(row)

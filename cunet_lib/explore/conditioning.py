@@ -22,7 +22,7 @@ from sklearn.decomposition import PCA
 
 from cunet_lib.core.processes import progress
 from cunet_lib.core.settings import ConfigError, Profile
-from cunet_lib.core.systems import INSTRUMENTS
+from cunet_lib.core.systems import INSTRUMENTS, VARIANTS, Variant
 from cunet_lib.evaluation.metrics import whole_sdr
 from cunet_lib.models.conditions import PAIRS, all_one_hot, between, faded, label, one_hot, vector
 from cunet_lib.preprocess.store import Store
@@ -42,15 +42,13 @@ class Run:
 
     Parameters
     ----------
-    settings, model, seed, suffix
+    settings, model, seed
         As for :func:`cunet_lib.separation.separator.load_run`.
 
     Attributes
     ----------
-    name
-        Model, and suffix of the run if it has one: ``dense_complex-steady``.
-    record
-        Content of its ``run.json``.
+    name, record
+        Model, and content of its ``run.json``.
     training
         How it was conditioned, in words.
     network, separator
@@ -62,17 +60,15 @@ class Run:
         As :func:`cunet_lib.separation.separator.load_run`.
     """
 
-    def __init__(self, settings: Profile, model: str, *, seed: int, suffix: str = ""):
-        folder = settings.paths.run(model, seed, suffix)
-        if suffix and not (folder / "run.json").is_file():
+    def __init__(self, settings: Profile, model: str, *, seed: int):
+        if not (settings.paths.run(model, seed) / "run.json").is_file():
             raise ConfigError(
-                f"No finished training run {folder.name}; "
+                f"No finished training run {model}-seed{seed}; "
                 f"`make conditions PROFILE={settings.name}` trains it."
             )
-        self.record, self.network = load_run(settings, model, seed=seed, suffix=suffix)
-        self.name = f"{model}-{suffix}" if suffix else model
-        words = describe_training(self.record["settings"]["train"])
-        self.training = f"{suffix}: {words}" if suffix else words
+        self.record, self.network = load_run(settings, model, seed=seed)
+        self.name = model
+        self.training = describe_training(self.record["settings"]["train"], VARIANTS[model])
         self.separator = Separator(self.network, settings.signal, settings.separate)
 
     @functools.cached_property
@@ -86,15 +82,11 @@ class Run:
         return pd.concat([pd.DataFrame(columns, index=frame.index), frame], axis=1)
 
 
-def describe_training(train: Mapping) -> str:
-    """How a run was conditioned, in words, from the ``train`` section of its settings.
-
-    >>> describe_training({"conditions": ["one_hot"], "progressive": 0.25})
-    'progressive conditions'
-    """
+def describe_training(train: Mapping, variant: Variant) -> str:
+    """How a run was conditioned, in words, from the ``train`` section of its settings."""
     kinds = list(dict.fromkeys(train["conditions"]))
-    steady = "one_hot" not in kinds or not train["progressive"]
-    text = "no progressive conditions" if steady else "progressive conditions"
+    progressive = "one_hot" in kinds and train["progressive"] and variant.progressive
+    text = "progressive conditions" if progressive else "no progressive conditions"
     return text if kinds == ["one_hot"] else f"{text}, {' + '.join(kinds)}"
 
 

@@ -16,7 +16,7 @@ import soundfile
 
 from cunet_lib.core.files import damaged, missing, read_csv, read_run, write_atomically
 from cunet_lib.core.settings import Profile
-from cunet_lib.core.systems import INSTRUMENTS, LABELS, MODELS, SYSTEMS, TRAINED
+from cunet_lib.core.systems import INSTRUMENTS, LABELS, MODELS, TRAINED
 from cunet_lib.evaluation.evaluate import EXCERPT
 from cunet_lib.evaluation.scores import ALL, read_scores
 from cunet_lib.signal.spectral import loudest
@@ -200,17 +200,8 @@ def _latex(display: pd.DataFrame, name: str, caption: str) -> str:
 # ------------------------------------------------------------------------------ readers
 
 
-def load_runs(
-    settings: Profile, *, require: Sequence[str] = MODELS, seeds: Sequence[int] | None = None
-) -> pd.DataFrame:
+def load_runs(settings: Profile) -> pd.DataFrame:
     """Records of the study's training runs, one row per model and seed.
-
-    Parameters
-    ----------
-    require
-        Models that must have been trained.
-    seeds
-        Seeds of the runs; all that are found if not given.
 
     Returns
     -------
@@ -220,41 +211,32 @@ def load_runs(
     Raises
     ------
     ConfigError
-        If a required run is missing, or a record cannot be read.
+        If a run of the profile is missing, or a record cannot be read.
     """
-    paths, rows = settings.paths, []
-    for model in MODELS:
-        # A folder with a suffix holds a run with other settings: none of the study's.
-        found = {
-            int(path.parent.name.rsplit("-seed", 1)[1]): path.parent
-            for path in paths.runs.glob(f"{model}-seed*/run.json")
-            if re.fullmatch(rf"{model}-seed\d+", path.parent.name)
-        }
-        chosen = sorted(seed for seed in found if seeds is None or seed in seeds)
-        if model in require and not chosen:
-            raise missing(paths.run(model, settings.seed if not seeds else seeds[0]) / "run.json")
-        rows += [{**read_run(found[seed]), "folder": found[seed]} for seed in chosen]
+    order = {model: place for place, model in enumerate(MODELS)}
+    rows = []
+    for model, seed in sorted(settings.runs, key=lambda run: (order[run[0]], run[1])):
+        folder = settings.paths.run(model, seed)
+        if not (folder / "run.json").is_file():
+            raise missing(folder / "run.json")
+        rows.append({**read_run(folder), "folder": folder})
     return pd.DataFrame(rows)
 
 
-def _load_each(settings: Profile, folder: str, models, seeds, read: Callable) -> pd.DataFrame:
-    """The tables ``<model>-seed<seed>.csv`` of these models and seeds in a folder of the scores.
+def _load_each(settings: Profile, folder: str, systems, read: Callable) -> pd.DataFrame:
+    """The tables ``<system>-seed<seed>.csv`` of these systems in a folder of the scores.
 
     Others may lie beside them: of runs before, or committed ones.
     """
     place = settings.paths.scores / folder
-    paths = [
-        path
-        for model in models
-        for path in sorted(place.glob(f"{model}-seed*.csv"))
-        if seeds is None or model not in TRAINED or path.stem.split("-seed")[1] in map(str, seeds)
-    ]
-    if not paths:
-        raise missing(place / f"{models[0]}-seed{(seeds or [settings.seed])[0]}.csv")
+    paths = [place / f"{system}-seed{seed}.csv" for system, seed in systems]
+    for path in paths:
+        if not path.is_file():
+            raise missing(path)
     return pd.concat([read(path) for path in paths], ignore_index=True)
 
 
-def load_excerpt(settings: Profile, *, seeds: Sequence[int] | None = None) -> pd.DataFrame:
+def load_excerpt(settings: Profile) -> pd.DataFrame:
     """Scores on the one real excerpt: columns model, seed, target, metric, value (dB).
 
     Raises
@@ -263,10 +245,10 @@ def load_excerpt(settings: Profile, *, seeds: Sequence[int] | None = None) -> pd
         If there are none, or a table is damaged.
     """
     columns = ("model", "seed", "target", "metric", "value")
-    return _load_each(settings, "excerpt", SYSTEMS, seeds, lambda path: read_csv(path, columns))
+    return _load_each(settings, "excerpt", settings.scored, lambda path: read_csv(path, columns))
 
 
-def load_ablation(settings: Profile, *, seeds: Sequence[int] | None = None) -> pd.DataFrame:
+def load_ablation(settings: Profile) -> pd.DataFrame:
     """Scores under each ablation: column ablation, then those of the long score table.
 
     Raises
@@ -274,7 +256,8 @@ def load_ablation(settings: Profile, *, seeds: Sequence[int] | None = None) -> p
     ConfigError
         If there are none, or a table is damaged.
     """
-    return _load_each(settings, "ablation", [settings.shipped], seeds, read_scores)
+    shipped = [run for run in settings.trained if run[0] == settings.shipped]
+    return _load_each(settings, "ablation", shipped, read_scores)
 
 
 def load_songs(settings: Profile, seconds: float = 10.0) -> dict[str, dict[str, np.ndarray]]:

@@ -25,7 +25,6 @@ from cunet_lib.core.files import (
 )
 from cunet_lib.core.hardware import cpu, usable_cores
 from cunet_lib.core.settings import ROOT, ConfigError, Profile
-from cunet_lib.core.systems import ORACLES
 from cunet_lib.evaluation.metrics import SCORE_COLUMNS
 from cunet_lib.report.records import count
 
@@ -55,8 +54,8 @@ def save_scores(settings: Profile, scores: pd.DataFrame) -> Path:
 def write_manifest(settings: Profile, runs: pd.DataFrame) -> Path:
     """Write ``manifest.json``: what is needed to explain a difference between two machines.
 
-    Hashed are the tables that this process wrote and the scores of its seeds, not what lay there
-    before.
+    Hashed are the tables that this process wrote and the scores of the profile's systems, not
+    what lay there before.
 
     Parameters
     ----------
@@ -69,19 +68,12 @@ def write_manifest(settings: Profile, runs: pd.DataFrame) -> Path:
     audio = [f"{track.get('name')} {track.get('split')} {track.get('sha256')}" for track in tracks]
     began = psutil.Process().create_time()
     tables = [path for path in paths.tables.glob("*.csv") if path.stat().st_mtime >= began]
-    seeds = sorted({int(seed) for seed in runs["seed"]})
-    systems = [path for seed in seeds for path in paths.scores.glob(f"*-seed{seed}.csv")]
-    systems += [path for name in ORACLES for path in paths.scores.glob(f"{name}-seed*.csv")]
+    systems = [paths.scores / f"{system}-seed{seed}.csv" for system, seed in settings.scored]
     corpus, lock = paths.corpus / "corpus.json", ROOT / "requirements.lock"
     manifest = {
         "profile": settings.name,
         "settings": settings.model_dump(mode="json"),
         "settings_hash": settings.section_hash(),
-        "seeds": {
-            "profile": settings.seed,
-            "corpus": settings.data.seed,
-            "runs": seeds,
-        },
         "corpus_sha256": sha256(corpus) if corpus.is_file() else None,
         "store_sha256": hashlib.sha256("\n".join(audio).encode()).hexdigest() if audio else None,
         "tracks": splits.value_counts().to_dict(),

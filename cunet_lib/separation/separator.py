@@ -179,24 +179,22 @@ def separate_instruments(separator: Separator, mixture: np.ndarray) -> dict[str,
     return dict(zip(INSTRUMENTS, separator(mixture, all_one_hot()), strict=True))
 
 
-def load_run(
-    settings: Profile, model: str, *, seed: int, suffix: str = ""
-) -> tuple[dict, keras.Model]:
+def load_run(settings: Profile, model: str, *, seed: int) -> tuple[dict, keras.Model]:
     """Record and network of a finished training run.
 
     Parameters
     ----------
     model
         A dedicated U-Net, or a C-U-Net variant.
-    seed, suffix
-        Of the run's folder; a suffix names a run with other settings, beside the study's own.
+    seed
+        Of the run.
 
     Raises
     ------
     ConfigError
         If the run is not finished, its record or model is damaged, or it had other signal settings.
     """
-    folder = settings.paths.run(model, seed, suffix)
+    folder = settings.paths.run(model, seed)
     record = read_run(folder)
     trained = record["settings"]["signal"]
     if trained != settings.signal.model_dump(mode="json"):

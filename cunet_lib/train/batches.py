@@ -14,7 +14,7 @@ import keras
 import numpy as np
 
 from cunet_lib.core.settings import ConfigError, Profile
-from cunet_lib.core.systems import INSTRUMENTS, UNETS
+from cunet_lib.core.systems import INSTRUMENTS, UNETS, VARIANTS
 from cunet_lib.models.conditions import all_one_hot, draw
 from cunet_lib.preprocess.store import Entry, Store
 from cunet_lib.signal.spectral import pad_centre
@@ -91,6 +91,8 @@ class TrainingBatches:
         starts = np.array([track.starts for track in self.tracks], float)
         self._draw = np.cumsum(starts / starts.sum())
         self.instrument = INSTRUMENTS.index(model.removeprefix("unet_")) if model in UNETS else None
+        progressive = model in VARIANTS and VARIANTS[model].progressive
+        self.progressive = settings.train.progressive if progressive else 0.0
 
     def batch(self, step: int) -> Batch:
         """The batch of one training step."""
@@ -111,7 +113,7 @@ class TrainingBatches:
             tracks |= self._mix(rng, *self._place(rng), wanted, mixture[first], sources)
             for row, (kind, levels) in enumerate(asked, start=first):
                 # The mixture stays as it is: z is a fader of the target alone.
-                if kind == "one_hot" and rng.random() < train.progressive:
+                if kind == "one_hot" and rng.random() < self.progressive:
                     levels = levels * np.float32(rng.random())
                 if row > first:
                     mixture[row] = mixture[first]

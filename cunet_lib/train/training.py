@@ -189,7 +189,8 @@ def _facts(settings: Profile, store: Store, model: str, *, seed: int) -> dict:
     variant = VARIANTS.get(model)
     return {
         "model": model,
-        "variant": variant and [variant.control, variant.film, variant.placement],
+        "variant": variant
+        and [variant.control, variant.film, variant.placement, variant.progressive],
         "seed": seed,
         "settings": settings.section_hash("signal", "model", "train"),
         "data": store.hash,

@@ -27,7 +27,8 @@ KINDS = {
     "instrument": Literal[INSTRUMENTS],
     "variant": Literal[tuple(VARIANTS)],
     "seed": Annotated[int, Field(ge=0)],
-    **dict.fromkeys(("model", "suffix", "against"), Word),
+    "model": Word,
+    "against": Literal[tuple(VARIANTS)],
 }
 """Parameters that mean the same in every notebook; others are of the type of their default."""
 

@@ -18,7 +18,7 @@ import numpy as np
 from cunet_lib.core.hardware import cores, gpus, peak_memory, usable_cores
 from cunet_lib.core.processes import duration
 from cunet_lib.core.settings import Profile
-from cunet_lib.core.systems import INSTRUMENTS, UNETS, VARIANTS
+from cunet_lib.core.systems import INSTRUMENTS, UNETS
 from cunet_lib.evaluation.ablation import ABLATIONS
 from cunet_lib.preprocess.check import CHANNELS, RATE, read_layout
 from cunet_lib.preprocess.tracks import STEMS
@@ -106,10 +106,8 @@ def estimate(
     music: dict[str, list[float]],
     corpus: float,
     unit: Calibration,
-    *,
-    seeds: int = 1,
 ) -> list[Part]:
-    """Parts of a run of the study, each model trained with so many seeds.
+    """Parts of a run of the study.
 
     Seconds are upper bounds: every training runs to its last epoch, with the cores of one job.
 
@@ -136,11 +134,11 @@ def estimate(
     add("00_corpus", 1, work, making * total / workers, corpus, decoding)
     store = len(STEMS) * rate * 4 * total
     add("01_preprocess", 1, work, DECODE_SECONDS * total / workers, store, decoding)
-    for name, models, epochs, instruments in (
-        ("02_train_unet", UNETS, train.unet_epochs, 1),
-        ("03_train_cunet", VARIANTS, train.cunet_epochs, len(INSTRUMENTS)),
+    unets = sum(model in UNETS for model, _ in settings.runs)
+    for name, runs, epochs, instruments in (
+        ("02_train_unet", unets, train.unet_epochs, 1),
+        ("03_train_cunet", len(settings.runs) - unets, train.cunet_epochs, len(INSTRUMENTS)),
     ):
-        runs = len(models) * seeds
         batches = math.ceil(instruments * train.validation_patches / train.batch_size)
         epoch = train.steps_per_epoch * unit.step + batches * unit.validation
         work = f"{epochs} epochs x {train.steps_per_epoch} steps x {train.batch_size} patches"
@@ -150,13 +148,13 @@ def estimate(
     separating = len(INSTRUMENTS) * unit.validation * rate / (train.batch_size * hop)
     # Two oracles are scored besides; one model is separated twice more, and each ablation of it
     # scored by fewer protocols, counted here as all.
-    systems = (len(VARIANTS) + 1) * seeds
-    scored, beside = systems + 2 + len(ABLATIONS) * seeds, min(cores(), len(music["test"]))
+    systems, shipped = len(settings.trained), settings.seeds[settings.shipped]
+    scored, beside = systems + 2 + len(ABLATIONS) * shipped, min(cores(), len(music["test"]))
     add(
         "04_evaluate",
         systems + 1,
         f"{len(music['test'])} tracks x {systems + 2} systems",
-        tested * ((systems + 2 * seeds) * separating + scored * unit.score / beside),
+        tested * ((systems + 2 * shipped) * separating + scored * unit.score / beside),
         # Estimates of one track are kept to be heard.
         (len(STEMS) + scored * len(INSTRUMENTS)) * tested / len(music["test"]) * rate * 2,
         unit.memory + beside * (PROCESS_BYTES + SCORE_BYTES * longest),

@@ -20,7 +20,7 @@ from typing import Any
 
 from cunet_lib.core.files import bare, sha256
 from cunet_lib.core.settings import ROOT, ConfigError, Profile
-from cunet_lib.core.systems import INSTRUMENTS, VARIANTS
+from cunet_lib.core.systems import INSTRUMENTS
 from cunet_lib.workflow.parameters import (
     NOTEBOOKS,
     check_parameters,
@@ -88,29 +88,41 @@ class Stage:
             "07_conditions": paths.tables / "conditions_uncontrolled.csv",
         }.get(self.notebook)
 
-    def inputs(self) -> list[str]:
+    def inputs(self, settings: Profile) -> list[str]:
         """Names of the stages whose results it reads."""
         model, seed = self.values.get("model"), self.values.get("seed")
-        own = f"03_train_cunet.{model}-seed{seed}"
         if self.notebook == "01_preprocess":
             return ["00_corpus"]
         if self.notebook in TRAININGS or model == "oracles":
             return ["01_preprocess"]
         if self.notebook == "04_evaluate":
-            return _unets(seed) if model == "unet" else [own]
+            return _trainings(model, seed)
         if self.notebook == "07_conditions":
-            return [own, f"{own}-{self.values['against']}"]
+            return _trainings(model, seed) + _trainings(self.values["against"], seed)
         if self.notebook == "05_plot":
-            seeds = str(self.values["seeds"]).split()
-            scored = [f"{name}-seed{seed}" for seed in seeds for name in (*VARIANTS, "unet")]
-            cunets = [f"03_train_cunet.{name}-seed{seed}" for seed in seeds for name in VARIANTS]
-            unets = [name for seed in seeds for name in _unets(seed)]
-            return cunets + unets + [f"04_evaluate.{name}" for name in (*scored, "oracles-seed0")]
+            systems = [*settings.trained, ("oracles", 0)]
+            scored = [f"04_evaluate.{name}-seed{seed}" for name, seed in systems]
+            # Of each seed the C-U-Nets, which take longest, first: free jobs take them in order.
+            order = sorted(settings.trained, key=lambda run: (run[1], run[0] == "unet"))
+            return [name for run in order for name in _trainings(*run)] + scored
         return []
 
 
-def _unets(seed: int | str) -> list[str]:
-    return [f"02_train_unet.{instrument}-seed{seed}" for instrument in INSTRUMENTS]
+def _trainings(system: str, seed: int) -> list[str]:
+    if system == "unet":
+        return [f"02_train_unet.{instrument}-seed{seed}" for instrument in INSTRUMENTS]
+    return [f"03_train_cunet.{system}-seed{seed}"]
+
+
+def edges(settings: Profile, *goals: str) -> list[tuple[str, str]]:
+    """Each stage that the goals need, in pairs with each that it reads, in the order of reading."""
+    found, todo = {}, list(goals)
+    while todo:
+        name = todo.pop(0)
+        if name not in found:
+            found[name] = parse_stage(name).inputs(settings)
+            todo += found[name]
+    return [(name, each) for name, read in found.items() for each in read]
 
 
 def run_name(stage: str) -> str | None:
@@ -131,9 +143,6 @@ def notebook_names() -> list[str]:
 def parse_stage(name: str, parameters: Mapping[str, Any] | None = None) -> Stage:
     """Read a stage's name, ``<notebook>`` or ``<notebook>.<subject>-seed<n>``.
 
-    The name of a run beside the study's own ends with its suffix:
-    ``03_train_cunet.dense_complex-seed0-steady``.
-
     Parameters
     ----------
     name
@@ -153,22 +162,17 @@ def parse_stage(name: str, parameters: Mapping[str, Any] | None = None) -> Stage
     subject, source = SUBJECTS.get(notebook), NOTEBOOKS / f"{notebook}.ipynb"
     chosen = dict(parameters or {})
     if dot:
-        match = re.fullmatch(r"(?P<subject>\w+)-seed(?P<seed>\d+)(?:-(?P<suffix>\w+))?", run)
+        match = re.fullmatch(r"(\w+)-seed(\d+)", run)
         if subject is None or match is None:
             form = f"{notebook}.<{subject}>-seed<number>" if subject else notebook
             raise ConfigError(f"Stage {name!r} must look like {form}.")
-        given = {subject: match["subject"], "seed": int(match["seed"])}
-        if match["suffix"]:
-            given["suffix"] = match["suffix"]
-        for key, value in given.items():
+        for key, value in ((subject, match[1]), ("seed", int(match[2]))):
             if str(chosen.setdefault(key, value)) != str(value):
                 raise ConfigError(f"Stage {name!r} and parameter {key} = {chosen[key]} disagree.")
     parameters = check_parameters(source, chosen)
     values = {**notebook_parameters(source), **parameters}
     if subject:
         name = f"{notebook}.{values[subject]}-seed{values['seed']}"
-        if suffix := values.get("suffix"):
-            name += f"-{suffix}"
     return Stage(notebook, name, parameters, values)
 
 
@@ -196,9 +200,11 @@ def fingerprint(stage: Stage, settings: Profile) -> str:
     facts = {
         "cells": code,
         "parameters": values,
-        "settings": settings.model_dump(mode="json"),
+        "settings": settings.model_dump(
+            mode="json", exclude=None if stage.notebook == "05_plot" else {"seeds"}
+        ),
         "code": used_code(set().union(*names)),
-        "inputs": {name: _input(parse_stage(name), settings) for name in stage.inputs()},
+        "inputs": {name: _input(parse_stage(name), settings) for name in stage.inputs(settings)},
     }
     if stage.notebook == "00_corpus" and settings.data.source in ("musdb18", "folder"):
         root = Path(os.environ.get("CUNET_MUSDB") or ".").expanduser()
