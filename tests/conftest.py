@@ -138,6 +138,7 @@ def bare_tree(tmp_path):
     (root / "notebooks" / "profiles").mkdir(parents=True)
     (root / "notebooks" / "profiles" / "tiny.yaml").write_text(
         "title: nothing\ndata:\n  source: rendered\n  validation: 1\n"
+        "seeds: {unet: 1, dense_complex: 1, cnn_complex: 1}\n"
     )
     return Tree(root)
 
@@ -155,8 +156,8 @@ def tree(bare_tree):
         ),
         (
             "03_train_cunet",
-            '\nvariant = "dense_simple"\nseed = 0\nsuffix = ""',
-            "paths.run(variant, seed, suffix) / 'model.keras'",
+            '\nvariant = "dense_simple"\nseed = 0',
+            "paths.run(variant, seed) / 'model.keras'",
         ),
         (
             "04_evaluate",
@@ -166,7 +167,7 @@ def tree(bare_tree):
         ("05_plot", "", "paths.scores / 'scores.csv'"),
         (
             "07_conditions",
-            '\nmodel = "dense_simple"\nseed = 0',
+            '\nmodel = "dense_complex"\nseed = 0\nagainst = "dense_complex_np"',
             "paths.tables / 'conditions_uncontrolled.csv'",
         ),
     ):

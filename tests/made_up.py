@@ -13,12 +13,17 @@ import soundfile
 from nbformat.v4 import new_output
 
 from cunet_lib.core.settings import ROOT, load_profile
-from cunet_lib.core.systems import INSTRUMENTS, MODELS, TRAINED, VARIANTS
+from cunet_lib.core.systems import INSTRUMENTS, VARIANTS
 from cunet_lib.evaluation.metrics import SCORE_COLUMNS
 from cunet_lib.report import figures
 
+PROFILE = {"profile": "smoke", "overrides": "seeds=1"}  # all the paper's models
+SETTINGS = load_profile(*PROFILE.values())
+TRAINED = tuple(SETTINGS.seeds)
+MODELS = tuple(model for model, _ in SETTINGS.runs)
+
 LEVELS = {"mixture": -6.0, "unet": 6.0, "ideal_ratio_mask": 10.5}
-LEVELS |= {variant: 4.6 - 0.3 * place for place, variant in enumerate(VARIANTS)}
+LEVELS |= {variant: 4.6 - 0.3 * place for place, variant in enumerate(TRAINED[1:])}
 
 
 def architecture(settings, model):
@@ -179,10 +184,10 @@ def plotted(patch, folder, **options):
     """
     patch.setenv("CUNET_RESULTS", str(folder / "results"))
     patch.setenv("CUNET_DATA", str(folder / "data"))
-    settings = load_profile("smoke")
+    settings = SETTINGS
     write_study(settings, **options)
     # Counting parameters takes TensorFlow, and small pictures are enough here.
-    sizes = {"model": ["unet", *VARIANTS], "parameters": 4 * 9_826_325, "trainable": 1}
+    sizes = {"model": TRAINED, "parameters": 4 * 9_826_325, "trainable": 1}
     stand_in = types.ModuleType("cunet_lib.models.unet")
     stand_in.parameter_table = lambda: pd.DataFrame(sizes)
     patch.setitem(sys.modules, "cunet_lib.models.unet", stand_in)
@@ -196,7 +201,7 @@ def plotted(patch, folder, **options):
             kinds = {"text/html": "_repr_html_", "text/markdown": "_repr_markdown_"}
             data = {kind: getattr(shown, by)() for kind, by in kinds.items() if hasattr(shown, by)}
             cell.outputs = [new_output("display_data", data)] if data else []
-            names["profile"] = "smoke"
+            names |= PROFILE
     settings.paths.notebooks.mkdir()
     nbformat.write(notebook, settings.paths.notebooks / "05_plot.ipynb")
     study = {name: names[name] for name in ("settings", "runs", "scores", "differences", "models")}

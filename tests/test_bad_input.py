@@ -721,7 +721,10 @@ def test_strange_record_beside_a_model(trained, sandbox, monkeypatch, key, junk)
 
 
 RECORDS = {
-    "runs": ("run.json", lambda path: results.load_runs(SMOKE.model_copy(), require=())),
+    "runs": (
+        "run.json",
+        lambda path: results.load_runs(SMOKE.model_copy(update={"seeds": {MODEL: 1}})),
+    ),
     "a run": ("run.json", lambda path: separation.load_run(SMOKE, MODEL, seed=0)),
     "a system": ("run.json", lambda path: separation.System(SMOKE, MODEL, seed=0)),
     "a store": ("index.json", lambda path: Store(path.parent)),
@@ -876,11 +879,13 @@ TABLES = {
 
 
 @pytest.mark.parametrize("case", TABLES)
-def test_altered_score_table(sandbox, case):
-    path = sandbox / "unet-seed0.csv"
+def test_altered_score_table(sandbox, monkeypatch, case):
+    monkeypatch.setenv("CUNET_RESULTS", str(sandbox))
+    path = SMOKE.paths.scores / "unet-seed0.csv"
+    path.parent.mkdir(parents=True)
     path.write_text(TABLES[case])
     refused(
-        lambda: analysis.load_scores(sandbox, require=["unet"]),
+        lambda: analysis.load_scores(SMOKE),
         "unet-seed0.csv",
         "delete it",
         kind="scores",
@@ -891,12 +896,13 @@ def test_altered_score_table(sandbox, case):
 @given(st.lists(st.tuples(st.integers(0, 400), st.characters(codec="utf-8")), max_size=6))
 def test_any_change_of_a_score_table_is_refused_or_read(tmp_path, changes):
     TALLY["property: scores"] += 1
+    path = tmp_path / "unet-seed0.csv"
     text = list(HEAD + LINE)
     for place, sign in changes:
         text[place % len(text)] = sign
-    (tmp_path / "unet-seed0.csv").write_text("".join(text))
+    path.write_text("".join(text))
     try:
-        analysis.load_scores(tmp_path, require=["unet"])
+        analysis.read_scores(path)
     except ConfigError as error:
         assert_sentence(str(error), "unet-seed0.csv")
 
@@ -907,7 +913,7 @@ PROCESSES = {
     "a song of text": ["separate", "{here}/text.mp3"],
     "a profile of bytes": ["verify", "{here}/bytes.yaml"],
     "a corpus that is not there": ["check", "musdb18"],
-    "a stage that goes up": ["run", "03_train_cunet", "-p", "suffix", "../../up"],
+    "a stage that goes up": ["run", "03_train_cunet", "-p", "variant", "../../up"],
     "results that are a file": ["report", "smoke"],
 }
 

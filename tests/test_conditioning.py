@@ -173,18 +173,16 @@ def runs(tones, tmp_path, monkeypatch):
     """Two untrained networks in run folders, read back; and how they were found."""
     settings, _ = tones
     monkeypatch.setenv("CUNET_RESULTS", str(tmp_path))
-    for suffix, progressive in (("", 0.25), ("steady", 0.0)):
-        folder = settings.paths.run("cnn_complex", 0, suffix)
+    for name in ("cnn_complex", "cnn_complex_np"):
+        folder = settings.paths.run(name, 0)
         folder.mkdir(parents=True)
         network = models.build(
             "cnn_complex", shape=settings.patch_shape, filters=2, blocks=4, start="he"
         )
         network.save(folder / "model.keras")
-        record = run_record(settings, "cnn_complex")
-        record["settings"]["train"]["progressive"] = progressive
-        (folder / "run.json").write_text(json.dumps(record))
+        (folder / "run.json").write_text(json.dumps(run_record(settings, name)))
     return settings, [
-        control.Run(settings, "cnn_complex", seed=0, suffix=suffix) for suffix in ("", "steady")
+        control.Run(settings, name, seed=0) for name in ("cnn_complex", "cnn_complex_np")
     ]
 
 
@@ -192,23 +190,28 @@ def test_runs_are_told_apart_by_name_and_training(runs):
     settings, loaded = runs
     assert {run.name: run.training for run in loaded} == {
         "cnn_complex": "progressive conditions",
-        "cnn_complex-steady": "steady: no progressive conditions",
+        "cnn_complex_np": "no progressive conditions",
     }
-    with pytest.raises(ConfigError, match=r"cnn_complex-seed7-steady.*make conditions PROFILE="):
-        control.Run(settings, "cnn_complex", seed=7, suffix="steady")
+    with pytest.raises(ConfigError, match=r"cnn_complex-seed7.*make conditions PROFILE="):
+        control.Run(settings, "cnn_complex", seed=7)
     signal = settings.signal.model_copy(update={"hop": 128})
     with pytest.raises(ConfigError, match="signal settings"):
         control.Run(settings.model_copy(update={"signal": signal}), "cnn_complex", seed=0)
 
 
-def test_training_in_words():
-    words = control.describe_training
-    assert words({"conditions": ["one_hot"], "progressive": 0.25}) == "progressive conditions"
-    assert words({"conditions": ["one_hot"], "progressive": 0}) == "no progressive conditions"
-    assert words({"conditions": ["one_hot", "one_hot", "zero"], "progressive": 0.25}) == (
-        "progressive conditions, one_hot + zero"
-    )
-    assert words({"conditions": ["pairs"], "progressive": 1}) == "no progressive conditions, pairs"
+@pytest.mark.parametrize(
+    ("kinds", "progressive", "name", "words"),
+    [
+        (["one_hot"], 0.25, "cnn_simple", "progressive conditions"),
+        (["one_hot"], 0, "cnn_simple", "no progressive conditions"),
+        (["one_hot"], 0.25, "cnn_simple_np", "no progressive conditions"),
+        (["one_hot", "one_hot", "zero"], 1, "cnn_simple", "progressive conditions, one_hot + zero"),
+        (["pairs"], 1, "cnn_simple", "no progressive conditions, pairs"),
+    ],
+)
+def test_training_in_words(kinds, progressive, name, words):
+    train = {"conditions": kinds, "progressive": progressive}
+    assert control.describe_training(train, VARIANTS[name]) == words
 
 
 def test_without_control_a_run_ignores_z(runs, rng):
@@ -225,7 +228,7 @@ def test_embeddings_of_each_run_are_mapped_by_themselves(runs):
     assert (ends[list(INSTRUMENTS)].sum(axis=1) == 1).all()
     middle = table[(table["share"] == 0.5) & (table["start"] != "silence")]
     assert (middle[list(INSTRUMENTS)].max(axis=1) == 0.5).all()
-    assert list(dict.fromkeys(table["model"])) == ["cnn_complex", "cnn_complex-steady"]
+    assert list(dict.fromkeys(table["model"])) == ["cnn_complex", "cnn_complex_np"]
     assert table[["x", "y"]].notna().all(axis=None)
     assert ((table["x_share"] + table["y_share"]) <= 1 + 1e-9).all()
     for _, group in table.groupby("model"):

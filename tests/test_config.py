@@ -64,10 +64,9 @@ def test_kinds_of_condition_can_be_listed_in_an_override():
     assert settings.train.conditions == ("one_hot", "one_hot", "zero")
 
 
-def test_run_beside_the_study_has_a_folder_of_its_own():
+def test_each_run_has_a_folder_of_its_own():
     paths = load_profile("smoke").paths
     assert paths.run("dense_simple", 3).name == "dense_simple-seed3"
-    assert paths.run("dense_simple", 3, "steady").name == "dense_simple-seed3-steady"
 
 
 def test_profile_can_be_a_file(tmp_path):

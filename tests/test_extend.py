@@ -61,7 +61,9 @@ def test_a_variant_goes_through_the_smoke_study_to_its_tables(project, smoke_stu
     copy = smoke_study.copy(tmp_path)
     roots = {"CUNET_DATA": copy.data, "CUNET_RESULTS": copy.results}
     for stage in ("03_train_cunet.gated_simple-seed0", "04_evaluate.gated_simple-seed0", "05_plot"):
-        run(root, "-m", "cunet_lib.cli", "run", stage, "--profile", "smoke", **roots)
+        trained = 'seeds={"unet":1,"cnn_complex":1,"gated_simple":1}'
+        words = ("run", stage, "--profile", "smoke", "--overrides", trained)
+        run(root, "-m", "cunet_lib.cli", *words, **roots)
     scores = pd.read_csv(copy.folder / "scores" / "scores.csv")
     assert "gated_simple" in set(scores["model"])
     for table in ("models", "training", "scores_overall", "differences"):

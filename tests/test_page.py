@@ -12,10 +12,11 @@ import nbformat
 import numpy as np
 import pytest
 from conftest import keep_picture
+from made_up import TRAINED
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from cunet_lib.core.settings import ConfigError, load_profile
-from cunet_lib.core.systems import INSTRUMENTS, TRAINED
+from cunet_lib.core.systems import INSTRUMENTS
 from cunet_lib.report import page, tables
 
 
@@ -228,10 +229,12 @@ def test_tables_sort_by_number_and_hold_their_first_column(visit, report):
     given = opened.evaluate(COLUMN.format(2))
     header = opened.locator("#table-models thead th").nth(2)
     header.click()
+    opened.wait_for_selector("#table-models thead th[aria-sort=ascending]")
     ascending = opened.evaluate(COLUMN.format(2))
     numbers = [int(text.replace(",", "")) for text in ascending]
     assert numbers == sorted(numbers) and ascending != given
     header.click()
+    opened.wait_for_selector("#table-models thead th[aria-sort=descending]")
     assert opened.evaluate(COLUMN.format(2))[0] == ascending[-1]
     moved = opened.evaluate(
         """(() => { const box = document.querySelector(".cunet-table:has(#table-models)");

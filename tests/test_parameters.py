@@ -14,7 +14,7 @@ from cunet_lib.workflow import parameters
 from cunet_lib.workflow.parameters import check_injected, check_parameters
 
 DECLARED = 'profile = "demo"  # x=1\nvariant = "dense_simple"\nseed = 0\nrate = 0.5\n'
-DECLARED += 'seeds = "0"\nsuffix = ""'
+DECLARED += 'name = "0"\nmodel = ""'
 
 
 def history(*injected, before=("",)):
@@ -39,11 +39,11 @@ def test_later_cells_and_repeated_runs_change_nothing():
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("sede = 7", ("'sede'", "valid: profile, variant, seed, rate, seeds, suffix")),
+        ("sede = 7", ("'sede'", "valid: profile, variant, seed, rate, name, model")),
         ('seed = "7x"', ("seed", "int", "'7x'")),
         ("seed = -1", ("seed", "greater than or equal to 0", "-1")),
-        ("seeds = 0", ("seeds", "string", "-r")),
-        ('suffix = "../up"', ("suffix", "pattern", "'../up'")),
+        ("name = 0", ("name", "string", "-r")),
+        ('model = "../up"', ("model", "pattern", "'../up'")),
         ('variant = "dense"', ("variant", "'dense_simple', 'dense_complex'", "given: 'dense'")),
         ("rate = float('nan')", ("rate", "plain value", "nan")),
         ("variant = None", ("variant", "'dense_simple'", "None")),

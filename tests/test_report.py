@@ -11,15 +11,16 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import made_up
 import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
 import soundfile
-from made_up import EVIL, LEVELS, write_study
+from made_up import EVIL, LEVELS, MODELS, TRAINED, write_study
 
 from cunet_lib.core.settings import ROOT, ConfigError, load_profile
-from cunet_lib.core.systems import INSTRUMENTS, MODELS, TRAINED
+from cunet_lib.core.systems import INSTRUMENTS
 from cunet_lib.evaluation import statistics as inference
 from cunet_lib.evaluation.evaluate import EXCERPT
 from cunet_lib.evaluation.metrics import PROTOCOL_V3, SDR_V3, SDR_V4
@@ -202,7 +203,7 @@ def test_silence_table_counts_frames_and_averages_over_them(study):
 
 
 def test_ablation_table_pairs_tracks(study):
-    ablations = records.load_ablation(study.settings, seeds=[0])
+    ablations = records.load_ablation(study.settings)
     lost = ablations["ablation"].eq("own maximum") & ablations["target"].eq("bass")
     lost &= ablations["track"].eq("Band 1 - Song 1") & ablations["protocol"].eq(PROTOCOL_V3)
     ablations.loc[lost, "value"] = float("nan")
@@ -255,7 +256,8 @@ def add_seed(settings, seed, shift):
 def test_several_seeds_are_averaged_and_their_spread_is_shown(fresh):
     add_seed(fresh, 1, 1.0)
     add_seed(fresh, 2, 2.0)
-    one, several = (load_scores(fresh.paths.scores, seeds=seeds) for seeds in ((0,), (0, 1, 2)))
+    more = load_profile("smoke", "seeds=3")
+    one, several = (load_scores(settings) for settings in (fresh, more))
     for make in (tables.scores_table, tables.differences_table):
         table = make(fresh, one)
         words = " ".join([*table.frame, *table.display])
@@ -476,11 +478,12 @@ def test_songs_of_another_rate_or_length_are_refused(fresh):
         records.load_songs(fresh)
 
 
-def test_runs_beside_the_study_are_none_of_its_models(fresh):
+def test_runs_are_those_of_the_profile(fresh):
     runs = records.load_runs(fresh)
     assert runs["model"].tolist() == list(MODELS)
     own = fresh.paths.run("dense_complex", 0)
-    shutil.copytree(own, fresh.paths.run("dense_complex", 0, "steady"))
+    for other in (fresh.paths.run("dense_complex", 1), fresh.paths.run("dense_complex_np", 0)):
+        shutil.copytree(own, other)
     assert list(records.load_runs(fresh)["folder"]) == list(runs["folder"])
     shutil.rmtree(own)
     with pytest.raises(ConfigError, match=r"dense_complex-seed0/run\.json is missing"):
@@ -502,7 +505,6 @@ def test_manifest_explains_the_machine_and_names_nobody(study):
     assert set(manifest["runs"][0]) >= {"seed", "steps", "best_val_loss", "commit", "threads"}
     digest = hashlib.sha256((settings.paths.tables / "silence.csv").read_bytes()).hexdigest()
     assert manifest["tables"]["silence.csv"] == digest
-    assert manifest["seeds"]["runs"] == [0] and manifest["seeds"]["corpus"] == settings.data.seed
     assert all(re.fullmatch(r"[0-9a-f]{16,64}", each) for each in manifest["code"].values())
     assert "unet-seed0.csv" in manifest["scores"]
     for private in (platform.node(), str(Path.home()), str(ROOT), getpass.getuser()):
@@ -644,6 +646,6 @@ def fresh(tmp_path, monkeypatch):
     """Made-up results without tables and figures, to damage."""
     monkeypatch.setenv("CUNET_RESULTS", str(tmp_path / "results"))
     monkeypatch.setenv("CUNET_DATA", str(tmp_path / "data"))
-    settings = load_profile("smoke")
+    settings = made_up.SETTINGS
     write_study(settings, tracks=4)
     return settings

@@ -1,13 +1,14 @@
 """Statistics on score tables, against values worked out by hand."""
 
 import itertools
+import shutil
 
 import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
 
-from cunet_lib.core.settings import ConfigError, Statistics
+from cunet_lib.core.settings import ConfigError, Statistics, load_profile
 from cunet_lib.evaluation import scores as analysis
 from cunet_lib.evaluation.metrics import SCORE_COLUMNS, SDR_V3, Measure
 from cunet_lib.evaluation.statistics import comparison_table
@@ -55,10 +56,19 @@ def write(folder, scores):
 # ------------------------------------------------------------------------------ loading
 
 
-def test_load_scores_keeps_values_and_names_and_ignores_other_files(tmp_path):
-    folder = write(tmp_path / "demo" / "scores", study())
+@pytest.fixture
+def settings(tmp_path, monkeypatch):
+    """A profile of two trained systems, whose scores lie in a fresh folder."""
+    monkeypatch.setenv("CUNET_RESULTS", str(tmp_path))
+    return load_profile("demo", ["shipped=dense_simple", "seeds={unet: 1, dense_simple: 1}"])
+
+
+def test_load_scores_keeps_values_and_names_and_ignores_other_files(settings):
+    folder = write(settings.paths.scores, study())
     (folder / "scores.csv").write_text("not,scores\n1,2\n")
-    loaded = analysis.load_scores(folder, require=("unet", "mixture"))
+    for other in ("unet-seed1", "cnn_simple-seed0"):
+        shutil.copy(folder / "unet-seed0.csv", folder / f"{other}.csv")
+    loaded = analysis.load_scores(settings)
     assert tuple(loaded.columns) == SCORE_COLUMNS
     assert len(loaded) == len(study())
     assert set(loaded["track"]) == set(TRACKS)  # also the track that is named NA
@@ -73,12 +83,13 @@ def test_load_scores_keeps_values_and_names_and_ignores_other_files(tmp_path):
     assert value["value"].item() == 7.0
 
 
-def test_load_scores_names_the_missing_system_and_the_remedy(tmp_path):
-    folder = write(tmp_path / "demo" / "scores", study())
-    with pytest.raises(ConfigError, match=r"cnn_complex.*make reproduce PROFILE=demo"):
-        analysis.load_scores(folder, require=("unet", "cnn_complex"))
-    with pytest.raises(ConfigError, match="no scores"):
-        analysis.load_scores(tmp_path / "demo" / "nothing", require=())
+@pytest.mark.parametrize("lost", ["mixture-seed0", "dense_simple-seed0"])
+def test_load_scores_names_the_missing_system_and_the_remedy(settings, lost):
+    folder = write(settings.paths.scores, study())
+    (folder / f"{lost}.csv").unlink()
+    system = lost.removesuffix("-seed0")
+    with pytest.raises(ConfigError, match=rf"{system} with seed 0.*make reproduce PROFILE=demo"):
+        analysis.load_scores(settings)
 
 
 @pytest.mark.parametrize(
@@ -91,12 +102,12 @@ def test_load_scores_names_the_missing_system_and_the_remedy(tmp_path):
         (lambda frame: frame.head(0), "no rows"),
     ],
 )
-def test_load_scores_refuses_damaged_tables_by_name(tmp_path, damage, message):
-    damage(score_rows("unet", lambda track, target: 1.0)).to_csv(
-        tmp_path / "unet-seed0.csv", index=False
-    )
+def test_load_scores_refuses_damaged_tables_by_name(settings, damage, message):
+    folder = write(settings.paths.scores, study())
+    frame = score_rows("unet", lambda track, target: 1.0)
+    damage(frame).to_csv(folder / "unet-seed0.csv", index=False)
     with pytest.raises(ConfigError, match=message) as error:
-        analysis.load_scores(tmp_path, require=())
+        analysis.load_scores(settings)
     assert "unet-seed0.csv" in str(error.value)
 
 

@@ -787,7 +787,7 @@ def test_cards_get_their_scores_and_stand_beside_the_shipped_model(tmp_path, mon
     paths = SETTINGS.paths
     shipped = SETTINGS.shipped
     trained(paths.run(shipped, 0), shipped)
-    trained(paths.run(shipped, 0, "steady"), shipped)
+    trained(paths.runs / "another", shipped)
     paths.models.mkdir()
     (paths.models / f"{shipped}.keras").touch()
     paths.scores.mkdir()
@@ -798,7 +798,7 @@ def test_cards_get_their_scores_and_stand_beside_the_shipped_model(tmp_path, mon
     cards.write_cards(SETTINGS)
     assert "| bass | 2.00 | 3 |" in (paths.models / catalog.CARD).read_text()
     assert "| bass | 2.00 | 3 |" in (paths.run(shipped, 0) / catalog.CARD).read_text()
-    assert "Not known yet" in (paths.run(shipped, 0, "steady") / catalog.CARD).read_text()
+    assert "Not known yet" in (paths.runs / "another" / catalog.CARD).read_text()
     found = catalog.find(f"smoke/{shipped}")
     assert cards.scores_of(found) == {"bass": (2.0, 3)} and found.seed == 0
     listed = catalog.table(catalog.available(), cards.scores_of).splitlines()

@@ -13,7 +13,7 @@ from cunet_lib.core.settings import ConfigError, load_profile
 from cunet_lib.workflow import parameters, stages
 from cunet_lib.workflow.stages import fingerprint, is_current, parse_stage
 
-CUNETS = ["dense_simple-seed0", "dense_complex-seed0", "cnn_simple-seed0", "cnn_complex-seed0"]
+CUNETS = ["dense_complex-seed0", "cnn_complex-seed0"]
 UNETS = ["bass-seed0", "drums-seed0", "other-seed0", "vocals-seed0"]
 PLAN = [
     "00_corpus",
@@ -25,7 +25,7 @@ PLAN = [
     "04_evaluate.oracles-seed0",
     "05_plot",
 ]
-TRAINED, SCORED = PLAN[2:10], PLAN[10:16]
+TRAINED, SCORED = PLAN[2:8], PLAN[8:12]
 
 
 class Study:
@@ -147,13 +147,13 @@ def test_trainings_stay_valid_too_when_comments_and_notebooks_change(study, monk
 def test_a_line_of_code_runs_what_uses_it_and_what_comes_after(study, file, expected):
     study.add(file, "\nADDED = 1\n")
     ran = study.stale()
-    assert ran == (expected or [*TRAINED, *SCORED[:5], "05_plot"])
+    assert ran == (expected or [*TRAINED, *SCORED[:3], "05_plot"])
     assert study.stale() == []
 
 
 def test_a_changed_cell_runs_its_notebook_and_what_comes_after(study):
     study.edit("02_train_unet", lambda content: last_code(content).update(source="changed = 1"))
-    assert study.stale() == [*PLAN[6:10], "04_evaluate.unet-seed0", "05_plot"]
+    assert study.stale() == [*TRAINED[2:], "04_evaluate.unet-seed0", "05_plot"]
     study.edit("05_plot", lambda content: last_code(content).update(source="changed = 1"))
     assert study.stale() == ["05_plot"]
 
@@ -168,7 +168,7 @@ def test_a_changed_setting_runs_everything_and_one_given_as_it_was_nothing(study
 @pytest.mark.parametrize(
     ("stage", "after"),
     [
-        ("03_train_cunet.cnn_simple-seed0", ["04_evaluate.cnn_simple-seed0", "05_plot"]),
+        ("03_train_cunet.cnn_complex-seed0", ["04_evaluate.cnn_complex-seed0", "05_plot"]),
         ("04_evaluate.unet-seed0", ["05_plot"]),
         ("05_plot", []),
         ("01_preprocess", [*TRAINED, *SCORED, "05_plot"]),
@@ -190,10 +190,34 @@ def test_a_missing_copy_is_made_again(study):
 def test_parameters_decide_too(study):
     settings = load_profile("smoke")
     plot = [
-        fingerprint(parse_stage("05_plot", given), settings) for given in ({}, {"seeds": "0 1"})
+        fingerprint(parse_stage("05_plot", given), settings) for given in ({}, {"profile": "x"})
     ]
-    assert plot[0] != plot[1]
-    assert "03_train_cunet.cnn_simple-seed1" in parse_stage("05_plot", {"seeds": "0 1"}).inputs()
+    assert plot[0] == plot[1]  # what it reads, the settings say
+    training = [
+        fingerprint(parse_stage(f"03_train_cunet.cnn_simple-seed{seed}"), settings)
+        for seed in (0, 1)
+    ]
+    assert training[0] != training[1]
+
+
+def test_more_seeds_leave_trainings_valid_and_give_tables_more_to_read(study):
+    one, two = (load_profile("smoke", f"seeds={seeds}") for seeds in (1, 2))
+    plot, training = parse_stage("05_plot"), parse_stage("03_train_cunet.cnn_simple-seed0")
+    assert fingerprint(training, one) == fingerprint(training, two)
+    assert fingerprint(plot, one) != fingerprint(plot, two)
+    added = {*plot.inputs(two)} - {*plot.inputs(one)}
+    assert {"03_train_cunet.cnn_simple-seed1", "04_evaluate.unet-seed1"} < added
+    assert all(name.endswith("-seed1") for name in added) and len(added) == 8 + 5
+
+
+def test_a_study_trains_what_its_profile_says():
+    settings = load_profile("smoke", ["seeds={unet: 1, cnn_complex: 2, dense_simple_np: 1}"])
+    read = parse_stage("05_plot").inputs(settings)
+    assert {name for name in read if name.startswith("03_")} == {
+        "03_train_cunet.cnn_complex-seed0",
+        "03_train_cunet.cnn_complex-seed1",
+        "03_train_cunet.dense_simple_np-seed0",
+    }
 
 
 @pytest.mark.parametrize("source", ["musdb18", "folder"])
@@ -215,9 +239,9 @@ def test_notebooks_beside_the_study_always_run(study):
 
 
 def test_conditions_need_both_runs():
-    assert parse_stage("07_conditions.dense_complex-seed0").inputs() == [
+    assert parse_stage("07_conditions.dense_complex-seed0").inputs(load_profile("smoke")) == [
         "03_train_cunet.dense_complex-seed0",
-        "03_train_cunet.dense_complex-seed0-steady",
+        "03_train_cunet.dense_complex_np-seed0",
     ]
 
 
@@ -234,18 +258,6 @@ def test_conditions_need_both_runs():
             {"variant": "cnn_simple", "seed": "2"},
             "03_train_cunet.cnn_simple-seed2",
             {"variant": "cnn_simple", "seed": 2},
-        ),
-        (
-            "03_train_cunet.cnn_simple-seed2-steady",
-            {},
-            None,
-            {"variant": "cnn_simple", "seed": 2, "suffix": "steady"},
-        ),
-        (
-            "03_train_cunet",
-            {"variant": "cnn_simple", "suffix": "steady"},
-            "03_train_cunet.cnn_simple-seed0-steady",
-            {"variant": "cnn_simple", "suffix": "steady"},
         ),
         (
             "04_evaluate.oracles-seed0",
@@ -270,9 +282,8 @@ def test_stage_name_and_parameters_agree(name, given, stage, values):
         ("02_train_unet.bass", {}, ("02_train_unet.<instrument>-seed<number>",)),
         ("00_corpus.bass-seed0", {}, ("00_corpus",)),
         ("02_train_unet.bass-seed0", {"instrument": "drums"}, ("instrument", "drums", "disagree")),
-        ("02_train_unet.bass-seed0-steady", {}, ("02_train_unet", "'suffix'")),
-        ("03_train_cunet.a-seed0-steady", {"suffix": "other"}, ("suffix", "other", "disagree")),
-        ("03_train_cunet", {"suffix": "../up"}, ("suffix", "'../up'")),
+        ("02_train_unet.bass-seed0-steady", {}, ("02_train_unet.<instrument>-seed<number>",)),
+        ("03_train_cunet", {"variant": "../up"}, ("variant", "'../up'")),
         ("04_evaluate", {"model": "../up"}, ("model", "'../up'")),
     ],
 )

@@ -61,8 +61,8 @@ VARIANTS |= {
     for name, each in VARIANTS.items()
 }
 
-# Two blues, two oranges, and more for further variants.
-_COLOURS = ("#56B4E9", "#0067A8", "#F0A830", "#B8400E", "#9C6ADE", "#1B7F5C", "#D2557F", "#6B5B00")
+# Told apart by colour-blind people too, as tests/test_report.py measures.
+_COLOURS = ("#56B4E9", "#0067A8", "#F0A830", "#B8400E", "#AA55FF", "#6600DD", "#AAEE88", "#771166")
 _LOOKS = cycle(zip(_COLOURS, "oD^vPX<>", strict=True))
 VARIANTS = {
     name: replace(variant, colour=variant.colour or colour, marker=variant.marker or marker)

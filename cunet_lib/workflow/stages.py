@@ -100,11 +100,11 @@ class Stage:
         if self.notebook == "07_conditions":
             return _trainings(model, seed) + _trainings(self.values["against"], seed)
         if self.notebook == "05_plot":
-            systems = [*settings.trained, ("oracles", 0)]
-            scored = [f"04_evaluate.{name}-seed{seed}" for name, seed in systems]
             # Of each seed the C-U-Nets, which take longest, first: free jobs take them in order.
-            order = sorted(settings.trained, key=lambda run: (run[1], run[0] == "unet"))
-            return [name for run in order for name in _trainings(*run)] + scored
+            systems = sorted(settings.trained, key=lambda run: (run[1], run[0] == "unet"))
+            trainings = [name for system in systems for name in _trainings(*system)]
+            scored = (f"04_evaluate.{name}-seed{seed}" for name, seed in [*systems, ("oracles", 0)])
+            return [*trainings, *scored]
         return []
 
 
