@@ -11,6 +11,7 @@ PROFILE ?= demo
 ## MUSDB     folder of MUSDB18 or MUSDB18-HQ, for profiles that read it
 JOBS ?= $(CORES)
 ## JOBS      notebooks that run at the same time (default: the number of cores; 1 on a single GPU)
+## GPU       1: `make env` installs what TensorFlow needs for NVIDIA cards, too
 ## CLUSTER   a Dask scheduler, tcp://host:port: its workers run the notebooks (docs/cluster.md)
 ## SEEDS     so many trainings of each model (default: what the profile says)
 ## STAGE     notebook that `make sweep` runs, 02_train_unet or 03_train_cunet
@@ -46,7 +47,13 @@ USABLE := import ensurepip, sys, venv; sys.exit(not (3, 10) <= sys.version_info[
 PIP = "$(PYTHON)" -m pip --disable-pip-version-check --quiet install --no-deps
 CUNET = "$(PYTHON)" -m cunet_lib.cli
 env:  ## make the Python environment (.venv, or the active conda environment)
-	@if [ ! "$(STAMP)" ] || [ "$(READY)" -a ! requirements.lock -nt "$(STAMP)" -a ! pyproject.toml -nt "$(STAMP)" ]; then exit 0; fi
+	@cards() {
+	  if [ ! "$(GPU)" -o ! "$(STAMP)" -o "$(STAMP)-gpu" -nt requirements-gpu.lock ]; then return; fi
+	  echo "Installing the libraries for NVIDIA cards of requirements-gpu.lock: 4.4 GB."
+	  $(PIP) --require-hashes -r requirements-gpu.lock || { echo "The installation failed; mend the cause and run make again." >&2; exit 1; }
+	  : > "$(STAMP)-gpu"
+	}
+	if [ ! "$(STAMP)" ] || [ "$(READY)" -a ! requirements.lock -nt "$(STAMP)" -a ! pyproject.toml -nt "$(STAMP)" ]; then cards; exit 0; fi
 	if [ ! "$(CONDA)" ]; then
 	  if [ -e .venv -a ! "$(READY)" ]; then echo "Found a .venv that is unfinished or was made elsewhere; making it again."; rm -rf .venv; fi
 	  for base in python3 python python3.{12,13,11,10} ""; do ! "$$base" -c '$(USABLE)' >/dev/null 2>&1 || break; done
@@ -61,6 +68,7 @@ env:  ## make the Python environment (.venv, or the active conda environment)
 	$(PIP) --no-build-isolation --editable .
 	$(CUNET) kernel
 	printf '%s\n' "$(CURDIR)" > "$(STAMP)"
+	cards
 	echo "The environment is ready: $(PYTHON)"
 
 # What the stages are and read, `cunet stages` tells the make that runs them.
@@ -136,6 +144,9 @@ distclean:  ## delete the same for every profile, and the environment
 lock:  ## pin the newest allowed version of every dependency
 	uv pip compile --quiet --universal --python-version 3.10 --python-preference only-system --extra dev --generate-hashes \
 	  --no-emit-index-url --no-emit-find-links --no-header --no-annotate pyproject.toml --output-file requirements.lock
+	uv pip compile --quiet --universal --python-version 3.10 --python-preference only-system --extra gpu --generate-hashes \
+	  --no-emit-index-url --no-emit-find-links --no-header --no-annotate --constraints requirements.lock \
+	  $$(sed -n 's/^\([[:alnum:]_.-]*\)==.*/--no-emit-package \1/p' requirements.lock) pyproject.toml --output-file requirements-gpu.lock
 help:
 	@awk -F ':.*## ' 'BEGIN { print "make TARGET [VARIABLE=value ...]" } /^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 } /^## / { sub(/^## /, "  "); print }' Makefile
 .PHONY: $(STAGES) page env reproduce conditions sweep test test-fast lint check plan torture lab verify report bench clean distclean lock help

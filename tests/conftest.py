@@ -72,6 +72,9 @@ def clean_environment(**changes):
     return {**kept, **{name: str(value) for name, value in changes.items()}}
 
 
+LOCKS = ("requirements.lock", "requirements-gpu.lock")
+
+
 class Tree:
     """A copy of the project with small notebooks in place of the study's, and its ``make``."""
 
@@ -132,7 +135,7 @@ def bare_tree(tmp_path):
     """A copy of the project without its notebooks, results and environment."""
     root = tmp_path / "a project"  # a space in the path is no reason to fail
     root.mkdir()
-    for name in ("Makefile", "environment.yml", "pyproject.toml", "requirements.lock"):
+    for name in ("Makefile", "environment.yml", "pyproject.toml", *LOCKS):
         shutil.copy(ROOT / name, root)
     shutil.copytree(ROOT / "cunet_lib", root / "cunet_lib")
     (root / "notebooks" / "profiles").mkdir(parents=True)

@@ -146,6 +146,6 @@ def test_workers_end_with_a_killed_parent(tmp_path):
 def test_a_card_without_its_libraries_is_told(monkeypatch, tmp_path):
     monkeypatch.setattr(hardware, "gpus", list)
     monkeypatch.setattr(hardware, "NVIDIA", tmp_path)
-    assert "tensorflow[and-cuda]" in hardware.idle_gpu()
+    assert "make env GPU=1" in hardware.idle_gpu()
     monkeypatch.setattr(hardware, "NVIDIA", tmp_path / "none")
     assert hardware.idle_gpu() == ""

@@ -1,5 +1,6 @@
 """Set-up: the lock, the conda file and the package agree; make builds the right environment."""
 
+import importlib.metadata
 import json
 import os
 import re
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import PROJECT, ROOT
+from conftest import LOCKS, PROJECT, ROOT
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
@@ -25,9 +26,9 @@ CONDA = yaml.safe_load((ROOT / "environment.yml").read_text())
 LOCK = (ROOT / "requirements.lock").read_text()
 
 
-def locked():
-    """Requirements of the lock, each with its hashes: ``[(Requirement, [hash, ...]), ...]``."""
-    joined = re.sub(r"\\\n", " ", LOCK)
+def locked(lock=LOCK):
+    """Requirements of a lock, each with its hashes: ``[(Requirement, [hash, ...]), ...]``."""
+    joined = re.sub(r"\\\n", " ", lock)
     lines = [line for line in joined.splitlines() if line.strip() and not line.startswith("#")]
     return [
         (Requirement(line.split("--hash=")[0].strip()), re.findall(r"--hash=(\S+)", line))
@@ -54,14 +55,39 @@ def test_lock_pins_each_direct_dependency_within_its_range(dependency):
         assert specifier.version in dependency.specifier
 
 
-def test_lock_pins_exactly_with_hashes_and_without_addresses():
-    found = locked()
-    assert len(found) > len(DIRECT)
+@pytest.mark.parametrize(("name", "least"), zip(LOCKS, (len(DIRECT), 5), strict=True))
+def test_lock_pins_exactly_with_hashes_and_without_addresses(name, least):
+    lock = (ROOT / name).read_text()
+    found = locked(lock)
+    assert len(found) > least
     for pin, hashes in found:
-        assert pin.url is None
+        assert pin.url is None and {each.operator for each in pin.specifier} == {"=="}
         assert hashes and all(re.fullmatch(r"sha256:[0-9a-f]{64}", each) for each in hashes), pin
-    assert "://" not in LOCK
-    assert not re.search(r"^\s*(-i|-f|--(extra-)?index-url|--find-links)", LOCK, re.MULTILINE)
+    assert "://" not in lock
+    assert not re.search(r"^\s*(-i|-f|--(extra-)?index-url|--find-links)", lock, re.MULTILINE)
+
+
+def test_lock_for_cards_adds_to_the_other_what_tensorflow_wants_of_nvidia():
+    added = {pin.name: pin for pin, _ in locked((ROOT / LOCKS[1]).read_text())}
+    assert not {*added} & {pin.name for pin, _ in locked()}
+    wanted = map(Requirement, importlib.metadata.requires("tensorflow"))
+    wanted = [each for each in wanted if each.marker and "and-cuda" in str(each.marker)]
+    assert {each.name for each in wanted} == {*added}
+    for each in wanted:
+        (pin,) = added[each.name].specifier
+        assert pin.version in each.specifier
+
+
+def test_libraries_for_cards_are_installed_when_asked_for_and_once(machine):
+    machine.install("python3")
+    assert machine.make_env().returncode == 0
+    done = machine.make_env(GPU=1)
+    assert done.returncode == 0 and "requirements-gpu.lock" in done.stdout
+    assert machine.called("-m pip", "--require-hashes", "-r requirements-gpu.lock")
+    assert machine.make_env(GPU=1).stdout == "" and machine.calls == []
+    (machine.venv / ".cunet-ready-gpu").unlink()
+    failed = machine.make_env(GPU=1, PIP_STATUS=1)
+    assert failed.returncode != 0 and "mend the cause" in failed.stderr
 
 
 @pytest.mark.parametrize("version", ["3.10", "3.11", "3.12", "3.13"])
@@ -309,7 +335,17 @@ def test_make_alone_lists_targets_and_variables(bare_tree):
     listed = re.findall(r"^  ([\w-]+) +(\S.*)$", done.stdout, re.MULTILINE)
     targets = "env reproduce conditions sweep test test-fast lint check plan torture lab verify "
     targets += "report bench clean distclean lock"
-    variables = {"PROFILE", "MUSDB", "JOBS", "CLUSTER", "SEEDS", "STAGE", "GRID", "CUNET_DATA"}
+    variables = {
+        "PROFILE",
+        "MUSDB",
+        "JOBS",
+        "CLUSTER",
+        "SEEDS",
+        "STAGE",
+        "GRID",
+        "CUNET_DATA",
+        "GPU",
+    }
     assert {name for name, _ in listed} == {*targets.split(), *variables}
     assert len(done.stdout.splitlines()) == 1 + len(listed)
 

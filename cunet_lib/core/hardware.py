@@ -74,7 +74,7 @@ def idle_gpu() -> str:
         return ""
     return (
         "An NVIDIA card is here, but its libraries are not: training runs on the processor. "
-        "`.venv/bin/python -m pip install 'tensorflow[and-cuda]'` installs them."
+        "`make env GPU=1` installs them."
     )
 
 
