@@ -33,7 +33,7 @@ TABLES = {
     *("further_scores", "silence", "ablation", "excerpt", "tukey"),
 }
 FIGURES = {
-    *("architecture", "training_curves", "scores_by_instrument", "scores_against_parameters"),
+    *("architecture", "training_curves", "scores_by_instrument", "scores_against_cost"),
     *("differences", "film_parameters", "spectrograms", "dedicated_against_conditioned"),
 }
 
@@ -84,7 +84,7 @@ def test_no_axis_or_column_says_sdr_without_its_protocol(study):
     for figure in (
         figures.scores_by_instrument(*scores),
         figures.differences(*scores, study.differences.frame),
-        figures.scores_against_parameters(*scores, study.runs),
+        figures.scores_against_cost(*scores, study.runs),
     ):
         assert any("SDR v4" in text for text in texts(figure.canvas))
         assert not any(re.search(r"SDR(?! v[34])", text) for text in texts(figure.canvas))
@@ -395,10 +395,19 @@ def test_titles_and_full_markers_count_what_is_confirmed(study):
     assert sorted(shown) == pytest.approx(sorted(rows["difference_mean_db"]))
 
 
-def test_parameter_figure_counts_the_unets_four_times(study):
-    figure = figures.scores_against_parameters(study.settings, study.scores, study.runs)
-    labels = [text.get_text() for text in figure.canvas.legends[0].get_texts()]
-    assert any(label.startswith("Dedicated U-Nets") and "39.31 M" in label for label in labels)
+def test_cost_figure_counts_the_unets_four_times_and_seeds_once(study):
+    twice = pd.concat([study.runs, study.runs.assign(seed=1)], ignore_index=True)
+    for runs in (study.runs, twice):
+        figure = figures.scores_against_cost(study.settings, study.scores, runs)
+        sizes, patches = (
+            {each.get_label().split(":")[0]: each.lines[0].get_xdata()[0] for each in ax.containers}
+            for ax in figure.canvas.axes
+        )
+        assert sizes["Dedicated U-Nets"] == pytest.approx(4 * 9.826325)
+        train = study.settings.train
+        heard = train.batch_size * train.steps_per_epoch / 1e6
+        assert patches["Dedicated U-Nets"] == pytest.approx(4 * train.unet_epochs * heard)
+        assert patches["C-U-Net CNN, complex"] == pytest.approx(train.cunet_epochs * heard)
 
 
 @pytest.mark.parametrize(

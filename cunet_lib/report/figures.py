@@ -240,32 +240,36 @@ def scores_by_instrument(settings: Profile, scores: pd.DataFrame) -> Figure:
 
 
 @drawn
-def scores_against_parameters(
-    settings: Profile, scores: pd.DataFrame, runs: pd.DataFrame
-) -> Figure:
-    """SDR over all instruments against the number of parameters, the four U-Nets as one."""
+def scores_against_cost(settings: Profile, scores: pd.DataFrame, runs: pd.DataFrame) -> Figure:
+    """SDR over all instruments against parameters, and against training; four U-Nets as one."""
     means = analysis.over_instruments(analysis.track_scores(scores, SDR_V4))
-    sizes = runs.assign(model=runs["model"].map(system_of)).groupby("model")["parameters"].first()
-    fig, axes = subplots(1, 1, size=(WIDTH, 2.9))
-    ax = axes[0, 0]
-    for system in [system for system in TRAINED if system in sizes.index]:
+    costs = runs.assign(system=runs["model"].map(system_of), patches=runs["batch_size"])
+    costs["patches"] *= runs["steps"] / 1e6
+    costs["parameters"] /= 1e6
+    # A system's models together, as the mean over its seeds.
+    costs = costs.groupby(["system", "seed"])[["parameters", "patches"]].sum()
+    costs = costs.groupby("system").mean()
+    fig, axes = subplots(1, 2, size=(WIDTH, 2.9), sharey=True)
+    for system in [system for system in TRAINED if system in costs.index]:
         values = means.loc[means["model"] == system, "value"].dropna().to_numpy()
-        size = sizes[system] * (len(INSTRUMENTS) if system == "unet" else 1) / 1e6
         mean, (low, high) = values.mean(), analysis.bootstrap_interval(values)
         look = {"color": SYSTEM_COLOURS[system], "marker": SYSTEM_MARKERS[system], "lw": 1.4}
-        label = f"{LABELS[system]}: {number(mean)} dB, {size:.2f} M"
-        error = [[mean - low], [high - mean]]
-        ax.errorbar(size, mean, error, **look, markersize=6.5, capsize=4, ls="none", label=label)
-    ax.set_xlim(left=0)
-    ax.margins(y=0.09)
-    ax.set_xlabel("Parameters for all four instruments (millions)")
-    ax.set_ylabel("SDR v4 (dB)")
-    fig.legend(loc="outside right center", frameon=False, handletextpad=0.4)
+        look |= {"markersize": 6.5, "capsize": 4, "ls": "none"}
+        label = f"{LABELS[system]}: {number(mean)} dB, {costs.loc[system, 'parameters']:.2f} M"
+        for ax, cost in zip(axes[0], costs, strict=True):
+            place = costs.loc[system, cost]
+            ax.errorbar(place, mean, [[mean - low], [high - mean]], **look, label=label)
+    for ax, words in zip(axes[0], ("Parameters", "Patches trained with"), strict=True):
+        ax.set(xlabel=f"{words} (millions)", xlim=(0, None))
+        ax.margins(y=0.09)
+    axes[0, 0].set_ylabel("SDR v4 (dB)")
+    fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     caption = (
-        "Mean scores over instruments and tracks against the parameters needed for all four "
-        f"instruments, with 95% bootstrap intervals. {basis(settings, scores)}"
+        "Mean scores over instruments and tracks, with 95% bootstrap intervals, against what all "
+        "four instruments need: parameters, and patches in training, which stand for its "
+        f"computation. {basis(settings, scores)}"
     )
-    return Figure("scores_against_parameters", fig, caption)
+    return Figure("scores_against_cost", fig, caption)
 
 
 # ------------------------------------------------------------------------------ training
