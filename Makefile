@@ -138,6 +138,7 @@ bench: env  ## measure time and memory of every part beside its reference (resul
 MADE := runs notebooks logs report examples sweeps scores/tracks
 clean:  ## delete what `make reproduce` made for PROFILE, except what is committed
 	rm -rf "$${CUNET_DATA:-data}/$(PROFILE)" $(MADE:%="$(RESULTS)/%")
+	@git checkout --quiet -- "$(RESULTS)/runs" 2>/dev/null || :  # the records of profile study
 distclean:  ## delete the same for every profile, and the environment
 	rm -rf .venv .cache .*_cache .hypothesis *.egg-info $(PROFILES:%="$${CUNET_DATA:-data}/%") \
 	  $(foreach made,$(MADE),$(PROFILES:%="$${CUNET_RESULTS:-results}/%/$(made)"))

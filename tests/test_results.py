@@ -1,4 +1,4 @@
-"""The committed results of the demo hold what the study promises of them."""
+"""The committed results hold what is said of them; README.md says what those of `study` say."""
 
 import pandas as pd
 from conftest import ROOT
@@ -9,26 +9,26 @@ from cunet_lib.report import page
 from cunet_lib.report.records import Table
 from cunet_lib.separation import catalog
 
-DEMO = ROOT / "results" / "demo"
+DEMO, STUDY = (ROOT / "results" / name for name in ("demo", "study"))
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def table(name):
     """A committed table, as far as its CSV and caption hold it."""
-    place = DEMO / "tables" / name
+    place = STUDY / "tables" / name
     caption = place.with_suffix(".md").read_text(encoding="utf-8").split("\n")[0]
     return Table(name, pd.read_csv(f"{place}.csv"), None, caption)
 
 
 def blocks():
     """What README.md says of the committed results: scores, the answer, and what others found."""
-    lines = (DEMO / "tables" / "scores_overall.md").read_text(encoding="utf-8").splitlines()
+    lines = (STUDY / "tables" / "scores_overall.md").read_text(encoding="utf-8").splitlines()
     cells = [[cell.strip() for cell in line.split("|")] for line in lines if line[:1] == "|"]
     rows = [f"| {row[1]} | {' | '.join(row[2:4])} |" for row in cells]
     assert rows[0] == "| Model | SDR v4, dB | SDR v3, dB |"
     rows[1] = "|---|---:|---:|"
     shown = map(table, ("differences", "training", "models"))
-    answer = page.answer(load_profile("demo"), *shown).data
+    answer = page.answer(load_profile("study"), *shown).data
     return "\n".join(rows), answer, page.others().data
 
 

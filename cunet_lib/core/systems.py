@@ -33,7 +33,8 @@ class Variant:
         Where FiLM acts, a key of ``cunet_lib.models.film.PLACEMENTS``.
     progressive
         Whether training scales some conditions and targets (``train.progressive``). Without it
-        every condition asks for whole instruments, and profiles train it only where they say so.
+        ("np") every condition asks for whole instruments, and a profile trains the variant only if
+        it lists it.
     paper
         The paper's name for it, if it is one of the paper's.
     colour, marker
@@ -57,7 +58,7 @@ VARIANTS = {
     "cnn_complex": Variant("cnn", "complex", "C-U-Net CNN, complex", paper="C-U-Net-CoC"),
 }
 VARIANTS |= {
-    f"{name}_np": replace(each, label=f"{each.label}, not progressive", progressive=False, paper="")
+    f"{name}_np": replace(each, label=f"{each.label}, np", progressive=False, paper="")
     for name, each in VARIANTS.items()
 }
 

@@ -197,7 +197,8 @@ def differences(settings: Profile, scores: pd.DataFrame, table: pd.DataFrame) ->
         for model in models
     ]
     labels = [LABELS[model] for model in models]
-    fig.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
+    columns = 4 if len(models) <= 4 else 3
+    fig.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)
     caption = (
         f"Mean differences over test tracks with {1 - settings.statistics.alpha:.0%} bootstrap "
         "intervals: below 0 the C-U-Net is worse, full markers are differences that the corrected "
@@ -313,7 +314,8 @@ def training_curves(settings: Profile, runs: pd.DataFrame) -> Figure:
 def film_parameters(settings: Profile, runs: pd.DataFrame) -> Figure:
     """FiLM gammas and betas that each C-U-Net uses per instrument and block."""
     chosen = runs[runs["seed"] == runs["seed"].min()].set_index("model")
-    models = [model for model in VARIANTS if model in chosen.index]
+    there = [model for model in VARIANTS if model in chosen.index]
+    models = [model for model in there if VARIANTS[model].progressive] or there
     if not models:
         raise missing(settings.paths.run(next(iter(VARIANTS)), settings.seed) / "film.csv")
     fig, axes = subplots(len(models), 2, size=(WIDTH, 1.35 * len(models) + 0.9), sharex=True)
@@ -408,6 +410,8 @@ def dedicated_against_conditioned(
     ``pairs`` is what :func:`cunet_lib.evaluation.statistics.dedicated_and_conditioned` gives.
     """
     fig, axes = subplots(1, len(INSTRUMENTS), size=(9, 3.4), sharex=True, sharey=True)
+    plain = [model for model in pairs["model"].unique() if VARIANTS[model].progressive]
+    pairs = pairs[pairs["model"].isin(plain)] if plain else pairs
     for ax, target in zip(axes[0], INSTRUMENTS, strict=True):
         ax.axline((0, 0), slope=1, color="#888888", linewidth=0.8, zorder=0)
         shown = pairs[pairs["target"] == target]

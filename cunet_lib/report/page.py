@@ -44,13 +44,23 @@ PLAY_RATE = 16000
 def answer(settings: Profile, differences: Table, training: Table, models: Table) -> Markdown:
     """The study's answer in plain words: how far apart, where clearly, and at what cost.
 
-    The same words stand in the report, at the end of notebook 05 and in README.md.
+    The same words stand in the report, at the end of notebook 05 and, of the profile ``study``, in
+    README.md. Profiles that train for minutes give no answer, and say so.
 
     Parameters
     ----------
     differences, training, models
         As ``tables`` makes them.
     """
+    cost = _budget(training.frame.set_index("model"), models.frame.set_index("model"))
+    data = differences.caption[differences.caption.index("Data: ") :]
+    if settings.name in TRIALS:
+        first = (
+            f"**Profile `{settings.name}` shows that everything runs: it gives no answer. Its "
+            "trainings end long before they are done, and its scores come out otherwise on "
+            "another machine.** The profile `study` is the one that answers: see README.md."
+        )
+        return Markdown("\n* ".join([f"{first}\n", cost, data]))
     table, margin = differences.frame, settings.statistics.margin_db
     songs = count(int(table["tracks"].max()), "test song")
     parts = [table[table["protocol"] == measure.protocol] for measure in (SDR_V4, SDR_V3)]
@@ -65,25 +75,22 @@ def answer(settings: Profile, differences: Table, training: Table, models: Table
         below, above = rows["difference_ci_high_db"] < 0, rows["difference_ci_low_db"] > 0
         sides[[*sides][0 if below.all() else 1 if above.all() else 2]].append(target)
     said = [f"{side} for {listed(targets)}" for side, targets in sides.items() if targets]
-    worse, better, equal = (
+    worse, better, equal, left = (
         [int(part["verdict"].str.contains(word).sum()) for part in parts]
-        for word in ("worse", "better", "equivalent")
+        for word in ("worse", "better", "equivalent", "undecided")
     )
     words = [
         f"They are {', and '.join(said)}. Clearly means: for every C-U-Net and by both protocols, "
         f"the mean difference is on that side of 0 with {1 - settings.statistics.alpha:.0%} "
         "confidence.",
-        f"Of {len(parts[0])} comparisons, a few look clear by chance. A test that is corrected for "
-        f"this confirms {worse[0] + better[0]} by v4 and {worse[1] + better[1]} by v3 (worse: "
-        f"{worse[0]} and {worse[1]}, better: {better[0]} and {better[1]}). A second test shows a "
-        f"difference below {margin:g} dB, the margin that was set beforehand, in {equal[0]} and "
-        f"{equal[1]}. For all others the songs are too few to tell.",
-        _budget(training.frame.set_index("model"), models.frame.set_index("model")),
-        differences.caption[differences.caption.index("Data: ") :],
+        f"Of {len(parts[0])} comparisons by each protocol, a few look clear by chance. A test that "
+        f"is corrected for this confirms {worse[0] + better[0]} by v4 and {worse[1] + better[1]} "
+        f"by v3 (worse: {worse[0]} and {worse[1]}, better: {better[0]} and {better[1]}). A second "
+        f"test shows a difference below {margin:g} dB, the margin that was set beforehand, in "
+        f"{equal[0]} and {equal[1]}. For {left[0]} and {left[1]} the songs are too few to tell.",
+        cost,
+        data,
     ]
-    if settings.name in TRIALS:
-        text = f"Profile `{settings.name}` shows that everything runs; its numbers decide nothing."
-        words.append(f"**{text}**")
     return Markdown("\n* ".join([f"{first}\n", *words]))
 
 
