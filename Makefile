@@ -13,7 +13,7 @@ JOBS ?= $(CORES)
 ## JOBS      notebooks that run at the same time (default: the number of cores; 1 on a single GPU)
 ## GPU       1: `make env` installs what TensorFlow needs for NVIDIA cards, too
 ## CLUSTER   a Dask scheduler, tcp://host:port: its workers run the notebooks (docs/cluster.md)
-## SEEDS     so many trainings of each model (default: what the profile says)
+## SEEDS     so many trainings of each U-Net and C-U-Net, in place of the profile's `seeds`
 ## STAGE     notebook that `make sweep` runs, 02_train_unet or 03_train_cunet
 ## GRID      its parameters and settings: "variant=a,b train.learning_rate=1e-3,3e-4"
 ## CUNET_DATA a folder in place of data; CUNET_RESULTS one in place of results: on a larger disk
@@ -99,11 +99,11 @@ LOCK = $(if $(DRY_RUN),,mkdir -p "$(RESULTS)"; exec 9>>"$(RESULTS)/.lock"; { "$(
 SLOTS = $(if $(and $(CLUSTER),$(if $(DRY_RUN),,yes)),slots=$$($(CUNET) cluster $(PROFILE));)
 SUBMAKE = $(SLOTS) $(MAKE) $(if $(findstring jobserver,$(MAKEFLAGS)),,-j$(if $(and $(CLUSTER),$(filter file,$(origin JOBS))),$${slots:-1},$(JOBS)))
 reproduce conditions sweep: export CUNET_CLUSTER := $(CLUSTER)
-reproduce: env  ## run the whole study; stages that are up to date are skipped
+reproduce: env  ## run every stage of PROFILE; stages that are up to date are skipped
 	+@$(LOCK)
 	$(SUBMAKE) page
 	echo "The study, profile $(PROFILE): $(RESULTS)/tables, figures, notebooks; the report: $(PAGE)"
-conditions: env  ## show what the conditions do (trains one more C-U-Net)
+conditions: env  ## measure what the conditions do (trains dense_complex_np if need be)
 	+@$(LOCK)
 	$(SUBMAKE) $(STEERED)
 	echo "What the conditions do, profile $(PROFILE): $(RESULTS)/figures/conditions_*.png"
@@ -142,6 +142,7 @@ clean:  ## delete what `make reproduce` made for PROFILE, except what is committ
 distclean:  ## delete the same for every profile, and the environment
 	rm -rf .venv .cache .*_cache .hypothesis *.egg-info $(PROFILES:%="$${CUNET_DATA:-data}/%") \
 	  $(foreach made,$(MADE),$(PROFILES:%="$${CUNET_RESULTS:-results}/%/$(made)"))
+	@git checkout --quiet -- results/study/runs 2>/dev/null || :
 lock:  ## pin the newest allowed version of every dependency
 	uv pip compile --quiet --universal --python-version 3.10 --python-preference only-system --extra dev --generate-hashes \
 	  --no-emit-index-url --no-emit-find-links --no-header --no-annotate pyproject.toml --output-file requirements.lock

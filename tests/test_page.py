@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import nbformat
 import numpy as np
+import pandas as pd
 import pytest
 from conftest import keep_picture
 from made_up import TRAINED
@@ -143,17 +144,31 @@ def test_answer_says_where_clearly_and_what_the_corrected_test_adds(study):
         study, bass=(-1, -2, -0.5), drums=(-1, -2, -0.1), vocals=(1, 0.5, 2), other=(0, -1, 1)
     )
     assert "clearly below for bass and drums, and clearly above for vocals, and not clearly" in text
-    assert "confirms 0 by v4 and 2 by v3 (worse: 0 and 2, better: 0 and 0)" in text
-    assert (
-        "of their steps, on" in text and "In 8 of 8 trainings the last epoch was the best" in text
-    )
+    assert "10 comparisons" in text and "0 and 2 of them say worse, 0 and 0 better" in text
+    assert "0 and 0 equivalent" in text and "10 and 8 undecided" in text
+    assert "of their steps and" in text and "In 8 of 8 trainings the last epoch was" in text
+    assert "(np)" not in text
+
+
+def test_answer_tells_of_variants_without_progressive_conditions_apart(study):
+    differences = study.differences.frame
+    others = differences.assign(model=differences["model"] + "_np")
+    others["difference_mean_db"] -= 7.0
+    both = replace(study.differences, frame=pd.concat([differences, others], ignore_index=True))
+    settings = study.settings.model_copy(update={"name": "study"})
+    costs = tables.training_table(settings, study.runs), study.models
+    alone = page.answer(settings, study.differences, *costs).data.splitlines()
+    text = page.answer(settings, both, *costs).data.splitlines()
+    (added,) = [line for line in text if line not in alone]
+    assert [line for line in text if line != added] == alone
+    assert re.search(r"\(np\), the C-U-Nets score [789]\.\d\d to", added)
 
 
 @pytest.mark.parametrize("name", ["demo", "smoke"])
 def test_a_trial_gives_no_answer_and_says_which_profile_does(study, name):
     text = said(study, name=name, vocals=(1, 0.5, 2))
     assert f"`{name}` {NO_ANSWER}" in text
-    assert "`study`" in text and "of their steps, on" in text
+    assert "`study`" in text and "of their steps and" in text
     assert " dB" not in text and "clearly" not in text
 
 

@@ -62,46 +62,56 @@ def answer(settings: Profile, differences: Table, training: Table, models: Table
         )
         return Markdown("\n* ".join([f"{first}\n", cost, data]))
     table, margin = differences.frame, settings.statistics.margin_db
+    progressive = table["model"].map(lambda model: VARIANTS[model].progressive)
+    plain, beside = table[progressive], table[~progressive]
     songs = count(int(table["tracks"].max()), "test song")
-    parts = [table[table["protocol"] == measure.protocol] for measure in (SDR_V4, SDR_V3)]
-    apart = [_apart(part.loc[part["target"] == ALL, "difference_mean_db"]) for part in parts]
+    by_v4, by_v3 = _apart(plain)
     first = (
-        f"**On {songs}, the C-U-Nets score {apart[0]} the four dedicated U-Nets by BSS Eval v4, "
-        f"and {apart[1]} them by v3, the paper's protocol (means over the instruments).**"
+        f"**On {songs}, the C-U-Nets score {by_v4} the four dedicated U-Nets by BSS Eval v4, "
+        f"and {by_v3} them by v3, the paper's protocol (means over the instruments).**"
     )
     sides = {"clearly below": [], "clearly above": [], "not clearly apart": []}
     for target in INSTRUMENTS:
-        rows = table[table["target"] == target]
+        rows = plain[plain["target"] == target]
         below, above = rows["difference_ci_high_db"] < 0, rows["difference_ci_low_db"] > 0
         sides[[*sides][0 if below.all() else 1 if above.all() else 2]].append(target)
     said = [f"{side} for {listed(targets)}" for side, targets in sides.items() if targets]
+    parts = [plain[plain["protocol"] == measure.protocol] for measure in (SDR_V4, SDR_V3)]
     worse, better, equal, left = (
-        [int(part["verdict"].str.contains(word).sum()) for part in parts]
+        " and ".join(str(part["verdict"].str.startswith(word).sum()) for part in parts)
         for word in ("worse", "better", "equivalent", "undecided")
     )
     words = [
         f"They are {', and '.join(said)}. Clearly means: for every C-U-Net and by both protocols, "
         f"the mean difference is on that side of 0 with {1 - settings.statistics.alpha:.0%} "
         "confidence.",
-        f"Of {len(parts[0])} comparisons by each protocol, a few look clear by chance. A test that "
-        f"is corrected for this confirms {worse[0] + better[0]} by v4 and {worse[1] + better[1]} "
-        f"by v3 (worse: {worse[0]} and {worse[1]}, better: {better[0]} and {better[1]}). A second "
-        f"test shows a difference below {margin:g} dB, the margin that was set beforehand, in "
-        f"{equal[0]} and {equal[1]}. For {left[0]} and {left[1]} the songs are too few to tell.",
+        f"Each protocol makes {len(parts[0])} comparisons: each C-U-Net, each instrument and the "
+        f"mean. By v4 and v3, {worse} of them say worse, {better} better, {equal} equivalent (a "
+        f"difference below {margin:g} dB, the margin that was set beforehand) and {left} "
+        "undecided: the songs are too few. Tests of a difference are corrected for their number.",
         cost,
         data,
     ]
+    if len(beside):
+        by_v4, by_v3 = _apart(beside)
+        text = f"Trained without progressive conditions (np), the C-U-Nets score {by_v4} the "
+        words.insert(2, f"{text}dedicated U-Nets by v4, and {by_v3} them by v3.")
     return Markdown("\n* ".join([f"{first}\n", *words]))
 
 
-def _apart(differences: pd.Series) -> str:
-    """Such as ``"0.5 to 0.6 dB below"``; takes the differences of each C-U-Net, in dB."""
-    low, high = differences.min(), differences.max()
-    if low < 0 < high:
-        return f"between {-low:.2f} dB below and {high:.2f} dB above"
-    near, far = sorted((abs(low), abs(high)))
-    span = f"{near:.2f}" if f"{near:.2f}" == f"{far:.2f}" else f"{near:.2f} to {far:.2f}"
-    return f"{span} dB {'below' if high <= 0 else 'above'}"
+def _apart(table: pd.DataFrame) -> list[str]:
+    """Such as ``"0.5 to 0.6 dB below"``, by v4 and by v3: mean differences of each C-U-Net."""
+    told = []
+    for measure in (SDR_V4, SDR_V3):
+        rows = table[(table["target"] == ALL) & (table["protocol"] == measure.protocol)]
+        low, high = rows["difference_mean_db"].min(), rows["difference_mean_db"].max()
+        near, far = sorted((abs(low), abs(high)))
+        span = f"{near:.2f}" if f"{near:.2f}" == f"{far:.2f}" else f"{near:.2f} to {far:.2f}"
+        if low < 0 < high:
+            told.append(f"between {-low:.2f} dB below and {high:.2f} dB above")
+        else:
+            told.append(f"{span} dB {'below' if high <= 0 else 'above'}")
+    return told
 
 
 def _budget(training: pd.DataFrame, models: pd.DataFrame) -> str:
@@ -114,9 +124,9 @@ def _budget(training: pd.DataFrame, models: pd.DataFrame) -> str:
     last = int((runs["best_epoch"] == runs["epochs"]).sum())
     more = ": a sign that training was short" if 2 * last > len(runs) else ""
     return (
-        f"On average a C-U-Net has {size:.0%} of the four U-Nets' parameters and was trained for "
-        f"{steps:.0%} of their steps, on {mixtures:.0%} of their mixtures. In {last} of "
-        f"{len(runs)} trainings the last epoch was the best one{more}."
+        f"On average a C-U-Net has {size:.0%} of the parameters of the four U-Nets together. Its "
+        f"training took {steps:.0%} of their steps and {mixtures:.0%} of their mixtures. In "
+        f"{last} of {len(runs)} trainings the last epoch was the best one{more}."
     )
 
 

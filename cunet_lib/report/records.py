@@ -100,7 +100,10 @@ def basis(settings: Profile, table: pd.DataFrame) -> str:
     tracks = [count(table["track"].nunique(), "test track")] if "track" in table else []
     trained = table["model"].isin((*TRAINED, *MODELS))
     seeds = sorted(set(table.loc[trained, "seed"]))
+    each = table[trained].groupby("model")["seed"].nunique()
     runs = [f"seed {seeds[0]}" if len(seeds) == 1 else f"mean over seeds {listed(seeds)}"]
+    if seeds and each.min() < each.max():
+        runs = [f"mean over each model's seeds ({each.min()} to {each.max()})"]
     return data_note(settings, *tracks, rate_note(settings), *(runs if seeds else ()))
 
 

@@ -12,7 +12,15 @@ import pandas as pd
 
 from cunet_lib.core.files import missing
 from cunet_lib.core.settings import ConfigError, Profile
-from cunet_lib.core.systems import INSTRUMENTS, LABELS, PAPER_NAMES, SYSTEMS, UNETS, VARIANTS
+from cunet_lib.core.systems import (
+    INSTRUMENTS,
+    LABELS,
+    PAPER_NAMES,
+    SYSTEMS,
+    TRAINED,
+    UNETS,
+    VARIANTS,
+)
 from cunet_lib.evaluation import published
 from cunet_lib.evaluation import scores as analysis
 from cunet_lib.evaluation import statistics as inference
@@ -269,9 +277,10 @@ def differences_table(settings: Profile, scores: pd.DataFrame) -> Table:
     if "difference_seed_std_db" in table:
         columns["Over seeds, dB"] = "± {difference_seed_std_db:.2f}"
     caption = (
-        "Paired differences of SDR per test track, C-U-Net minus dedicated U-Net, with corrected "
-        f"tests, a margin of {stated.margin_db:g} dB that was set beforehand, and the tracks that "
-        f"would show equivalence with {stated.power:.0%} power. {basis(settings, scores)}"
+        "Paired differences of SDR per test track, C-U-Net minus dedicated U-Net; p of a "
+        "difference corrected (Holm), p of equivalence for a margin of "
+        f"{stated.margin_db:g} dB that was set beforehand, and the tracks that would show it with "
+        f"{stated.power:.0%} power. {basis(settings, scores)}"
     )
     frame = table.drop(columns="heading")
     return Table("differences", frame, lay_out(shown, columns), caption)
@@ -389,10 +398,14 @@ def excerpt_table(settings: Profile, excerpt: pd.DataFrame) -> Table:
     wide = frame.pivot(index="model", columns="target", values="sdr_whole_excerpt_db")  # noqa: PD010
     wide = wide.loc[frame["model"].unique()].reset_index()
     columns = {f"{target}, dB": f"{{{target}:.2f}}" for target in wide.columns[1:]}
-    runs = count(int(frame["seeds"].max()), "training run")
+    trained = frame.loc[frame["model"].isin(TRAINED), "seeds"]
+    least, most = int(trained.min()), int(trained.max())
+    runs = (
+        f"{count(most, 'training run')} each" if least == most else f"{least} to {most} runs each"
+    )
     caption = (
         "One real excerpt of six seconds, from a MUSDB18 test track: SDR over the whole excerpt. "
-        f"{rate_note(settings)}; models trained on: {settings.title} ({runs} each)."
+        f"{rate_note(settings)}; models trained on: {settings.title} ({runs})."
     )
     return Table("excerpt", frame, lay_out(wide, {"Model": "{model!l}"} | columns), caption)
 
