@@ -22,6 +22,7 @@ V4 = (
     "museval BSSEval v4, median over 1 s frames then median over MUSDB18 test tracks, "
     "44.1 kHz stereo"
 )
+COLUMNS = ("system", "study", "metric", "target", *published.VALUES, "protocol", "source")
 # No system of the study: made-up numbers, for tests alone.
 ROW = {
     "system": "C-U-Net-Test",
@@ -36,9 +37,9 @@ ROW = {
 }
 
 
-def write(path, *rows, columns=published.COLUMNS):
+def write(path, *rows):
     with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, columns, extrasaction="ignore")
+        writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
         writer.writerows(rows)
     return path
@@ -53,45 +54,13 @@ def scores():
 
 def test_the_projects_file_is_sound():
     frame = published.load_published()
-    assert tuple(frame.columns) == published.COLUMNS
-    assert len(frame) > 50
+    assert tuple(frame.columns) == COLUMNS
+    assert len(frame) > 50 and not frame.duplicated([*COLUMNS[:4], "protocol"]).any()
+    assert (frame[["system", "study", "source"]].map(str.strip) != "").all(axis=None)
     assert set(frame["metric"]) <= set(SDR_V4.entry.headings)
     assert set(frame["target"]) == {*INSTRUMENTS, "overall"}
     assert frame[["mean_db", "median_db"]].notna().any(axis=1).all()
     assert np.isfinite(frame[["mean_db", "std_db", "median_db"]].dropna()).all(axis=None)
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        ({"target": "rest"}, "valid targets: bass, drums, other, vocals, overall"),
-        ({"metric": "PESQ"}, "valid metrics: SDR, ISR, SIR, SAR"),
-        ({"mean_db": "high"}, "must be numbers or empty"),
-        ({"median_db": "inf"}, "must be numbers or empty"),
-        ({"mean_db": ""}, "neither a mean_db nor a median_db"),
-        ({"source": " "}, "may not be empty"),
-        ({}, "its score is there already, with the same protocol"),
-    ],
-)
-def test_a_bad_line_is_named_in_one_sentence(tmp_path, change, words):
-    path = write(tmp_path / "scores.csv", ROW, {**ROW, **change})
-    with pytest.raises(ConfigError) as error:
-        published.load_published(path)
-    text = str(error.value)
-    assert text.startswith("scores.csv line 3: ") and words in text
-    assert "\n" not in text and text.endswith(".")
-
-
-def test_lines_of_other_length_other_columns_and_no_file_are_named(tmp_path):
-    path = write(tmp_path / "scores.csv", ROW)
-    path.write_text(path.read_text() + "C-U-Net,X,SDR,bass,1,,,v3, whole track,here\n")
-    with pytest.raises(ConfigError, match=r"cannot be read as a CSV table: .*line 3"):
-        published.load_published(path)
-    path = write(tmp_path / "other.csv", ROW, columns=published.COLUMNS[:-1])
-    with pytest.raises(ConfigError, match=r"other\.csv line 1: the columns must be system"):
-        published.load_published(path)
-    with pytest.raises(ConfigError, match=r"none\.csv cannot be read"):
-        published.load_published(tmp_path / "none.csv")
 
 
 # ------------------------------------------------------------------------------ beside ours

@@ -160,7 +160,7 @@ def test_score_tables_hold_the_statistics_of_the_analysis(study):
     assert table.frame["target"].tolist() == [t for t in INSTRUMENTS for _ in LEVELS]
     row = table.frame.set_index(["model", "target"]).loc[("unet", "drums")]
     for measure, prefix in ((SDR_V4, "sdr_v4"), (SDR_V3, "sdr_v3")):
-        expected = summary(study.scores, measure, by_target=True).set_index(["model", "target"])
+        expected = summary(study.scores, measure).set_index(["model", "target"])
         for name in ("mean", "std", "median"):
             assert row[f"{prefix}_{name}_db"] == expected.loc[("unet", "drums"), name]
     shown = table.display[table.display["Instrument"] == "drums"].set_index("Model")
@@ -634,10 +634,6 @@ def test_verify_counts_what_this_run_did_not_make_apart(committed, capsys):
 def test_verify_needs_a_checkout_with_committed_results(committed, tmp_path_factory, monkeypatch):
     with pytest.raises(ConfigError, match="holds no tables in results/demo/tables"):
         verify.verify(load_profile("demo"))
-    with pytest.raises(ConfigError, match="git checkout"):
-        verify.verify(committed, reference="no-such-commit")
-    with pytest.raises(ConfigError, match="not the name of a git commit"):
-        verify.verify(committed, reference="--output=x")
     with monkeypatch.context() as patch:  # the whole hint of git, command and all
         patch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
         patch.setenv("GIT_CONFIG_GLOBAL", os.devnull)

@@ -68,8 +68,6 @@ class Metrics:
         Keys of :data:`AGGREGATIONS`, the first one for tables.
     targets
         Instruments, or :data:`MIXTURE`.
-    higher_is_better
-        Whether a higher value is a better one.
     further
         Whether it stands in the table of further scores; those that have tables of their own do
         not.
@@ -80,7 +78,6 @@ class Metrics:
     score: Callable[[np.ndarray, np.ndarray, np.ndarray, Profile], np.ndarray]
     aggregations: tuple[str, ...] = (WHOLE_TRACK,)
     targets: tuple[str, ...] = INSTRUMENTS
-    higher_is_better: bool = True
     further: bool = True
 
 
@@ -416,7 +413,6 @@ METRICS = (
         {"PES": "Predicted energy", "EPS": "Missed energy"},
         energy_at_silence,
         aggregations=(SILENT_FRAMES,),
-        higher_is_better=False,
         further=False,
     ),
 )

@@ -10,7 +10,6 @@ The target ``"all"`` stands for a track's mean over its instruments.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -25,6 +24,9 @@ from cunet_lib.evaluation.metrics import SCORE_COLUMNS, SDR_V4, Measure
 
 ALL = "all"
 TARGETS = (ALL, *INSTRUMENTS)
+
+REFERENCE = "unet"
+"""What the C-U-Nets are compared with: the dedicated U-Nets."""
 
 _NUMBERS = {"seed": int, "value": float, "frames": int, "undefined_frames": int}
 
@@ -130,16 +132,8 @@ def over_instruments(tracks: pd.DataFrame) -> pd.DataFrame:
     return ordered(grouped.assign(target=ALL)[tracks.columns.tolist()])
 
 
-def summary(
-    scores: pd.DataFrame, measure: Measure = SDR_V4, *, by_target: bool = False
-) -> pd.DataFrame:
-    """Mean, standard deviation and median over tracks.
-
-    Parameters
-    ----------
-    by_target
-        One row per instrument; otherwise one for all of them, over the tracks' means over
-        instruments.
+def summary(scores: pd.DataFrame, measure: Measure = SDR_V4) -> pd.DataFrame:
+    """Mean, standard deviation and median over tracks, for all instruments and for each.
 
     Returns
     -------
@@ -148,8 +142,8 @@ def summary(
         undefined_tracks, mean, std (ddof 1), median (dB), frames, undefined_frames.
     """
     tracks = track_scores(scores, measure)
-    if not by_target:
-        tracks = over_instruments(tracks)
+    # The sum of all estimates is scored as target "all": it has no instruments to go over.
+    tracks = pd.concat([over_instruments(tracks), tracks[tracks["target"] != ALL]])
     grouped = tracks.groupby(["model", "target"], as_index=False).agg(
         tracks=("value", "count"),
         undefined_tracks=("value", lambda values: int(values.isna().sum())),
@@ -169,21 +163,8 @@ def defined(table: pd.DataFrame, measure: Measure, *, after: str) -> pd.DataFram
     return table
 
 
-def paired_differences(
-    scores: pd.DataFrame,
-    measure: Measure = SDR_V4,
-    *,
-    reference: str = "unet",
-    models: Sequence[str] | None = None,
-) -> pd.DataFrame:
-    """Differences model minus reference, track by track.
-
-    Parameters
-    ----------
-    reference
-        System to compare with.
-    models
-        Systems to compare; every trained one that has scores, except the reference, if not given.
+def paired_differences(scores: pd.DataFrame, measure: Measure = SDR_V4) -> pd.DataFrame:
+    """Differences of each C-U-Net minus the dedicated U-Nets, track by track.
 
     Returns
     -------
@@ -195,22 +176,19 @@ def paired_differences(
     Raises
     ------
     ConfigError
-        If there are no scores of the reference or of a model.
+        If there are no scores of the dedicated U-Nets, or tracks differ.
     """
     tracks = track_scores(scores, measure)
-    there = set(tracks["model"])
-    if models is None:
-        models = [model for model in TRAINED if model != reference and model in there]
-    for system in (reference, *models):
-        if system not in there:
-            raise ConfigError(f"There are no {measure.metric} scores of {system} to compare.")
-    other = tracks.loc[tracks["model"] == reference, ["track", "target", "value"]]
+    other = tracks.loc[tracks["model"] == REFERENCE, ["track", "target", "value"]]
+    if other.empty:
+        raise ConfigError(f"There are no {measure.metric} scores of {REFERENCE} to compare with.")
+    models = [name for name in TRAINED if name != REFERENCE and name in set(tracks["model"])]
     pairs = tracks[tracks["model"].isin(models)].merge(
         other.rename(columns={"value": "reference_value"}), on=["track", "target"], how="outer"
     )
     if pairs["model"].isna().any() or len(pairs) != len(models) * len(other):
-        raise ConfigError(f"The scores of {reference} and {', '.join(models)} differ in tracks.")
-    pairs["reference"] = reference
+        raise ConfigError(f"The scores of {REFERENCE} and {', '.join(models)} differ in tracks.")
+    pairs["reference"] = REFERENCE
     pairs["difference"] = pairs["value"] - pairs["reference_value"]
     columns = ["model", "reference", "target", "track", "value", "reference_value", "difference"]
     mean = (

@@ -32,6 +32,7 @@ from cunet_lib.core.systems import INSTRUMENTS, TRAINED
 from cunet_lib.evaluation.metrics import SDR_V4, Measure
 from cunet_lib.evaluation.scores import (
     ALL,
+    REFERENCE,
     bootstrap_interval,
     defined,
     ordered,
@@ -54,12 +55,10 @@ VERDICTS = (
 PLACE = ["model", "target"]
 
 MOST_TRACKS = 10_000
-"""Beyond this number, :func:`power_table` says that no number suffices."""
+"""Beyond this number, :func:`comparison_table` says that no number suffices."""
 
 
-def seed_spread(
-    scores: pd.DataFrame, measure: Measure = SDR_V4, *, by_target: bool = False
-) -> pd.DataFrame:
+def seed_spread(scores: pd.DataFrame, measure: Measure = SDR_V4) -> pd.DataFrame:
     """Spread over training runs: the mean over tracks of each seed, and its deviation over seeds.
 
     Returns
@@ -69,7 +68,7 @@ def seed_spread(
         only, so no rows for a study with one.
     """
     trained = scores[scores["model"].isin(TRAINED)]
-    means = [summary(runs, measure, by_target=by_target) for _, runs in trained.groupby("seed")]
+    means = [summary(runs, measure) for _, runs in trained.groupby("seed")]
     if not means:
         return pd.DataFrame(columns=[*PLACE, "seeds", "seed_std"])
     grouped = pd.concat(means).groupby(PLACE, sort=False)["mean"]
@@ -173,21 +172,15 @@ def verdict(
 
 
 def comparison_table(
-    scores: pd.DataFrame,
-    statistics: Statistics,
-    measure: Measure = SDR_V4,
-    *,
-    reference: str = "unet",
-    models: Sequence[str] | None = None,
+    scores: pd.DataFrame, statistics: Statistics, measure: Measure = SDR_V4
 ) -> pd.DataFrame:
-    """Paired differences per model and target, tested.
+    """Paired differences from the dedicated U-Nets per model and target, tested.
 
     The family of Holm's correction is every row of this table: all models, each instrument and
     their mean. The p values of TOST are not corrected: that a model is equivalent throughout takes
     all of its rows, and such a claim keeps its level without correction (Berger 1982); a row that
-    is picked out afterwards does not.
-
-    With ``reference="mixture"`` the differences are improvements over the unprocessed mixture.
+    is picked out afterwards does not. Power is that of TOST at the variance seen, for a true
+    difference of 0: the best case.
 
     Returns
     -------
@@ -195,52 +188,48 @@ def comparison_table(
         Columns model, reference, target, metric, protocol, aggregation, tracks, undefined_tracks,
         mean, std, median, ci_low, ci_high (bootstrap interval of the mean at level 1 - alpha; dB),
         tracks_better (than the reference), seeds, seed_std (dB, of the mean over tracks; only with
-        several seeds), margin_db, p_difference (corrected), p_equivalence, verdict.
+        several seeds), margin_db, p_difference (corrected), p_equivalence, power,
+        tracks_needed for ``statistics.power`` (missing where no number up to :data:`MOST_TRACKS`
+        suffices), verdict.
 
     Raises
     ------
     ConfigError
-        If there are no scores of the reference or of a model, or their tracks differ.
+        As :func:`cunet_lib.evaluation.scores.paired_differences`.
     """
-    pairs = paired_differences(scores, measure, reference=reference, models=models)
-    spread = _spread(scores, measure, reference, list(dict.fromkeys(pairs["model"])))
-    margin, sign = statistics.margin_db, 1 if measure.entry.higher_is_better else -1
+    pairs, spread = paired_differences(scores, measure), _spread(scores, measure)
+    test = {"margin": statistics.margin_db, "alpha": statistics.alpha}
     rows = []
     for (model, target), group in pairs.groupby(PLACE, sort=False):
         values = group["difference"].dropna().to_numpy()
         low, high = bootstrap_interval(values, confidence=1 - statistics.alpha)
-        row = {"model": model, "reference": reference, "target": target, "tracks": len(values)}
+        row = {"model": model, "reference": REFERENCE, "target": target, "tracks": len(values)}
         row["undefined_tracks"] = len(group) - len(values)
         row |= group["difference"].agg(["mean", "std", "median"]).to_dict()
-        row |= {"ci_low": low, "ci_high": high, "tracks_better": int((sign * values > 0).sum())}
+        row |= {"ci_low": low, "ci_high": high, "tracks_better": int((values > 0).sum())}
         row |= {"seeds": scores.loc[scores["model"] == model, "seed"].nunique()}
         row |= {"seed_std": spread[model, target]} if (model, target) in spread else {}
-        row |= {"margin_db": margin, "p_difference": signed_rank(values)}
-        rows.append({**row, "p_equivalence": equivalence(values, margin)})
+        row |= {"margin_db": statistics.margin_db, "p_difference": signed_rank(values)}
+        row["p_equivalence"] = equivalence(values, statistics.margin_db)
+        row["power"] = equivalence_power(row["std"], len(values), **test)
+        row["tracks_needed"] = tracks_needed(row["std"], power=statistics.power, **test)
+        rows.append(row)
     table = ordered(pd.DataFrame(rows))
     table["p_difference"] = holm(table["p_difference"])
-    bounds = np.sort(sign * table[["ci_low", "ci_high"]].to_numpy(), axis=1)
-    tests = table[["p_difference", "p_equivalence"]].to_numpy()
-    table["verdict"] = [verdict(*row, statistics.alpha) for row in np.hstack([bounds, tests])]
+    tests = table[["ci_low", "ci_high", "p_difference", "p_equivalence"]].to_numpy()
+    table["verdict"] = [verdict(*row, statistics.alpha) for row in tests]
     return defined(table, measure, after="target")
 
 
-def _spread(scores: pd.DataFrame, measure: Measure, reference: str, models: list[str]) -> dict:
+def _spread(scores: pd.DataFrame, measure: Measure) -> dict[tuple[str, str], float]:
     """Deviation of the mean difference over the seeds that both have, by model and target."""
-    of = scores.groupby("model")["seed"].agg(set)
-    spread = {}
-    for model in models:
-        shared = of[model] & of[reference] if {model, reference} <= {*TRAINED} else set()
-        if len(shared) > 1:
-            chosen = scores[scores["seed"].isin(shared) & scores["model"].isin([model, reference])]
-            means = [
-                paired_differences(run, measure, reference=reference, models=[model])
-                .groupby(PLACE)["difference"]
-                .mean()
-                for _, run in chosen.groupby("seed")
-            ]
-            spread |= pd.concat(means).groupby(level=PLACE).std().to_dict()
-    return spread
+    trained = scores[scores["model"].isin(TRAINED)]
+    means = [
+        paired_differences(run, measure).groupby(PLACE)["difference"].mean()
+        for _, run in trained.groupby("seed")
+        if {REFERENCE} < set(run["model"])
+    ]
+    return pd.concat(means).groupby(level=PLACE).std().dropna().to_dict() if means else {}
 
 
 def equivalence_power(
@@ -297,41 +286,6 @@ def tracks_needed(spread: float, *, margin: float, alpha: float, power: float) -
 
     fewest = bisect.bisect_left(range(2, MOST_TRACKS + 1), True, key=enough) + 2
     return float(fewest) if fewest <= MOST_TRACKS else float("nan")
-
-
-def power_table(
-    scores: pd.DataFrame,
-    statistics: Statistics,
-    measure: Measure = SDR_V4,
-    *,
-    reference: str = "unet",
-    models: Sequence[str] | None = None,
-) -> pd.DataFrame:
-    """What the comparisons can show at the variance seen: power, and the tracks needed.
-
-    All for a true difference of 0, so for the best case; any true difference needs more.
-
-    Returns
-    -------
-    pandas.DataFrame
-        Columns model, reference, target, metric, protocol, aggregation, margin_db, tracks and
-        seeds (at hand), track_std_db, power (with these tracks), tracks_needed for
-        ``statistics.power`` (missing where no number up to :data:`MOST_TRACKS` suffices).
-    """
-    pairs = paired_differences(scores, measure, reference=reference, models=models)
-    test = {"margin": statistics.margin_db, "alpha": statistics.alpha}
-    rows = []
-    for (model, target), group in pairs.groupby(PLACE, sort=False):
-        values = group["difference"].dropna().to_numpy()
-        spread = float(values.std(ddof=1)) if len(values) > 1 else float("nan")
-        row = {"model": model, "reference": reference, "target": target}
-        row |= {"margin_db": statistics.margin_db, "tracks": len(values)}
-        row |= {"seeds": scores.loc[scores["model"] == model, "seed"].nunique()}
-        row |= {"track_std_db": spread}
-        row["power"] = equivalence_power(spread, len(values), **test)
-        row["tracks_needed"] = tracks_needed(spread, power=statistics.power, **test)
-        rows.append(row)
-    return defined(ordered(pd.DataFrame(rows)), measure, after="target")
 
 
 # ------------------------------------------------------------------------------ the authors' script

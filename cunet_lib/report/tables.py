@@ -148,10 +148,7 @@ def statistics(
     scores: pd.DataFrame, measures: Sequence[Measure], targets: Sequence[str]
 ) -> pd.DataFrame:
     """Mean, deviation and median of each measure over tracks, by model and target."""
-    parts = {}
-    for measure in measures:
-        by_target = [analysis.summary(scores, measure, by_target=each) for each in (False, True)]
-        parts[measure] = pd.concat(by_target).drop_duplicates(PLACE).set_index(PLACE)
+    parts = {each: analysis.summary(scores, each).set_index(PLACE) for each in measures}
     places = [
         (model, target)
         for model in SYSTEMS
@@ -175,7 +172,7 @@ def scores_table(settings: Profile, scores: pd.DataFrame, *, by_instrument: bool
     """
     frame = statistics(scores, BSS_EVAL, INSTRUMENTS if by_instrument else (ALL,))
     for measure in BSS_EVAL:
-        seeds = inference.seed_spread(scores, measure, by_target=by_instrument)
+        seeds = inference.seed_spread(scores, measure)
         if len(seeds):
             frame[f"{measure.column}_seed_std_db"] = seeds.set_index(PLACE)["seed_std"]
     frame = frame.reset_index()
@@ -218,8 +215,8 @@ def published_table(settings: Profile, scores: pd.DataFrame) -> Table:
         equal = published.of_equal_protocol(settings, measure, listed)
         for words in dict.fromkeys(equal["protocol"]):
             frames[0].loc[listed["protocol"] == words, "equal_protocol"] = True
-            both = [analysis.summary(scores, measure, by_target=each) for each in (False, True)]
-            rows = pd.concat(both).rename(columns={name: f"{name}_db" for name in STATISTICS})
+            rows = analysis.summary(scores, measure)
+            rows = rows.rename(columns={name: f"{name}_db" for name in STATISTICS})
             facts = {"study": "this run", "protocol": words, "source": "here"}
             facts |= {"equal_protocol": True, "system": rows["model"].map(LABELS)}
             facts["target"] = rows["target"].replace(ALL, published.OVERALL)
@@ -250,10 +247,8 @@ def differences_table(settings: Profile, scores: pd.DataFrame) -> Table:
     Also how many tracks the test for equivalence would need at the variance seen.
     """
     stated, parts = settings.statistics, []
-    needs = ["track_std_db", "power", "tracks_needed"]
     for measure in (SDR_V4, SDR_V3):
-        power = inference.power_table(scores, stated, measure).set_index(PLACE)[needs]
-        table = inference.comparison_table(scores, stated, measure).join(power, on=PLACE)
+        table = inference.comparison_table(scores, stated, measure)
         parts.append(table.assign(heading=measure.heading))
     values = (*STATISTICS, "ci_low", "ci_high", "seed_std")
     table = pd.concat(parts).sort_index(kind="stable", ignore_index=True)

@@ -127,13 +127,8 @@ KEYS = ("ablation", "model", "system", "study", "reference", "target", "conditio
 KEYS += ("metric", "protocol", "aggregation")
 
 
-def verify(settings: Profile, *, reference: str = "HEAD") -> int:
+def verify(settings: Profile) -> int:
     """Compare the tables that this run made with the committed ones, and print what differs.
-
-    Parameters
-    ----------
-    reference
-        A git commit.
 
     Returns
     -------
@@ -143,9 +138,9 @@ def verify(settings: Profile, *, reference: str = "HEAD") -> int:
     Raises
     ------
     ConfigError
-        If the project is no git checkout, the commit is unknown, or it holds no tables.
+        If the project is no git checkout with a commit, or that holds no tables.
     """
-    committed = _committed(f"results/{settings.name}/tables", reference)
+    committed = _committed(f"results/{settings.name}/tables")
     # Executed notebooks are not committed: a table that one of them shows was made here.
     shown = "".join(path.read_text("utf-8") for path in settings.paths.notebooks.glob("*.ipynb"))
     made = {
@@ -153,7 +148,7 @@ def verify(settings: Profile, *, reference: str = "HEAD") -> int:
         for path in sorted(settings.paths.tables.glob("*.csv"))
         if f'table-{path.stem}\\"' in shown
     }
-    print(f"Tables of profile {settings.name} against {reference}:")
+    print(f"Tables of profile {settings.name} against the last commit:")
     width, differing = max(map(len, committed)), 0
     for name in [name for name in committed if name in made]:
         try:
@@ -223,19 +218,17 @@ def _place(key) -> str:
     return ", ".join(map(str, key)) if isinstance(key, tuple) else str(key)
 
 
-def _committed(folder: str, reference: str) -> dict[str, str]:
+def _committed(folder: str) -> dict[str, str]:
     """Committed tables by name."""
-    if not re.fullmatch(r"[A-Za-z0-9][\w./@{}^~-]*", reference):
-        raise ConfigError(f"{reference!r} is not the name of a git commit.")
     # "./" makes git take paths from the project's folder, which may lie inside a larger checkout.
-    listed = _git("ls-tree", "--name-only", reference, f"./{folder}/")
+    listed = _git("ls-tree", "--name-only", "HEAD", f"./{folder}/")
     names = [line for line in listed.splitlines() if line.endswith(".csv")]
     if not names:
         raise ConfigError(
-            f"Nothing to compare with: commit {reference} holds no tables in {folder}; "
-            "commit results first or choose another profile."
+            f"Nothing to compare with: the last commit holds no tables in {folder}; commit results "
+            "first or choose another profile."
         )
-    return {Path(name).stem: _git("show", f"{reference}:./{name}") for name in sorted(names)}
+    return {Path(name).stem: _git("show", f"HEAD:./{name}") for name in sorted(names)}
 
 
 def _git(*arguments: str) -> str:
