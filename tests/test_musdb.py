@@ -13,7 +13,7 @@ import pytest
 import soundfile
 import soxr
 import yaml
-from conftest import write_tones
+from conftest import changed, write_tones
 
 from cunet_lib.cli import main
 from cunet_lib.core.settings import ConfigError, load_profile
@@ -144,9 +144,9 @@ def test_both_layouts_are_recognised(trees, form, said, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("listed", [False, True])
-def test_a_folder_of_one_s_own_is_a_corpus_by_its_profile_alone(tmp_path, monkeypatch, listed):
+def test_a_folder_of_one_s_own_is_a_corpus_by_its_profile_alone(roots, monkeypatch, listed):
     """Any rate, channels and lossless format; missing stems are silent, other names are mapped."""
-    root = tmp_path / "mine"
+    root = roots / "mine"
     write_tones(root, train=3, test=1, seconds=1.0, rate=22050)
     first, second, third = sorted((root / "train").iterdir())
     (first / "mixture.wav").unlink()  # it is the sum of the stems then
@@ -170,10 +170,9 @@ def test_a_folder_of_one_s_own_is_a_corpus_by_its_profile_alone(tmp_path, monkey
         (root / "train").rmdir()
         (root / "test").rmdir()
     text = yaml.safe_dump({"title": "mine", "data": data}, allow_unicode=True)
-    (tmp_path / "mine.yaml").write_text(text, encoding="utf-8")
-    for variable, folder in (("DATA", "data"), ("RESULTS", "results"), ("MUSDB", "mine")):
-        monkeypatch.setenv(f"CUNET_{variable}", str(tmp_path / folder))
-    settings, remarks = load_profile(str(tmp_path / "mine.yaml")), []
+    (roots / "mine.yaml").write_text(text, encoding="utf-8")
+    monkeypatch.setenv("CUNET_MUSDB", str(root))
+    settings, remarks = load_profile(str(roots / "mine.yaml")), []
     assert len(check_corpus(settings, report=remarks.append).tracks) == 4
     about = [line.removeprefix("remark: ") for line in remarks]
     assert about[0].startswith("bass: 1 of 4 tracks have none") and len(about) == 2
@@ -196,8 +195,8 @@ def test_a_folder_of_one_s_own_is_a_corpus_by_its_profile_alone(tmp_path, monkey
         path.unlink()
     (line,) = problems(settings)
     assert "no file in it is named after a stem" in line and "data.stems" in line
-    wrong = settings.data.model_copy(update={"test": ("Nobody",)})
-    assert any("Nobody" in line for line in problems(settings.model_copy(update={"data": wrong})))
+    wrong = changed(settings, "data", test=("Nobody",))
+    assert any("Nobody" in line for line in problems(wrong))
 
 
 def test_every_problem_is_told_at_once(tree):
@@ -373,8 +372,7 @@ def test_no_shift_at_the_files_own_rate(trees):
 
 
 @pytest.fixture
-def excerpts(tmp_path, monkeypatch):
-    monkeypatch.setenv("CUNET_DATA", str(tmp_path / "data"))
+def excerpts(roots):
     ensure_ffmpeg()
     return load_profile("musdb7s", "data.validation=1")
 

@@ -324,8 +324,7 @@ def test_store_s_test_songs_come_first_and_the_real_excerpt_is_always_there(tone
     assert audio.shape[0] == 5 and audio.shape[1] > 5 * RATE
 
 
-def test_a_fresh_clone_has_the_real_excerpt(tmp_path, monkeypatch):
-    monkeypatch.setenv("CUNET_DATA", str(tmp_path))
+def test_a_fresh_clone_has_the_real_excerpt(roots):
     assert list(steering.songs(SETTINGS)) == [steering.EXCERPT]
 
 
@@ -333,11 +332,10 @@ def test_a_fresh_clone_has_the_real_excerpt(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def elsewhere(tmp_path, monkeypatch):
+def elsewhere(roots, monkeypatch):
     """Results and project in an empty folder; the profile's models folder."""
-    monkeypatch.setenv("CUNET_RESULTS", str(tmp_path / "results"))
-    monkeypatch.setattr(catalog, "ROOT", tmp_path / "project")
-    return SETTINGS.paths.models, tmp_path / "project" / "results" / "smoke" / "models"
+    monkeypatch.setattr(catalog, "ROOT", roots / "project")
+    return SETTINGS.paths.models, roots / "project" / "results" / "smoke" / "models"
 
 
 def test_the_shipped_model_is_found_and_computes_in_single_precision(elsewhere):

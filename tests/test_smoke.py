@@ -4,7 +4,6 @@ import json
 import os
 import re
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -12,7 +11,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from conftest import COMMON, LOAD, ROOT, WRITE, clean_environment
+from conftest import COMMON, LOAD, ROOT, WRITE, ran, started
 from test_stages import PLAN
 
 from cunet_lib.core.files import read_run
@@ -98,8 +97,7 @@ def test_notebooks_run_alone_by_papermill_from_anywhere(smoke_study, tmp_path, n
     copy.parent.mkdir()
     command = [sys.executable, "-m", "papermill", "--no-progress-bar"]
     command += [ROOT / "notebooks" / f"{name}.ipynb", copy, "-p", "profile", "smoke"]
-    options = {"cwd": copy.parent, "env": study.environment, "capture_output": True, "text": True}
-    done = subprocess.run(command, timeout=600, **options)
+    done = ran(*command, cwd=copy.parent, timeout=600, **study.environment)
     assert done.returncode == 0, done.stderr[-3000:]
     cells = nbformat.read(copy, as_version=4).cells
     assert all(cell.execution_count for cell in cells if cell.cell_type == "code")
@@ -236,6 +234,12 @@ def test_make_reports_a_failing_stage_and_goes_on_from_there(tree):
     assert "00_corpus | up to date" in done.stdout and "01_preprocess | done" in done.stdout
 
 
+def reproduction(tree, **environment):
+    """A ``make reproduce`` that goes on, with its jobs in a session of its own."""
+    options = {"cwd": tree.root, "start_new_session": True, "CUNET_PYTHON": sys.executable}
+    return started("make", "reproduce", "PROFILE=tiny", **options, **environment)
+
+
 def kernels_of(folder):
     """Command lines of living kernels whose connection file is below ``folder``."""
     found = []
@@ -256,15 +260,7 @@ def test_stopped_run_leaves_no_copy_and_no_kernel(tree, tmp_path, number):
     scratch = tmp_path / "s"
     scratch.mkdir()
     tree.notebook("00_corpus", COMMON, "import time\nprint('waiting')\ntime.sleep(600)")
-    process = subprocess.Popen(
-        ["make", "reproduce", "PROFILE=tiny"],
-        cwd=tree.root,
-        env=clean_environment(CUNET_PYTHON=sys.executable, TMPDIR=scratch),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    process = reproduction(tree, TMPDIR=scratch)
     for line in process.stdout:
         if "waiting" in line:
             break
@@ -293,14 +289,8 @@ def test_a_stage_that_computes_stops_within_seconds_and_says_what_is_kept(tree, 
     kept.mkdir(parents=True)
     (kept / "epoch-000012.0123456789abcdef.npz").touch()
     stage = "03_train_cunet.dense_simple-seed0"
-    process = subprocess.Popen(
-        [sys.executable, "-m", "cunet_lib.cli", "run", stage, "--profile", "tiny"],
-        cwd=tree.root,
-        env=clean_environment(TMPDIR=scratch),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    words = (sys.executable, "-m", "cunet_lib.cli", "run", stage, "--profile", "tiny")
+    process = started(*words, cwd=tree.root, TMPDIR=scratch)
     for line in process.stdout:
         if "waiting" in line:
             break
@@ -319,16 +309,7 @@ def test_a_second_run_of_a_profile_is_refused_and_the_first_goes_on(tree):
     wait = "import time\nprint('waiting', flush=True)\ntime.sleep(3)"
     result = "result = paths.corpus / 'corpus.json'"
     tree.notebook("00_corpus", COMMON, LOAD, wait, result, WRITE)
-    environment = clean_environment(CUNET_PYTHON=sys.executable)
-    first = subprocess.Popen(
-        ["make", "reproduce", "PROFILE=tiny"],
-        cwd=tree.root,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    first = reproduction(tree)
     for line in first.stdout:
         if "waiting" in line:
             break
@@ -358,17 +339,7 @@ def test_a_log_that_cannot_be_written_is_one_sentence(tree):
     assert "cannot be written (No space left on device)" in said and "free some space" in said
 
 
-def cunet(*arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "cunet_lib.cli", *arguments],
-        cwd=ROOT,
-        env=clean_environment(),
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-
-
 def test_command_has_help_and_the_package_s_version():
-    assert cunet("--help").returncode == 0
-    assert re.fullmatch(r"cunet \d+\.\d+\.\d+\n", cunet("--version").stdout)
+    words = (sys.executable, "-m", "cunet_lib.cli")
+    assert ran(*words, "--help").returncode == 0
+    assert re.fullmatch(r"cunet \d+\.\d+\.\d+\n", ran(*words, "--version").stdout)

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from conftest import ROOT, clean_environment, run_record
+from conftest import ROOT, changed, run_record, started
 
 import cunet_lib
 from cunet_lib import cli
@@ -463,13 +463,7 @@ HOLD = (
 @pytest.fixture
 def other(tmp_path):
     """Another process that separates into the folder ``out``, and the temporary folder it uses."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", HOLD, tmp_path / "out"],
-        cwd=ROOT,
-        env=clean_environment(),
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    process = started(sys.executable, "-c", HOLD, tmp_path / "out")
     yield process, Path(process.stdout.readline().strip())
     process.kill()
     process.wait()
@@ -676,9 +670,7 @@ def test_model_of_unknown_settings_is_refused(tmp_path, monkeypatch):
 
 def test_patches_overlap_even_if_the_study_lays_them_end_to_end(tmp_path):
     path = trained(tmp_path / "run", "dense_simple")
-    joined = SETTINGS.model_copy(
-        update={"separate": SETTINGS.separate.model_copy(update={"overlap": 0.0})}
-    )
+    joined = changed(SETTINGS, "separate", overlap=0.0)
     (path.parent / "run.json").write_text(json.dumps(run_record(joined, "dense_simple")))
     found = catalog.find(str(path))
     for overlap in (songs.OVERLAP, 0.75):
@@ -739,8 +731,7 @@ def test_licence_is_the_one_of_the_project():
     assert (ROOT / "LICENSE").read_text(encoding="utf-8").startswith(f"{cards.LICENCE} License")
 
 
-def test_cards_get_their_scores_and_stand_beside_the_shipped_model(tmp_path, monkeypatch):
-    monkeypatch.setenv("CUNET_RESULTS", str(tmp_path))
+def test_cards_get_their_scores_and_stand_beside_the_shipped_model(roots):
     paths = SETTINGS.paths
     shipped = SETTINGS.shipped
     trained(paths.run(shipped, 0), shipped)

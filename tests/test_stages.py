@@ -66,12 +66,10 @@ class Study:
 
 
 @pytest.fixture
-def study(tmp_path, monkeypatch):
+def study(tmp_path, roots, monkeypatch):
     for name in ("cunet_lib", "rendered_corpus", "notebooks"):
         ignored = shutil.ignore_patterns("__pycache__")
         shutil.copytree(ROOT / name, tmp_path / name, ignore=ignored)
-    monkeypatch.setenv("CUNET_DATA", str(tmp_path / "data"))
-    monkeypatch.setenv("CUNET_RESULTS", str(tmp_path / "results"))
     monkeypatch.setattr(stages, "ROOT", tmp_path)
     for module in (stages, parameters):
         monkeypatch.setattr(module, "NOTEBOOKS", tmp_path / "notebooks")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import soundfile
-from conftest import write_tones
+from conftest import changed, write_tones
 
 from cunet_lib.core.files import Busy, WriteError, locked
 from cunet_lib.core.settings import ConfigError, load_profile
@@ -14,9 +14,8 @@ from cunet_lib.signal.spectral import magnitude_scale
 
 
 @pytest.fixture
-def study(tmp_path, monkeypatch):
+def study(roots):
     """Settings of a study of its own, with a corpus that the test may change."""
-    monkeypatch.setenv("CUNET_DATA", str(tmp_path / "data"))
     settings = load_profile("smoke")
     write_tones(settings.paths.corpus, train=3, test=1, seconds=1.0)
     return settings
@@ -141,6 +140,5 @@ def test_an_interrupted_store_is_not_believed(study, monkeypatch):
 def test_a_store_of_other_settings_is_refused(study):
     build_store(study, workers=1)
     assert open_store(study).entries
-    other = study.model_copy(update={"signal": study.signal.model_copy(update={"hop": 512})})
     with pytest.raises(ConfigError, match="other data or signal settings"):
-        open_store(other)
+        open_store(changed(study, "signal", hop=512))

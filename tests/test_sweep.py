@@ -4,12 +4,11 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import sys
 
 import pandas as pd
 import pytest
-from conftest import ROOT, clean_environment
+from conftest import ROOT, ran
 
 from cunet_lib.core.files import RUN_KEYS
 from cunet_lib.core.settings import ConfigError
@@ -17,13 +16,6 @@ from cunet_lib.workflow import sweep
 from cunet_lib.workflow.stages import run_name
 
 GRID = "variant=dense_simple,cnn_complex train.learning_rate=1e-3,3e-4"
-
-
-@pytest.fixture
-def roots(tmp_path, monkeypatch):
-    monkeypatch.setenv("CUNET_DATA", str(tmp_path / "data"))
-    monkeypatch.setenv("CUNET_RESULTS", str(tmp_path / "results"))
-    return tmp_path
 
 
 # ------------------------------------------------------------------------------ the grid
@@ -150,14 +142,7 @@ def test_a_run_with_other_settings_is_no_finished_one(roots):
 
 
 def make(*arguments, **environment):
-    return subprocess.run(
-        ["make", "sweep", *arguments],
-        cwd=ROOT,
-        env=clean_environment(CUNET_PYTHON=sys.executable, **environment),
-        capture_output=True,
-        text=True,
-        timeout=900,
-    )
+    return ran("make", "sweep", *arguments, CUNET_PYTHON=sys.executable, **environment)
 
 
 @pytest.mark.parametrize(
