@@ -72,6 +72,25 @@ def clean_environment(**changes):
     return {**kept, **{name: str(value) for name, value in changes.items()}}
 
 
+def ran(*words, cwd=ROOT, timeout=300, **environment):
+    """A command's finished process, both streams as text, in a user's environment with changes."""
+    options = {"cwd": cwd, "env": clean_environment(**environment), "timeout": timeout}
+    return subprocess.run(words, capture_output=True, text=True, **options)
+
+
+def started(*words, cwd=ROOT, start_new_session=False, **environment):
+    """The same of a command that goes on; whoever starts it ends it."""
+    return subprocess.Popen(
+        words,
+        cwd=cwd,
+        env=clean_environment(**environment),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=start_new_session,
+    )
+
+
 LOCKS = ("requirements.lock", "requirements-gpu.lock")
 
 
@@ -84,14 +103,7 @@ class Tree:
     def make(self, *arguments, python=sys.executable, **environment):
         """Run make with this test's Python; return the finished process, both streams as text."""
         given = {"CUNET_PYTHON": python} if python else {}
-        return subprocess.run(
-            ["make", *arguments],
-            cwd=self.root,
-            env=clean_environment(**given, **environment),
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
+        return ran("make", *arguments, cwd=self.root, **given, **environment)
 
     def planned(self, *arguments, target="reproduce"):
         """Stages that ``make reproduce``, or another target, goes through, in order."""
@@ -208,6 +220,12 @@ def run_record(settings, model, *, seed=0, **changes):
     return {**numbers, "profile": settings.name, **given, **changes}
 
 
+def changed(settings, section, **values):
+    """Settings with other values in one section; unchecked, unlike those of overrides."""
+    part = getattr(settings, section).model_copy(update=values)
+    return settings.model_copy(update={section: part})
+
+
 def pytest_collection_modifyitems(items):
     """Mark what is slow, and put it first: no core has nothing to do while the last of it runs."""
     for item in items:
@@ -236,9 +254,9 @@ class SmokeStudy:
 
     @property
     def environment(self):
-        """A user's environment with these roots."""
+        """Variables that a command needs to work on it."""
         roots = {"CUNET_DATA": self.data, "CUNET_RESULTS": self.results}
-        return clean_environment(CUNET_PYTHON=sys.executable, PYTHONPATH=ROOT, **roots)
+        return {"CUNET_PYTHON": sys.executable, "PYTHONPATH": ROOT, **roots}
 
     def settings(self, monkeypatch, *overrides):
         """Settings of the profile, with its roots in this process' environment."""
@@ -248,14 +266,8 @@ class SmokeStudy:
 
     def make(self, *arguments, **environment):
         """Run make for this study; returns the finished process."""
-        return subprocess.run(
-            ["make", *arguments, "PROFILE=smoke"],
-            cwd=ROOT,
-            env={**self.environment, **environment},
-            capture_output=True,
-            text=True,
-            timeout=1200,
-        )
+        given = {**self.environment, **environment}
+        return ran("make", *arguments, "PROFILE=smoke", timeout=1200, **given)
 
     def copy(self, folder, *, without=()):
         """A copy to write to; folders of results named in ``without`` stay behind.
@@ -300,6 +312,14 @@ def tones(tmp_path_factory):
     write_tones(settings.paths.corpus)
     yield settings, build_store(settings, workers=1)
     patch.undo()
+
+
+@pytest.fixture
+def roots(tmp_path, monkeypatch):
+    """The test's own folder, with the roots of data and results in it."""
+    monkeypatch.setenv("CUNET_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("CUNET_RESULTS", str(tmp_path / "results"))
+    return tmp_path
 
 
 @pytest.fixture

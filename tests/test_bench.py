@@ -3,13 +3,12 @@
 import functools
 import json
 import statistics
-import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT, clean_environment
+from conftest import ran
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -45,14 +44,7 @@ def test_calls_take_turns_and_warm_up_once():
 # ------------------------------------------------------------------------------------- workloads
 
 
-@pytest.fixture
-def folders(tmp_path, monkeypatch):
-    monkeypatch.setenv("CUNET_DATA", str(tmp_path / "data"))
-    monkeypatch.setenv("CUNET_RESULTS", str(tmp_path / "results"))
-    return tmp_path
-
-
-def test_noise_is_a_corpus_that_the_study_can_prepare_and_a_store_that_it_can_train_from(folders):
+def test_noise_is_a_corpus_that_the_study_can_prepare_and_a_store_that_it_can_train_from(roots):
     settings = load_profile("smoke")
     scratch.noise_corpus(settings.paths.corpus, tracks={"train": 2, "test": 1}, seconds=1.0)
     store = build_store(settings, workers=1)
@@ -79,7 +71,7 @@ def test_released_pipeline_gives_patches_of_its_spectrograms(rng):
         np.testing.assert_allclose(stem, wanted[..., 0], rtol=1e-6)
 
 
-def test_a_part_gives_rows_and_what_they_were_made_of(folders, monkeypatch):
+def test_a_part_gives_rows_and_what_they_were_made_of(roots, monkeypatch):
     alone = functools.partial(build_store, workers=1)
     monkeypatch.setattr(workloads, "build_store", alone)
     (row,), found = workloads.preprocessing(0.01, None)
@@ -183,12 +175,5 @@ import rfc3987_syntax
 
 
 def test_what_libraries_can_do_without_is_not_loaded_for_them_but_for_others():
-    done = subprocess.run(
-        [sys.executable, "-c", SPARED],
-        capture_output=True,
-        text=True,
-        env=clean_environment(),
-        cwd=ROOT,
-        timeout=180,
-    )
+    done = ran(sys.executable, "-c", SPARED)
     assert (done.returncode, done.stdout, done.stderr) == (0, "\n", "")

@@ -95,11 +95,6 @@ def test_what_a_killed_process_left_is_no_checkpoint(folder):
     assert not list(folder.glob(".*partial*"))
 
 
-def test_pickled_content_is_never_loaded(tmp_path):
-    checkpoint.save(tmp_path, Checkpoint(FACTS, {}, [np.array([{}], object)], []), epochs=1)
-    assert checkpoint.load(tmp_path, FACTS, lambda line: None) is None
-
-
 def test_a_full_disk_leaves_the_earlier_one(folder, full_disk):
     full_disk()
     with pytest.raises(WriteError, match=r"epoch-000004.*cannot be written \(No space left"):

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import run_record
+from conftest import changed, run_record
 
 from cunet_lib.core.settings import ConfigError
 from cunet_lib.core.systems import INSTRUMENTS, VARIANTS
@@ -194,9 +194,8 @@ def test_runs_are_told_apart_by_name_and_training(runs):
     }
     with pytest.raises(ConfigError, match=r"cnn_complex-seed7.*make conditions PROFILE="):
         control.Run(settings, "cnn_complex", seed=7)
-    signal = settings.signal.model_copy(update={"hop": 128})
     with pytest.raises(ConfigError, match="signal settings"):
-        control.Run(settings.model_copy(update={"signal": signal}), "cnn_complex", seed=0)
+        control.Run(changed(settings, "signal", hop=128), "cnn_complex", seed=0)
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,9 @@ def test_unknown_instruments_and_levels_are_named():
     for level in (-0.1, 1.5, float("nan")):
         with pytest.raises(ConfigError, match="within 0 and 1"):
             conditions.vector({"bass": level})
+    for text, told in (("vocals=loud", "must be a number"), ("vocals+vocals", "vocals twice")):
+        with pytest.raises(ConfigError, match=told):
+            conditions.parse(text)
 
 
 def test_faders_and_ways_between_conditions():

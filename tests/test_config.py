@@ -82,32 +82,16 @@ def test_profile_can_be_a_file(tmp_path):
         ("data.test=[a]", ("test and stems belong to source: folder",)),
         ("data.stems={guitar: [a]}", ("data.stems", "guitar")),
         ("trian.patience=1", ("trian", "train")),
-        ("train.learning_rate=0", ("train.learning_rate", "0")),
         ("train.learning_rate=fast", ("train.learning_rate", "fast")),
-        ("train.progressive=1.5", ("train.progressive", "1.5")),
-        ("train.min_learning_rate=0.5", ("min_learning_rate",)),
         ("train.warmup_steps=1", ("train.warmup_steps = 1", "train.schedule = cosine")),
         ("train.conditions=[one_hot,chords]", ("train.conditions", "chords", "pairs")),
-        ("train.conditions=[]", ("train.conditions",)),
         ("train.conditions=zero", ("train.conditions", "zero")),
-        ("model.filters=0", ("model.filters", "0")),
-        ("model.filters=2.5", ("model.filters", "2.5")),
         ("model.patch_frames=100", ("model.patch_frames", "100", "model.blocks")),
         ("signal.n_fft=1000", ("n_fft", "1000", "power of two")),
         ("signal.hop=1024", ("hop", "1024", "n_fft")),
-        ("signal.sample_rate=.nan", ("signal.sample_rate",)),
-        ("train.learning_rate=.inf", ("train.learning_rate",)),
         ("data.source=mp3", ("data.source", "mp3", "rendered")),
-        ("data.validation=4", ("validation", "4")),
-        ("data.validation=0", ("validation",)),
         ("separate.overlap=1", ("separate.overlap", "1")),
-        ("seed=-1", ("seed", "-1")),
-        ("name=../up", ("name", "../up")),
-        ("model=3", ("model",)),
-        ("train.precision=half", ("train.precision", "half", "float32")),
         ("train.patience", ("train.patience", "section.key=value")),
-        ("=3", ("section.key=value",)),
-        ("title.x=3", ("title",)),
         ("train.patience=[1", ("train.patience=[1", "YAML")),
     ],
 )
@@ -118,25 +102,6 @@ def test_bad_override_names_the_setting_and_the_remedy(override, words):
     assert [word for word in words if word not in str(caught.value)] == []
 
 
-@pytest.mark.parametrize(
-    ("content", "words"),
-    [
-        ("title: [", ("YAML",)),
-        ("- a\n- b\n", ("mapping",)),
-        ("title: x\n", ("data",)),
-        ("title: x\ndata: {source: rendered}\n", ("data.validation",)),
-        ("title: x\ndata: {source: rendered, validation: 1}\nextra: 1\n", ("extra", "title")),
-    ],
-)
-def test_bad_file_is_one_sentence(tmp_path, content, words):
-    path = tmp_path / "bad.yaml"
-    path.write_text(content)
-    with pytest.raises(ConfigError) as caught:
-        load_profile(str(path))
-    assert one_sentence(caught), caught.value
-    assert all(word in str(caught.value) for word in ("bad.yaml", *words))
-
-
 def test_warmup_must_end_before_the_training():
     given = "train.schedule=cosine train.unet_epochs=1 train.steps_per_epoch=8 train.warmup_steps="
     assert load_profile("smoke", f"{given}7").train.warmup_steps == 7
@@ -144,11 +109,14 @@ def test_warmup_must_end_before_the_training():
         load_profile("smoke", f"{given}8")
 
 
-def test_missing_profiles_are_told_apart(tmp_path):
+def test_missing_profiles_and_settings_are_told_apart(tmp_path):
     with pytest.raises(ConfigError, match=r"No profile 'nope'; there are: .*smoke"):
         load_profile("nope")
     with pytest.raises(ConfigError, match=r"absent\.yaml cannot be read"):
         load_profile(str(tmp_path / "absent.yaml"))
+    (tmp_path / "bad.yaml").write_text("title: x\ndata: {source: rendered}\n")
+    with pytest.raises(ConfigError, match=r"bad\.yaml: .*data\.validation"):
+        load_profile(str(tmp_path / "bad.yaml"))
 
 
 def test_hash_follows_the_named_sections_only():
@@ -190,14 +158,6 @@ def test_any_override_is_accepted_or_refused_in_one_sentence(setting, value):
         assert Profile.model_validate(settings.model_dump(mode="json")) == settings
         step = 2**settings.model.blocks
         assert settings.signal.bins % step == settings.model.patch_frames % step == 0
-
-
-@given(key=st.text(max_size=20), value=st.text(max_size=20))
-def test_any_text_as_override_raises_nothing_but_config_error(key, value):
-    try:
-        load_profile("smoke", [f"{key}={value}"])
-    except ConfigError as error:
-        assert str(error)
 
 
 @given(

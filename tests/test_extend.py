@@ -2,7 +2,6 @@
 
 import re
 import shutil
-import subprocess
 import sys
 
 import numpy as np
@@ -10,7 +9,7 @@ import pandas as pd
 import pytest
 import soundfile
 import yaml
-from conftest import ROOT, clean_environment
+from conftest import ROOT, ran
 
 PAGE = (ROOT / "docs" / "extend.md").read_text(encoding="utf-8")
 SECTIONS = dict(re.findall(r"^## (.*?)\n(.*?)(?=^## |\Z)", PAGE, re.MULTILINE | re.DOTALL))
@@ -44,14 +43,7 @@ def project(tmp_path):
 
 
 def run(root, *words, **environment):
-    done = subprocess.run(
-        [sys.executable, *words],
-        cwd=root,
-        env=clean_environment(PYTHONPATH=root, **environment),
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
+    done = ran(sys.executable, *words, cwd=root, timeout=600, PYTHONPATH=root, **environment)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

@@ -3,7 +3,6 @@
 import errno
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -11,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT, clean_environment
+from conftest import ran, started
 
 from cunet_lib.core import files
 from cunet_lib.core.files import Busy, WriteError, locked, replacing, write_atomically, write_json
@@ -45,9 +44,7 @@ def test_a_killed_writer_leaves_nothing_that_is_found_as_a_result(tmp_path):
         "files.write_atomically(Path(sys.argv[1]), 'half')\n"
     )
     path = write_atomically(tmp_path / "unet-seed0.csv", "whole\n")
-    done = subprocess.run(
-        [sys.executable, "-c", code, path], cwd=ROOT, env=clean_environment(), timeout=60
-    )
+    done = ran(sys.executable, "-c", code, path)
     assert done.returncode == -signal.SIGKILL
     assert len(list(tmp_path.iterdir())) == 2
     assert list(tmp_path.glob("*-seed*.csv")) == [path]
@@ -140,13 +137,7 @@ HOLD = (
 @pytest.fixture
 def holder(tmp_path):
     """Another process that holds the lock ``.lock`` of a folder."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", HOLD, tmp_path / ".lock"],
-        cwd=ROOT,
-        env=clean_environment(),
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    process = started(sys.executable, "-c", HOLD, tmp_path / ".lock")
     assert process.stdout.readline() == "held\n"
     yield process
     process.kill()

@@ -100,8 +100,7 @@ def test_separated_silence_is_silence(tones, precision):
 
 
 @pytest.mark.timeout(300)
-def test_a_corpus_with_silent_tracks_trains(tmp_path, monkeypatch):
-    monkeypatch.setenv("CUNET_DATA", str(tmp_path / "data"))
+def test_a_corpus_with_silent_tracks_trains(roots):
     settings = load_profile(
         "smoke",
         "train.conditions=[one_hot,zero,all] train.precision=mixed_bfloat16",
@@ -115,8 +114,8 @@ def test_a_corpus_with_silent_tracks_trains(tmp_path, monkeypatch):
     store = build_store(settings, workers=1)
     assert [entry.scale for entry in store.entries].count(1.0) == 2
     record = training.train(
-        settings, store, "dense_simple", seed=0, folder=tmp_path / "run", report=print
+        settings, store, "dense_simple", seed=0, folder=roots / "run", report=print
     )
     assert np.isfinite(record["best_val_loss"])
-    kept = load(tmp_path / "run" / "model.keras")
+    kept = load(roots / "run" / "model.keras")
     assert all(np.isfinite(weight).all() for weight in kept.get_weights())

@@ -1,11 +1,11 @@
 """Rooms of ``cunet_lib``: what each may import, what stays out of it, what importing it costs."""
 
 import ast
-import subprocess
+import os
 import sys
 
 import pytest
-from conftest import ROOT, clean_environment
+from conftest import ROOT, ran
 
 ROOMS = {
     "core": (),
@@ -69,14 +69,8 @@ def test_the_corpus_shares_only_a_folder_with_the_study():
 
 
 def loaded_by(code, **environment):
-    done = subprocess.run(
-        [sys.executable, "-c", f"import sys; {code}; print('|'.join(sys.modules))"],
-        capture_output=True,
-        text=True,
-        env=clean_environment(**environment),
-        cwd=ROOT,
-        timeout=120,
-    )
+    words = (sys.executable, "-c", f"import sys; {code}; print('|'.join(sys.modules))")
+    done = ran(*words, **environment)
     assert (done.returncode, done.stderr) == (0, "")
     return {name.split(".")[0] for name in done.stdout.strip().split("|")}
 
@@ -103,18 +97,10 @@ assert tensorflow.__spec__.loader is tensorflow.__loader__
 """
 
 
-def test_tensorflow_starts_silently():
-    environment = {
-        k: v for k, v in clean_environment().items() if not k.startswith(("TF_", "GRPC"))
-    }
-    done = subprocess.run(
-        [sys.executable, "-c", NOISE],
-        capture_output=True,
-        text=True,
-        env=environment,
-        cwd=ROOT,
-        timeout=180,
-    )
+def test_tensorflow_starts_silently(monkeypatch):
+    for name in [name for name in os.environ if name.startswith(("TF_", "GRPC"))]:
+        monkeypatch.delenv(name)
+    done = ran(sys.executable, "-c", NOISE)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
@@ -137,14 +123,8 @@ def test_keras_settings_of_the_user_change_nothing(tmp_path, own):
     (tmp_path / ".keras").mkdir()
     (tmp_path / ".keras" / "keras.json").write_text(settings)
     first = "from cunet_lib.core.startup import OWN_KERAS; os.environ.update(OWN_KERAS)"
-    done = subprocess.run(
-        [sys.executable, "-c", KERAS.replace("{first}", first if own else "")],
-        capture_output=True,
-        text=True,
-        env=clean_environment(HOME=tmp_path, KERAS_BACKEND="torch"),
-        cwd=ROOT,
-        timeout=600,
-    )
+    words = (sys.executable, "-c", KERAS.replace("{first}", first if own else ""))
+    done = ran(*words, timeout=600, HOME=tmp_path, KERAS_BACKEND="torch")
     assert done.returncode == 0, done.stderr
     before = "channels_last" if own else "channels_first"
     assert done.stdout.split() == ["tensorflow", "channels_last", before]
@@ -164,13 +144,7 @@ def test_failing_tensorflow_import_still_tells_why(tmp_path):
     (tmp_path / "tensorflow.py").write_text(
         "import os\nos.write(2, b'no such instruction\\n')\nraise ImportError('broken')\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", "import cunet_lib, tensorflow"],
-        capture_output=True,
-        text=True,
-        env=clean_environment(PYTHONPATH=f"{tmp_path}:{ROOT}"),
-        cwd=tmp_path,
-        timeout=60,
-    )
+    words = (sys.executable, "-c", "import cunet_lib, tensorflow")
+    done = ran(*words, cwd=tmp_path, PYTHONPATH=f"{tmp_path}:{ROOT}")
     assert done.returncode != 0
     assert "no such instruction" in done.stderr and "broken" in done.stderr

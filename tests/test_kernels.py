@@ -147,16 +147,6 @@ CONVOLUTIONS = (
 OPTIONS = {"filters": 6, "kernel_size": 5, "strides": 2, "padding": "same"}
 
 
-@pytest.mark.parametrize(("ours", "theirs"), CONVOLUTIONS)
-def test_convolutions_of_float32_maps_are_keras_own(ours, theirs, rng):
-    x = rng.normal(size=(2, 6, 8, 3)).astype(np.float32)
-    layers = pair(ours, theirs, x.shape, rng, **OPTIONS)
-    upstream = rng.normal(size=layers[0](x).shape).astype(np.float32)
-    (one, found), (two, wanted) = (outcome(each, x, upstream) for each in layers)
-    for left, right in zip((one, *found), (two, *wanted), strict=True):
-        np.testing.assert_array_equal(left, right)
-
-
 @given(
     st.sampled_from(CONVOLUTIONS),
     SHAPES,

@@ -228,12 +228,3 @@ def test_unknown_names_are_refused_by_name():
     with pytest.raises(ConfigError, match="No model 'unet_flute'"):
         models.build("unet_flute")
     assert len(UNETS) == 4
-
-
-def test_a_file_that_is_no_model_of_ours_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match="No model at"):
-        load(tmp_path / "missing.keras")
-    foreign = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)], name="foreign")
-    foreign.save(tmp_path / "foreign.keras")
-    with pytest.raises(ConfigError, match="not a model of the study"):
-        load(tmp_path / "foreign.keras")

@@ -11,16 +11,6 @@ from conftest import ROOT
 from cunet_lib.workflow.parameters import notebook_parameters
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-STAGES = (
-    "00_corpus",
-    "01_preprocess",
-    "02_train_unet",
-    "03_train_cunet",
-    "04_evaluate",
-    "05_plot",
-    "06_explore",
-    "07_conditions",
-)
 
 
 @pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
@@ -39,10 +29,6 @@ def code_cells(notebook):
 
 def tagged(notebook):
     return [cell for cell in code_cells(notebook) if "parameters" in cell.metadata.get("tags", [])]
-
-
-def test_every_stage_has_its_notebook():
-    assert set(STAGES) <= {path.stem for path in NOTEBOOKS}
 
 
 def test_notebook_is_valid(notebook):

@@ -315,21 +315,6 @@ def test_a_file_that_is_no_audio_is_one_sentence_and_changes_nothing(explorer):
     assert explorer.song.value == "known" and shown(explorer) == before
 
 
-def test_what_libsndfile_does_not_read_ffmpeg_does(tmp_path):
-    import subprocess
-
-    from cunet_lib.signal.audio import ensure_ffmpeg
-
-    tone = 0.5 * np.sin(2 * np.pi * 440 * np.arange(44100) / 44100)
-    soundfile.write(tmp_path / "tone.wav", tone, 44100)
-    command = [ensure_ffmpeg(), "-v", "error", "-i", tmp_path / "tone.wav", tmp_path / "tone.m4a"]
-    subprocess.run(command, check=True)
-    decoded = steering.decode_upload("tone.m4a", (tmp_path / "tone.m4a").read_bytes(), RATE)
-    assert decoded.shape[0] == 1 and decoded.dtype == np.float32
-    assert decoded.shape[1] == pytest.approx(RATE, rel=0.1)
-    assert np.sqrt(np.mean(decoded**2)) == pytest.approx(0.5 / np.sqrt(2), rel=0.1)
-
-
 def test_store_s_test_songs_come_first_and_the_real_excerpt_is_always_there(tones, tmp_path):
     settings, store = tones
     found = steering.songs(settings)
@@ -339,8 +324,7 @@ def test_store_s_test_songs_come_first_and_the_real_excerpt_is_always_there(tone
     assert audio.shape[0] == 5 and audio.shape[1] > 5 * RATE
 
 
-def test_a_fresh_clone_has_the_real_excerpt(tmp_path, monkeypatch):
-    monkeypatch.setenv("CUNET_DATA", str(tmp_path))
+def test_a_fresh_clone_has_the_real_excerpt(roots):
     assert list(steering.songs(SETTINGS)) == [steering.EXCERPT]
 
 
@@ -348,11 +332,10 @@ def test_a_fresh_clone_has_the_real_excerpt(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def elsewhere(tmp_path, monkeypatch):
+def elsewhere(roots, monkeypatch):
     """Results and project in an empty folder; the profile's models folder."""
-    monkeypatch.setenv("CUNET_RESULTS", str(tmp_path / "results"))
-    monkeypatch.setattr(catalog, "ROOT", tmp_path / "project")
-    return SETTINGS.paths.models, tmp_path / "project" / "results" / "smoke" / "models"
+    monkeypatch.setattr(catalog, "ROOT", roots / "project")
+    return SETTINGS.paths.models, roots / "project" / "results" / "smoke" / "models"
 
 
 def test_the_shipped_model_is_found_and_computes_in_single_precision(elsewhere):

@@ -10,7 +10,7 @@ import time
 import psutil
 import pytest
 import threadpoolctl
-from conftest import clean_environment
+from conftest import ran
 
 from cunet_lib.core import hardware, processes
 from cunet_lib.core.settings import ROOT, ConfigError
@@ -127,13 +127,8 @@ map_tracks(work, ((number,) for number in range(9)), total=9, label="tracks", wo
 def test_workers_end_with_a_killed_parent(tmp_path):
     """Idle or at work."""
     script = ORPHAN.replace("{parent}", "os.getppid()")
-    done = subprocess.run(
-        [sys.executable, "-c", script],
-        env=clean_environment(PYTHONPATH=ROOT),
-        stdout=subprocess.PIPE,
-        text=True,
-        timeout=60,  # also for the workers, which hold the pipe
-    )
+    # The time is also for the workers, which hold the pipes.
+    done = ran(sys.executable, "-c", script, timeout=60, PYTHONPATH=ROOT)
     assert done.returncode == -signal.SIGKILL
     end = time.monotonic() + 10
     pids = {int(line) for line in done.stdout.split() if line.isdecimal()}

@@ -1,12 +1,11 @@
 """Parameters of notebooks: what papermill injects is checked by the notebook itself."""
 
-import subprocess
 import sys
 from dataclasses import replace
 
 import nbformat
 import pytest
-from conftest import ROOT, clean_environment
+from conftest import ROOT, ran
 
 from cunet_lib.core.settings import ConfigError
 from cunet_lib.core.systems import VARIANTS
@@ -93,18 +92,10 @@ def test_a_variant_that_the_models_do_not_have_is_refused_before_any_stage(
 )
 def test_papermill_itself_fails_in_the_first_cell(tmp_path, given, words):
     source, copy = ROOT / "notebooks" / "00_corpus.ipynb", tmp_path / "out.ipynb"
-    done = subprocess.run(
-        [sys.executable, "-m", "papermill", source, copy, "-p", *given],
-        cwd=tmp_path,
-        env=clean_environment(
-            CUNET_DATA=tmp_path / "data",
-            CUNET_RESULTS=tmp_path / "results",
-            PYTHONPATH=ROOT,  # this checkout, whichever one is installed
-        ),
-        capture_output=True,
-        text=True,
-        timeout=280,
-    )
+    roots = {"CUNET_DATA": tmp_path / "data", "CUNET_RESULTS": tmp_path / "results"}
+    command = (sys.executable, "-m", "papermill", source, copy, "-p", *given)
+    # Of this checkout, whichever one is installed.
+    done = ran(*command, cwd=tmp_path, PYTHONPATH=ROOT, **roots)
     assert done.returncode != 0
     assert all(word in done.stderr for word in words), done.stderr[-2000:]
     # The sentence takes the place of the calls that led to it.

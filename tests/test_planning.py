@@ -3,7 +3,7 @@
 import shutil
 
 import pytest
-from conftest import write_tones
+from conftest import changed, write_tones
 
 from cunet_lib.cli import main
 from cunet_lib.core.settings import ConfigError, load_profile, profile_names
@@ -14,9 +14,7 @@ MUSIC = {"train": [100.0] * 10, "test": [100.0] * 3 + [120.0]}
 
 
 @pytest.fixture(autouse=True)
-def own_folders(tmp_path, monkeypatch):
-    monkeypatch.setenv("CUNET_DATA", str(tmp_path / "data"))
-    monkeypatch.setenv("CUNET_RESULTS", str(tmp_path / "results"))
+def own_folders(roots, monkeypatch):
     monkeypatch.delenv("CUNET_MUSDB", raising=False)
     monkeypatch.setenv("CUNET_THREADS", "2")
 
@@ -106,8 +104,7 @@ def test_headers_are_read_where_the_tracks_are(tmp_path, monkeypatch):
     write_tones(tmp_path / "musdb", train=3, test=1, seconds=2.0)
     monkeypatch.setenv("CUNET_MUSDB", str(tmp_path / "musdb"))
     settings = load_profile("musdb18")
-    data = settings.data.model_copy(update={"validation": 1})
-    music, corpus = planning.lengths(settings.model_copy(update={"data": data}))
+    music, corpus = planning.lengths(changed(settings, "data", validation=1))
     assert music == {"train": pytest.approx([2.0] * 3), "test": pytest.approx([2.0])}
     assert corpus == 0
     # A corpus that is not in order has no plan, but a list of problems.

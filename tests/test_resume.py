@@ -4,14 +4,13 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import time
 
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import ROOT, clean_environment
+from conftest import changed, started
 
 from cunet_lib.core import files
 from cunet_lib.core.settings import ConfigError
@@ -96,16 +95,12 @@ def contents(folder):
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def with_train(settings, update):
-    return settings.model_copy(update={"train": settings.train.model_copy(update=update)})
-
-
 @pytest.mark.parametrize(
     ("model", "update"), [("unet_bass", PLATEAU), ("dense_complex", COSINE)], ids=["unet", "cunet"]
 )
 def test_a_killed_training_ends_as_one_that_was_not(tones, tmp_path, monkeypatch, model, update):
     settings, store = tones
-    settings = with_train(settings, update)
+    settings = changed(settings, "train", **update)
     assert settings.model.dropout > 0 and settings.model.control_dropout > 0
     recorder = Recorder(monkeypatch)
     lines = []
@@ -162,14 +157,8 @@ except KeyboardInterrupt:
 
 
 def start(folder, overrides):
-    return subprocess.Popen(
-        [sys.executable, "-c", SCRIPT, overrides, folder],
-        cwd=ROOT,
-        env=clean_environment(CUNET_DATA=os.environ["CUNET_DATA"], CUNET_THREADS=1),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    variables = {"CUNET_DATA": os.environ["CUNET_DATA"], "CUNET_THREADS": 1}
+    return started(sys.executable, "-c", SCRIPT, overrides, folder, **variables)
 
 
 def two_epochs(process):
@@ -220,7 +209,7 @@ def trained(tones, tmp_path_factory):
     """Settings, store, and a folder with a training that was killed in its second epoch, and it
     once it went on to its end."""
     settings, store = tones
-    settings = with_train(settings, {"unet_epochs": 2, "steps_per_epoch": 1})
+    settings = changed(settings, "train", unet_epochs=2, steps_per_epoch=1)
     folder = tmp_path_factory.mktemp("trained")
     with pytest.MonkeyPatch.context() as patch:
         Recorder(patch).at_step = 2
@@ -256,7 +245,7 @@ def finish(settings, store, folder, *, seed=0):
 
 def test_other_settings_begin_anew_and_say_so(stopped):
     settings, store, folder = stopped
-    record, lines = finish(with_train(settings, {"learning_rate": 2e-3}), store, folder)
+    record, lines = finish(changed(settings, "train", learning_rate=2e-3), store, folder)
     assert lines[0] == "an unfinished training of 1 epochs is discarded: settings changed since"
     assert record["resumed"] == 0 and record["epochs"] == 2
 
@@ -338,16 +327,10 @@ def test_the_batch_whose_loss_is_not_finite_is_named_and_the_epoch_before_kept(
     message = str(caught.value)
     monkeypatch.undo()
     batches = TrainingBatches(store, settings, model="unet_bass", seed=0)
-    assert "not finite in step 6" in message
-    assert f"(batch from: {', '.join(batches.batch(6).tracks)})" in message
+    tracks = batches.batch(6).tracks
+    assert tracks and {*tracks} <= {entry.name for entry in store.split("train")}
+    assert "not finite in step 6" in message and f"(batch from: {', '.join(tracks)})" in message
     assert "up to epoch 1 is kept" in message and "train.learning_rate" in message
     assert all(np.isfinite(value).all() for value in load(folder / "model.keras").weights)
     assert checkpoint.kept(folder).startswith("epoch 1 is kept")
     assert not (folder / "run.json").exists()
-
-
-def test_tracks_of_a_batch_are_training_tracks(tones):
-    settings, store = tones
-    batches = TrainingBatches(store, settings, model="dense_simple", seed=0)
-    names = batches.batch(3).tracks
-    assert names and set(names) <= {entry.name for entry in store.split("train")}

@@ -57,9 +57,8 @@ def write(folder, scores):
 
 
 @pytest.fixture
-def settings(tmp_path, monkeypatch):
+def settings(roots):
     """A profile of two trained systems, whose scores lie in a fresh folder."""
-    monkeypatch.setenv("CUNET_RESULTS", str(tmp_path))
     return load_profile("demo", ["shipped=dense_simple", "seeds={unet: 1, dense_simple: 1}"])
 
 

@@ -13,9 +13,7 @@ import soundfile
 from conftest import PROJECT, ROOT
 
 import cunet_lib.report.records as tables
-from benchmarks import damage
 from cunet_lib.core.settings import ConfigError
-from cunet_lib.explore import steering
 from cunet_lib.models.weights import load
 from cunet_lib.preprocess import tracks as stems
 from cunet_lib.signal import audio
@@ -188,17 +186,6 @@ def test_ffmpeg_is_given_files_and_never_addresses(monkeypatch, tmp_path):
         command, options = seen[-1]
         assert command[-1] == f"file:{path}" and isinstance(command, list)
         assert "file,pipe" in command and not options.get("shell") and options["timeout"] > 0
-
-
-@pytest.mark.parametrize("kind", ["m3u8", "ffconcat", "mpd", "sdp"])
-def test_an_uploaded_playlist_opens_nothing(kind):
-    server, host = damage.listener()
-    content = damage.PLAYLISTS[kind].replace("{host}", host).encode()
-    with server:
-        with pytest.raises(ConfigError, match="cannot be read as audio"):
-            steering.decode_upload(f"song.{kind}", content, 8192)
-        with pytest.raises(BlockingIOError):
-            server.accept()
 
 
 def test_a_stem_file_that_refers_to_others_is_refused(tmp_path):

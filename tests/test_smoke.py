@@ -4,7 +4,6 @@ import json
 import os
 import re
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -12,7 +11,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from conftest import COMMON, LOAD, ROOT, WRITE, clean_environment
+from conftest import COMMON, LOAD, ROOT, WRITE, ran, started
 from test_stages import PLAN
 
 from cunet_lib.core.files import read_run
@@ -98,8 +97,7 @@ def test_notebooks_run_alone_by_papermill_from_anywhere(smoke_study, tmp_path, n
     copy.parent.mkdir()
     command = [sys.executable, "-m", "papermill", "--no-progress-bar"]
     command += [ROOT / "notebooks" / f"{name}.ipynb", copy, "-p", "profile", "smoke"]
-    options = {"cwd": copy.parent, "env": study.environment, "capture_output": True, "text": True}
-    done = subprocess.run(command, timeout=600, **options)
+    done = ran(*command, cwd=copy.parent, timeout=600, **study.environment)
     assert done.returncode == 0, done.stderr[-3000:]
     cells = nbformat.read(copy, as_version=4).cells
     assert all(cell.execution_count for cell in cells if cell.cell_type == "code")
@@ -183,28 +181,18 @@ def test_dying_kernel_is_told_too(notebook, tmp_path):
         run_notebook(source, tmp_path / "notebooks" / "stage.ipynb", {}, echo=say_nothing)
 
 
-@pytest.mark.parametrize(
-    ("parameters", "words"),
-    [
-        ({"sede": 1}, ("'sede'", "valid: profile, overrides, seed, rate")),
-        ({"seed": "many"}, ("seed", "int", "'many'")),
-        ({"seed": True}, ("seed", "int")),
-        ({"rate": "fast"}, ("rate", "number", "'fast'")),
-        ({"profile": 3}, ("profile", "string")),
-    ],
-)
-def test_bad_parameter_is_refused_before_anything_runs(notebook, tmp_path, parameters, words):
-    with pytest.raises(ConfigError) as caught:
-        run_notebook(notebook("1"), tmp_path / "n" / "s.ipynb", parameters, echo=say_nothing)
-    assert all(word in str(caught.value) for word in words)
-    assert not (tmp_path / "n").exists()
-
-
 def test_parameters_are_read_as_the_types_of_their_defaults(notebook):
     given = {"profile": "12", "overrides": "a.b=1", "seed": "12", "rate": "1e-3"}
     expected = {"profile": "12", "overrides": "a.b=1", "seed": 12, "rate": 1e-3}
     assert check_parameters(notebook(), given) == expected
     assert check_parameters(notebook(), {"rate": 2}) == {"rate": 2.0}
+    for bad, told in (
+        ({"seed": True}, "int"),
+        ({"rate": "x"}, "number"),
+        ({"profile": 3}, "string"),
+    ):
+        with pytest.raises(ConfigError, match=f"{min(bad)} .*{told}"):
+            check_parameters(notebook(), bad)
 
 
 def test_unregistered_kernel_is_one_sentence(notebook, tmp_path):
@@ -246,6 +234,12 @@ def test_make_reports_a_failing_stage_and_goes_on_from_there(tree):
     assert "00_corpus | up to date" in done.stdout and "01_preprocess | done" in done.stdout
 
 
+def reproduction(tree, **environment):
+    """A ``make reproduce`` that goes on, with its jobs in a session of its own."""
+    options = {"cwd": tree.root, "start_new_session": True, "CUNET_PYTHON": sys.executable}
+    return started("make", "reproduce", "PROFILE=tiny", **options, **environment)
+
+
 def kernels_of(folder):
     """Command lines of living kernels whose connection file is below ``folder``."""
     found = []
@@ -266,15 +260,7 @@ def test_stopped_run_leaves_no_copy_and_no_kernel(tree, tmp_path, number):
     scratch = tmp_path / "s"
     scratch.mkdir()
     tree.notebook("00_corpus", COMMON, "import time\nprint('waiting')\ntime.sleep(600)")
-    process = subprocess.Popen(
-        ["make", "reproduce", "PROFILE=tiny"],
-        cwd=tree.root,
-        env=clean_environment(CUNET_PYTHON=sys.executable, TMPDIR=scratch),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    process = reproduction(tree, TMPDIR=scratch)
     for line in process.stdout:
         if "waiting" in line:
             break
@@ -303,14 +289,8 @@ def test_a_stage_that_computes_stops_within_seconds_and_says_what_is_kept(tree, 
     kept.mkdir(parents=True)
     (kept / "epoch-000012.0123456789abcdef.npz").touch()
     stage = "03_train_cunet.dense_simple-seed0"
-    process = subprocess.Popen(
-        [sys.executable, "-m", "cunet_lib.cli", "run", stage, "--profile", "tiny"],
-        cwd=tree.root,
-        env=clean_environment(TMPDIR=scratch),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    words = (sys.executable, "-m", "cunet_lib.cli", "run", stage, "--profile", "tiny")
+    process = started(*words, cwd=tree.root, TMPDIR=scratch)
     for line in process.stdout:
         if "waiting" in line:
             break
@@ -329,16 +309,7 @@ def test_a_second_run_of_a_profile_is_refused_and_the_first_goes_on(tree):
     wait = "import time\nprint('waiting', flush=True)\ntime.sleep(3)"
     result = "result = paths.corpus / 'corpus.json'"
     tree.notebook("00_corpus", COMMON, LOAD, wait, result, WRITE)
-    environment = clean_environment(CUNET_PYTHON=sys.executable)
-    first = subprocess.Popen(
-        ["make", "reproduce", "PROFILE=tiny"],
-        cwd=tree.root,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    first = reproduction(tree)
     for line in first.stdout:
         if "waiting" in line:
             break
@@ -368,31 +339,7 @@ def test_a_log_that_cannot_be_written_is_one_sentence(tree):
     assert "cannot be written (No space left on device)" in said and "free some space" in said
 
 
-def cunet(*arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "cunet_lib.cli", *arguments],
-        cwd=ROOT,
-        env=clean_environment(),
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ("run", "99_nothing"),
-        ("run", "00_corpus", "-p", "unknown", "1"),
-        ("verify", "nope"),
-    ],
-)
-def test_command_tells_bad_input_in_one_sentence(arguments):
-    done = cunet(*arguments)
-    assert done.returncode == 2
-    assert len(done.stderr.splitlines()) == 1 and done.stdout == ""
-
-
 def test_command_has_help_and_the_package_s_version():
-    assert cunet("--help").returncode == 0
-    assert re.fullmatch(r"cunet \d+\.\d+\.\d+\n", cunet("--version").stdout)
+    words = (sys.executable, "-m", "cunet_lib.cli")
+    assert ran(*words, "--help").returncode == 0
+    assert re.fullmatch(r"cunet \d+\.\d+\.\d+\n", ran(*words, "--version").stdout)

@@ -66,12 +66,10 @@ class Study:
 
 
 @pytest.fixture
-def study(tmp_path, monkeypatch):
+def study(tmp_path, roots, monkeypatch):
     for name in ("cunet_lib", "rendered_corpus", "notebooks"):
         ignored = shutil.ignore_patterns("__pycache__")
         shutil.copytree(ROOT / name, tmp_path / name, ignore=ignored)
-    monkeypatch.setenv("CUNET_DATA", str(tmp_path / "data"))
-    monkeypatch.setenv("CUNET_RESULTS", str(tmp_path / "results"))
     monkeypatch.setattr(stages, "ROOT", tmp_path)
     for module in (stages, parameters):
         monkeypatch.setattr(module, "NOTEBOOKS", tmp_path / "notebooks")
@@ -280,11 +278,7 @@ def test_stage_name_and_parameters_agree(name, given, stage, values):
     [
         ("99_nothing", {}, ("'99_nothing'", "00_corpus")),
         ("02_train_unet.bass", {}, ("02_train_unet.<instrument>-seed<number>",)),
-        ("00_corpus.bass-seed0", {}, ("00_corpus",)),
         ("02_train_unet.bass-seed0", {"instrument": "drums"}, ("instrument", "drums", "disagree")),
-        ("02_train_unet.bass-seed0-steady", {}, ("02_train_unet.<instrument>-seed<number>",)),
-        ("03_train_cunet", {"variant": "../up"}, ("variant", "'../up'")),
-        ("04_evaluate", {"model": "../up"}, ("model", "'../up'")),
     ],
 )
 def test_bad_stage_is_one_sentence(name, given, words):

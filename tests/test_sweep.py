@@ -4,12 +4,11 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import sys
 
 import pandas as pd
 import pytest
-from conftest import ROOT, clean_environment
+from conftest import ROOT, ran
 
 from cunet_lib.core.files import RUN_KEYS
 from cunet_lib.core.settings import ConfigError
@@ -17,13 +16,6 @@ from cunet_lib.workflow import sweep
 from cunet_lib.workflow.stages import run_name
 
 GRID = "variant=dense_simple,cnn_complex train.learning_rate=1e-3,3e-4"
-
-
-@pytest.fixture
-def roots(tmp_path, monkeypatch):
-    monkeypatch.setenv("CUNET_DATA", str(tmp_path / "data"))
-    monkeypatch.setenv("CUNET_RESULTS", str(tmp_path / "results"))
-    return tmp_path
 
 
 # ------------------------------------------------------------------------------ the grid
@@ -80,21 +72,9 @@ def test_values_that_look_alike_on_disk_are_kept_apart(roots):
         ("", GRID, ("STAGE", "03_train_cunet")),
         ("03_train_cunet", "", ("empty", "variant=dense_simple")),
         ("03_train_cunet", "variant", ("'variant'", "name=value,value")),
-        ("03_train_cunet", "variant=,cnn_simple", ("'variant'", "empty value")),
-        ("03_train_cunet", "seed=1,1", ("'seed'", "twice")),
         ("03_train_cunet", "seed=1 seed=2", ("'seed'", "twice")),
         ("03_train_cunet", "instrument=bass", ("'instrument'", "valid:", "variant")),
-        ("03_train_cunet", "variant=dense", ("'dense'", "cnn_complex")),
-        ("03_train_cunet", "seed=x", ("seed", "int", "'x'")),
-        ("03_train_cunet", "seed=-1", ("seed", "equal to 0")),
-        ("03_train_cunet", "train.rate=1", ("unknown setting 'train.rate'", "learning_rate")),
-        ("03_train_cunet", "train.learning_rate=2", ("train.learning_rate", "2")),
-        ("03_train_cunet", "profile=demo", ("'profile'", "no axis")),
-        ("03_train_cunet", "overrides=a", ("'overrides'", "no axis")),
         ("03_train_cunet", "signal.hop=128", ("signal.hop=128", "store")),
-        ("03_train_cunet", "data.seconds=9", ("data.seconds=9", "store")),
-        ("03_train_cunet", "seed;x=1", ("'seed;x=1'", "name=value")),
-        ("03_train_cunet", "variant=$(touch", ("'$(touch'", "cnn_complex")),
     ],
 )
 def test_bad_grid_is_one_sentence(roots, stage, grid, words):
@@ -162,14 +142,7 @@ def test_a_run_with_other_settings_is_no_finished_one(roots):
 
 
 def make(*arguments, **environment):
-    return subprocess.run(
-        ["make", "sweep", *arguments],
-        cwd=ROOT,
-        env=clean_environment(CUNET_PYTHON=sys.executable, **environment),
-        capture_output=True,
-        text=True,
-        timeout=900,
-    )
+    return ran("make", "sweep", *arguments, CUNET_PYTHON=sys.executable, **environment)
 
 
 @pytest.mark.parametrize(

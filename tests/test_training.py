@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
-from keras import ops
+from conftest import changed
 
-from cunet_lib.core.settings import ConfigError, load_profile
+from cunet_lib.core.settings import load_profile
 from cunet_lib.models import unet as models
 from cunet_lib.models.weights import load
 from cunet_lib.train import training
@@ -74,37 +74,14 @@ def test_only_the_best_epoch_is_kept(tmp_path):
 def test_plateau_halves_the_rate_and_then_stops(tones, tmp_path):
     settings, store = tones
     # No epoch can improve by this much.
-    train = settings.train.model_copy(
-        update={
-            "unet_epochs": 9,
-            "steps_per_epoch": 1,
-            "min_delta": 1e3,
-            "lr_patience": 1,
-            "patience": 3,
-        }
-    )
-    settings = settings.model_copy(update={"train": train})
+    numbers = {"min_delta": 1e3, "lr_patience": 1, "patience": 3}
+    settings = changed(settings, "train", unet_epochs=9, steps_per_epoch=1, **numbers)
     record = training.train(
         settings, store, "unet_bass", seed=0, folder=tmp_path / "run", report=lambda line: None
     )
     rates = pd.read_csv(tmp_path / "run" / "history.csv")["learning_rate"]
     assert record["epochs"] == 4
     np.testing.assert_allclose(rates, [1e-3, 1e-3, 5e-4, 2.5e-4], rtol=1e-5)
-
-
-def test_a_loss_that_is_not_finite_ends_the_run_and_leaves_no_record(tones, tmp_path, monkeypatch):
-    settings, store = tones
-    monkeypatch.setattr(
-        training, "magnitude_error", lambda signal: lambda y, estimate: ops.mean(estimate) / 0.0
-    )
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "model.keras").write_text("an earlier run's")
-    with pytest.raises(ConfigError, match=r"not finite .* train\.learning_rate"):
-        training.train(
-            settings, store, "unet_bass", seed=0, folder=tmp_path / "run", report=lambda line: None
-        )
-    assert not (tmp_path / "run" / "model.keras").exists()
-    assert not (tmp_path / "run" / "run.json").exists()
 
 
 def test_optimiser_is_adam_with_the_profiles_numbers(tones, tmp_path, monkeypatch):
@@ -116,11 +93,10 @@ def test_optimiser_is_adam_with_the_profiles_numbers(tones, tmp_path, monkeypatc
 
     settings, store = tones
     numbers = {"learning_rate": 2e-3, "beta_1": 0.4, "epsilon": 1e-9}
-    train = settings.train.model_copy(update=numbers)
     monkeypatch.setattr(training, "Adam", adam)
     with pytest.raises(Asked) as asked:
         training.train(
-            settings.model_copy(update={"train": train}),
+            changed(settings, "train", **numbers),
             store,
             "unet_bass",
             seed=0,
@@ -150,8 +126,8 @@ def test_loss_compares_magnitudes_with_the_target_waveform(tones, rng):
 
 def test_cosine_schedule_ends_at_the_minimum(tones):
     settings, _ = tones
-    train = settings.train.model_copy(update={"schedule": "cosine"})
-    schedule = training._learning_rate(settings.model_copy(update={"train": train}), epochs=3)
+    train = settings.train
+    schedule = training._learning_rate(changed(settings, "train", schedule="cosine"), epochs=3)
     steps = 3 * train.steps_per_epoch
     assert float(schedule(0)) == pytest.approx(train.learning_rate)
     assert float(schedule(steps)) == pytest.approx(train.min_learning_rate, rel=1e-3)
@@ -159,9 +135,9 @@ def test_cosine_schedule_ends_at_the_minimum(tones):
 
 def test_warmup_rises_to_the_rate_and_the_cosine_takes_the_rest(tones):
     settings, _ = tones
+    train = settings.train
     update = {"schedule": "cosine", "warmup_steps": 2, "steps_per_epoch": 4}
-    train = settings.train.model_copy(update=update)
-    schedule = training._learning_rate(settings.model_copy(update={"train": train}), epochs=3)
+    schedule = training._learning_rate(changed(settings, "train", **update), epochs=3)
     rates = [float(schedule(step)) for step in range(13)]
     assert rates[0] == 0
     assert rates[1] == pytest.approx(train.learning_rate / 2)
