@@ -75,6 +75,29 @@ def test_profile_can_be_a_file(tmp_path):
     assert load_profile(str(path)).name == "mine"
 
 
+def test_a_profile_like_another_differs_where_it_says_and_shares_the_data():
+    study, wide = load_profile("study"), load_profile("study_wide", "train.patience=3")
+    assert wide.model.filters == 16 and wide.model.start == study.model.start == "he"
+    assert wide.seeds == {"unet": 1, "dense_complex": 1} != study.seeds
+    assert wide.train == study.train.model_copy(update={"patience": 3})
+    assert wide.paths.store == study.paths.store and wide.paths.results != study.paths.results
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("like: nope", "'nope' is no profile; there are: demo"),
+        ("like: [demo]", "is no profile; there are: demo"),
+        ("like: demo\nsignal: {hop: 128}", "shares the data of demo: it cannot have signal"),
+    ],
+)
+def test_a_profile_like_another_cannot_change_its_data(tmp_path, text, words):
+    (tmp_path / "mine.yaml").write_text(text)
+    with pytest.raises(ConfigError) as error:
+        load_profile(str(tmp_path / "mine.yaml"))
+    assert words in str(error.value) and "\n" not in str(error.value)
+
+
 @pytest.mark.parametrize(
     ("override", "words"),
     [

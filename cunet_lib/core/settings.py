@@ -247,6 +247,9 @@ class Profile(_Section):
 
     name: str = Field(pattern=r"^[A-Za-z0-9_-]{1,40}$")
     title: str = Field(min_length=1, description="how captions name the data")
+    like: str | None = Field(
+        None, description="another profile: its settings, where this one has none, and its data"
+    )
     seed: int = Field(0, ge=0)
     data: Data
     signal: Signal = Signal()
@@ -350,7 +353,7 @@ class Paths:
     """
 
     def __init__(self, profile: Profile):
-        self.data = _root("CUNET_DATA", "data") / profile.name
+        self.data = _root("CUNET_DATA", "data") / (profile.like or profile.name)
         self.results = _root("CUNET_RESULTS", "results") / profile.name
         self.corpus = self.data / "corpus"
         self.store = self.data / "store"
@@ -407,6 +410,21 @@ def load_profile(name: str, overrides: str | Sequence[str] = "") -> Profile:
         path = ROOT / "notebooks" / "profiles" / f"{name}.yaml"
     settings = _read_profile(path)
     settings.setdefault("name", path.stem)
+    if (like := settings.get("like")) in profile_names():
+        if changed := {"data", "signal"} & set(settings):
+            raise ConfigError(
+                f"Profile {path.name} shares the data of {like}: it cannot have {min(changed)}."
+            )
+        other = _read_profile(ROOT / "notebooks" / "profiles" / f"{like}.yaml")
+        for key, own in settings.items():
+            both = isinstance(own, dict) and isinstance(other.get(key), dict) and key != "seeds"
+            other[key] = other[key] | own if both else own
+        settings = other
+    elif like is not None:
+        raise ConfigError(
+            f"Profile {path.name}: like: {quoted(like)} is no profile; there are: "
+            f"{', '.join(profile_names())}."
+        )
     for assignment in overrides.split() if isinstance(overrides, str) else overrides:
         _assign(settings, assignment)
     try:
