@@ -32,7 +32,8 @@ def test_every_profile_loads_under_its_own_name(name):
     settings = load_profile(name)
     assert settings.name == name
     assert settings.patch_shape == (settings.signal.bins, settings.model.patch_frames, 1)
-    assert settings.paths.results.name == settings.paths.data.name == name
+    assert settings.paths.results.name == name
+    assert settings.paths.data.name == (settings.like or name)
 
 
 def test_smoke_and_demo_exist():
