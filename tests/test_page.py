@@ -145,7 +145,7 @@ def test_answer_says_where_clearly_and_what_the_corrected_test_adds(study):
     )
     assert "clearly below for bass and drums, and clearly above for vocals, and not clearly" in text
     assert "10 comparisons" in text and "0 and 2 of them say worse, 0 and 0 better" in text
-    assert "0 and 0 equivalent" in text and "10 and 8 undecided" in text
+    assert "0 and 0 equivalent" in text and "10 and 8 leave it undecided" in text
     assert "of their steps and" in text and "In 8 of 8 trainings the last epoch was" in text
     assert "(np)" not in text
 

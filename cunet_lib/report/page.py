@@ -87,8 +87,8 @@ def answer(settings: Profile, differences: Table, training: Table, models: Table
         "confidence.",
         f"Each protocol makes {len(parts[0])} comparisons: each C-U-Net, each instrument and the "
         f"mean. By v4 and v3, {worse} of them say worse, {better} better, {equal} equivalent (a "
-        f"difference below {margin:g} dB, the margin that was set beforehand) and {left} "
-        "undecided: the songs are too few. Tests of a difference are corrected for their number.",
+        f"difference below {margin:g} dB, the margin that was set beforehand) and {left} leave it "
+        "undecided. Tests of a difference are corrected for their number.",
         cost,
         data,
     ]
