@@ -32,6 +32,16 @@ def test_unknown_instruments_and_levels_are_named():
             conditions.parse(text)
 
 
+def test_the_accompaniment_is_all_but_the_target():
+    assert conditions.parse("accompaniment") == {"bass": 1.0, "drums": 1.0, "other": 1.0}
+    assert conditions.parse("accompaniment=0.5+drums", target="drums") == {
+        **{"bass": 0.5, "other": 0.5, "vocals": 0.5},
+        "drums": 1.0,
+    }
+    with pytest.raises(ConfigError, match="names bass twice"):
+        conditions.parse("accompaniment+bass")
+
+
 def test_faders_and_ways_between_conditions():
     fader = conditions.faded("drums", [0, 0.25, 1])
     np.testing.assert_array_equal(fader[:, 1], [0, 0.25, 1])

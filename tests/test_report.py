@@ -499,6 +499,19 @@ def test_runs_are_those_of_the_profile(fresh):
         records.load_runs(fresh)
 
 
+def test_an_executed_notebook_whose_model_was_trained_again_is_left_out(fresh):
+    names = [f"03_train_cunet.{run}-seed0" for run in ("cnn_complex", "dense_complex")]
+    names += ["05_plot", "07_conditions.dense_complex-seed0"]
+    fresh.paths.notebooks.mkdir(parents=True)
+    for time, name in enumerate(names):
+        (fresh.paths.notebooks / f"{name}.ipynb").touch()
+        os.utime(fresh.paths.notebooks / f"{name}.ipynb", (1e9 + time, 1e9 + time))
+    assert list(records.executed(fresh)) == names
+    for time, name in enumerate(names[:2], start=10):
+        os.utime(fresh.paths.notebooks / f"{name}.ipynb", (1e9 + time, 1e9 + time))
+    assert list(records.executed(fresh)) == names[:3]
+
+
 # ------------------------------------------------------------------------------ manifest
 
 
@@ -583,8 +596,8 @@ def shifted(column, amount, rows=slice(None)):
     ("table", "edit", "differs", "said"),
     [
         ("scores_overall", lambda f: f, 0, "equal"),
-        ("scores_overall", shifted("sdr_v4_median_db", 0.9), 0, "by at most 0.9 (tolerance 1"),
-        ("scores_overall", shifted("sdr_v4_median_db", 1.1), 1, "by at most 1.1"),
+        ("scores_overall", shifted("sdr_v4_median_db", 0.9), 0, "by at most 0.9 (tolerance 1.5"),
+        ("scores_overall", shifted("sdr_v4_median_db", 1.6), 1, "by at most 1.6"),
         ("scores_by_instrument", shifted("sdr_v3_mean_db", -3.0, slice(1, 2)), 1, "unet, bass"),
         ("differences", shifted("difference_ci_low_db", 1.4), 0, "tolerance 1.5"),
         ("differences", lambda f: f.assign(verdict="worse"), 1, "verdict differs in 40 of 40"),
@@ -594,7 +607,7 @@ def shifted(column, amount, rows=slice(None)):
         ("training", shifted("steps", 1), 1, "steps by at most 1"),
         ("differences", lambda f: f.head(39), 1, "not the same rows: 1, such as cnn_complex"),
         ("differences", lambda f: f.drop(columns="tracks"), 1, "only in one of them: tracks"),
-        ("ablation", shifted("plain_sdr_difference_mean_db", 1.2, slice(0, 1)), 1, "end to end"),
+        ("ablation", shifted("plain_sdr_difference_mean_db", 1.7, slice(0, 1)), 1, "end to end"),
         ("excerpt", lambda f: f.assign(sdr_whole_excerpt_db=float("nan")), 1, "inf"),
     ],
 )

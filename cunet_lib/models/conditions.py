@@ -18,6 +18,9 @@ from cunet_lib.core.systems import INSTRUMENTS
 PAIRS = tuple(combinations(INSTRUMENTS, 2))
 """The six pairs of instruments, in instrument order."""
 
+ACCOMPANIMENT = "accompaniment"
+"""What people call all instruments but one."""
+
 
 def one_hot(instrument: str) -> np.ndarray:
     """Condition ``(instruments,)`` float32 for one instrument; errors as :func:`vector`."""
@@ -97,11 +100,13 @@ def draw(kind: str, rng: np.random.Generator) -> np.ndarray:
     return kinds[kind]().astype(np.float32)
 
 
-def parse(text: str) -> dict[str, float]:
-    """Levels by instrument, read from what a person types.
+def parse(text: str, *, target: str = "vocals") -> dict[str, float]:
+    """Levels by instrument, read from what a person types; the accompaniment is that of a target.
 
     >>> parse("vocals=0.5+drums")
     {'vocals': 0.5, 'drums': 1.0}
+    >>> parse("accompaniment")
+    {'bass': 1.0, 'drums': 1.0, 'other': 1.0}
 
     Raises
     ------
@@ -110,15 +115,17 @@ def parse(text: str) -> dict[str, float]:
     """
     levels = {}
     for part in text.split("+"):
-        instrument, equals, level = part.strip().partition("=")
-        if instrument in levels and instrument in INSTRUMENTS:
-            raise ConfigError(f"{text!r} names {instrument} twice.")
-        try:
-            levels[instrument] = float(level) if equals else 1.0
-        except ValueError as error:
-            raise ConfigError(
-                f"Level {level!r} of {instrument} must be a number, as in vocals=0.5."
-            ) from error
+        name, equals, level = part.strip().partition("=")
+        others = [each for each in INSTRUMENTS if each != target]
+        for instrument in others if name == ACCOMPANIMENT else [name]:
+            if instrument in levels and instrument in INSTRUMENTS:
+                raise ConfigError(f"{text!r} names {instrument} twice.")
+            try:
+                levels[instrument] = float(level) if equals else 1.0
+            except ValueError as error:
+                raise ConfigError(
+                    f"Level {level!r} of {name} must be a number, as in vocals=0.5."
+                ) from error
     vector(levels)
     return levels
 

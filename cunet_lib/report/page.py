@@ -27,7 +27,7 @@ from cunet_lib.core.systems import INSTRUMENTS, LABELS, VARIANTS
 from cunet_lib.evaluation.metrics import SDR_V3, SDR_V4
 from cunet_lib.evaluation.published import OVERALL, load_published
 from cunet_lib.evaluation.scores import ALL
-from cunet_lib.report.records import TRIALS, Table, count, listed, load_songs
+from cunet_lib.report.records import TRIALS, Table, count, executed, listed, load_songs
 
 METHODS = ROOT / "docs" / "methods.md"
 """What scores and tests are; goes with the report as a page."""
@@ -258,7 +258,7 @@ def write_page(settings: Profile) -> Path:
         If the notebook has not run yet, or an executed notebook is damaged.
     """
     folder = settings.paths.results / "report"
-    sources = {path.stem: path for path in sorted(settings.paths.notebooks.glob("*.ipynb"))}
+    sources = executed(settings)
     if REPORT not in sources:
         raise missing(settings.paths.notebooks / f"{REPORT}.ipynb")
     others = [name for name in sources if name != REPORT]

@@ -205,6 +205,17 @@ def _latex(display: pd.DataFrame, name: str, caption: str) -> str:
 # ------------------------------------------------------------------------------ readers
 
 
+def executed(settings: Profile) -> dict[str, Path]:
+    """Executed notebooks by name, those left out whose model was trained again since."""
+    found = {path.stem: path for path in sorted(settings.paths.notebooks.glob("*.ipynb"))}
+    made = {name: path.stat().st_mtime for name, path in found.items()}
+
+    def trained(name: str) -> float:
+        return made.get(f"03_train_cunet.{name.partition('.')[2]}", 0.0)
+
+    return {name: path for name, path in found.items() if made[name] >= trained(name)}
+
+
 def load_runs(settings: Profile) -> pd.DataFrame:
     """Records of the study's training runs, one row per model and seed.
 

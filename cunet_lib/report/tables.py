@@ -411,12 +411,14 @@ def tukey_table(settings: Profile, scores: pd.DataFrame) -> Table:
         "Instrument": "{target}",
         "Model": "{model!l}",
         "Minus": "{reference!l}",
-        "Difference of SDR v4, dB": "{mean:+.2f}",
-        "Interval": "{ci_low:+.2f} to {ci_high:+.2f}",
+        "Difference of SDR v4, dB": "{difference_mean_db:+.2f}",
+        "Interval": "{difference_ci_low_db:+.2f} to {difference_ci_high_db:+.2f}",
         "p": "{p_difference:p}",
     }
     caption = (
         "Tukey's HSD between the trained systems, per instrument, over test tracks that are not "
         f"paired. {basis(settings, scores)}"
     )
-    return _made("tukey", inference.tukey_table(scores, settings.statistics), columns, caption)
+    frame = inference.tukey_table(scores, settings.statistics)
+    values = {name: f"difference_{name}_db" for name in ("mean", "ci_low", "ci_high")}
+    return _made("tukey", frame.rename(columns=values), columns, caption)

@@ -30,7 +30,7 @@ from cunet_lib.signal.writing import Output
 MOST_CHANNELS = 1024
 """Of an array, as of any file that libsndfile reads."""
 
-RESIDUAL, ACCOMPANIMENT = "residual", "accompaniment"
+RESIDUAL = "residual"
 
 
 def requests(
@@ -64,19 +64,18 @@ def requests(
         raise ConfigError("Give either --two-stems or --instruments.")
     if two_stems:
         conditions.one_hot(two_stems)
-    rest = dict.fromkeys(INSTRUMENTS, 1.0) | {two_stems or "vocals": 0.0}
     only = model.removeprefix("unet_") if model in UNETS else None
     wanted = {}
-    texts = [two_stems, ACCOMPANIMENT] if two_stems else texts
+    texts = [two_stems, conditions.ACCOMPANIMENT] if two_stems else texts
     for text in texts or ([only] if only else INSTRUMENTS):
-        levels = rest if text == ACCOMPANIMENT else conditions.parse(text)
+        levels = conditions.parse(text, target=two_stems or "vocals")
         if only and levels != {only: 1.0}:
             raise ConfigError(f"The model is a U-Net for {only} alone; it cannot give {text!r}.")
         name = "+".join(
             instrument if level == 1 else f"{instrument}={level:g}"
             for instrument, level in levels.items()
         )
-        name = text if text == ACCOMPANIMENT else name
+        name = text if text == conditions.ACCOMPANIMENT else name
         if name in wanted:
             raise ConfigError(f"{text!r} is asked for twice.")
         wanted[name] = None if only else conditions.vector(levels)
