@@ -48,10 +48,9 @@ PIP = "$(PYTHON)" -m pip --disable-pip-version-check --quiet install --no-deps
 CUNET = "$(PYTHON)" -m cunet_lib.cli
 env:  ## make the Python environment (.venv, or the active conda environment)
 	@cards() {
-	  if [ ! "$(GPU)" -o ! "$(STAMP)" -o "$(STAMP)-gpu" -nt requirements-gpu.lock ]; then return; fi
+	  [ "$(GPU)" -a "$(STAMP)" -a ! "$(STAMP)-gpu" -nt requirements-gpu.lock ] || return 0
 	  echo "Installing the libraries for NVIDIA cards of requirements-gpu.lock: 4.4 GB."
-	  $(PIP) --require-hashes -r requirements-gpu.lock || { echo "The installation failed; mend the cause and run make again." >&2; exit 1; }
-	  : > "$(STAMP)-gpu"
+	  $(PIP) --require-hashes -r requirements-gpu.lock && : > "$(STAMP)-gpu" || { echo "The installation failed; mend the cause and run make again." >&2; exit 1; }
 	}
 	if [ ! "$(STAMP)" ] || [ "$(READY)" -a ! requirements.lock -nt "$(STAMP)" -a ! pyproject.toml -nt "$(STAMP)" ]; then cards; exit 0; fi
 	if [ ! "$(CONDA)" ]; then
@@ -75,8 +74,7 @@ env:  ## make the Python environment (.venv, or the active conda environment)
 STEERED := 07_conditions.dense_complex-seed0
 OVERRIDES := $(SEEDS:%=--overrides seeds=%)
 ifneq ($(filter page 0%,$(MAKECMDGOALS)),)
-  EDGES := $(shell $(CUNET) stages 05_plot $(STEERED) --profile $(PROFILE) $(OVERRIDES))
-  $(if $(EDGES),,$(error The stages of profile $(PROFILE) cannot be told))
+  EDGES := $(or $(shell $(CUNET) stages 05_plot $(STEERED) --profile $(PROFILE) $(OVERRIDES)),$(error No stages))
   $(foreach edge,$(EDGES),$(eval $(edge)))
 endif
 STAGES := 00_corpus $(sort $(foreach edge,$(EDGES),$(firstword $(subst :, ,$(edge)))))
@@ -138,17 +136,15 @@ bench: env  ## measure time and memory of every part beside its reference (resul
 MADE := runs notebooks logs report examples sweeps scores/tracks
 clean:  ## delete what `make reproduce` made for PROFILE, except what is committed
 	rm -rf "$${CUNET_DATA:-data}/$(PROFILE)" $(MADE:%="$(RESULTS)/%")
-	@git checkout --quiet -- "$(RESULTS)/runs" 2>/dev/null || :  # the records of profile study
+	@git checkout --quiet -- "$(RESULTS)/runs" 2>/dev/null || :
 distclean:  ## delete the same for every profile, and the environment
 	rm -rf .venv .cache .*_cache .hypothesis *.egg-info $(PROFILES:%="$${CUNET_DATA:-data}/%") \
-	  $(foreach made,$(MADE),$(PROFILES:%="$${CUNET_RESULTS:-results}/%/$(made)"))
-	@git checkout --quiet -- results/study/runs 2>/dev/null || :
+	  $(foreach made,$(MADE),$(PROFILES:%="$${CUNET_RESULTS:-results}/%/$(made)")); git checkout --quiet -- results/study/runs 2>/dev/null || :
+COMPILE = uv pip compile --quiet --universal --python-version 3.10 --python-preference only-system --generate-hashes \
+  --no-emit-index-url --no-emit-find-links --no-header --no-annotate pyproject.toml --output-file
 lock:  ## pin the newest allowed version of every dependency
-	uv pip compile --quiet --universal --python-version 3.10 --python-preference only-system --extra dev --generate-hashes \
-	  --no-emit-index-url --no-emit-find-links --no-header --no-annotate pyproject.toml --output-file requirements.lock
-	uv pip compile --quiet --universal --python-version 3.10 --python-preference only-system --extra gpu --generate-hashes \
-	  --no-emit-index-url --no-emit-find-links --no-header --no-annotate --constraints requirements.lock \
-	  $$(sed -n 's/^\([[:alnum:]_.-]*\)==.*/--no-emit-package \1/p' requirements.lock) pyproject.toml --output-file requirements-gpu.lock
+	$(COMPILE) requirements.lock --extra dev
+	$(COMPILE) requirements-gpu.lock --extra gpu --constraints requirements.lock $$(sed -n 's/^\([[:alnum:]_.-]*\)==.*/--no-emit-package \1/p' requirements.lock)
 help:
 	@awk -F ':.*## ' 'BEGIN { print "make TARGET [VARIABLE=value ...]" } /^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 } /^## / { sub(/^## /, "  "); print }' Makefile
 .PHONY: $(STAGES) page env reproduce conditions sweep test test-fast lint check plan torture lab verify report bench clean distclean lock help
