@@ -30,8 +30,9 @@ NOTEBOOK_SECONDS, NOTEBOOK_BYTES = 20.0, 5e6
 PROCESS_BYTES = 0.4e9
 """Assumed, per worker process: Python and the libraries, before any audio."""
 
-RENDER_SECONDS, DECODE_SECONDS = 0.5, 0.02
-"""Assumed, per second of a song, in one process: rendering it; reading and preparing its stems."""
+RENDER_SECONDS, CHECK_SECONDS, DECODE_SECONDS = 0.15, 0.004, 0.015
+"""Assumed, per second of a song, in one process: rendering it; checking its files; reading and
+preparing its stems. Seen: 0.07 to 0.18, 0.002, and 0.006 to 0.011."""
 
 SCORE_BYTES = 4e6
 """Assumed, per second of a track that is scored: its signals and their spectra."""
@@ -123,7 +124,7 @@ def estimate(
     total, tested, longest = sum(tracks), sum(music["test"]), max(tracks)
     workers = min(usable_cores(), len(tracks))
     decoding = workers * (PROCESS_BYTES + longest * RATE * CHANNELS * len(STEMS) * 8)
-    making = RENDER_SECONDS if corpus else DECODE_SECONDS
+    making = RENDER_SECONDS if corpus else CHECK_SECONDS
     parts = []
 
     def add(name: str, runs: int, work: str, seconds: float, disk: float, memory: float) -> None:
