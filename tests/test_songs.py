@@ -868,3 +868,14 @@ def test_bits_and_bit_rate(fast, tmp_path, rng):
         files = songs.separate(tmp_path / "a.wav", model=fast, out=tmp_path, **options)
         sizes.append(files["bass"].stat().st_size)
     assert sizes[1] > 3 * sizes[0]
+
+
+@pytest.mark.parametrize("place", [100, 16 + (1 << 20) - 3, 16 + (1 << 20), (1 << 21) + 50])
+def test_a_second_file_behind_the_first_is_seen_wherever_it_begins(tmp_path, place):
+    song = tmp_path / "a.wav"
+    soundfile.write(song, np.zeros(1 << 20), 8192, subtype="PCM_16")
+    content = bytearray(song.read_bytes() + b"\0" * 100)
+    content[place : place + 8] = content[8:16]
+    song.write_bytes(content)
+    with pytest.raises(ConfigError, match="several files one behind the other"):
+        audio.open_audio(song)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import mmap
 import os
 import select
 import shutil
@@ -258,13 +257,17 @@ def _refuse_joined(path: Path, head: bytes) -> None:
     place = 4 if head[4:8] == b"ftyp" else places.get(head[:4])
     if place is None or len(head) < 16:
         return
-    mark = head[place : place + 8]
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        if content.find(mark, 16) >= 0:
-            raise ConfigError(
-                f"{path} holds several files one behind the other; take them apart, or join them "
-                "with ffmpeg."
-            )
+    mark, tail = head[place : place + 8], b""
+    with path.open("rb") as file:
+        file.seek(16)
+        # Piece by piece: a mapped file would count as this process's memory.
+        while piece := file.read(1 << 20):
+            if mark in tail + piece:
+                raise ConfigError(
+                    f"{path} holds several files one behind the other; take them apart, or join "
+                    "them with ffmpeg."
+                )
+            tail = piece[-len(mark) + 1 :]
 
 
 def _is_open_ended(path: Path) -> bool:

@@ -196,7 +196,9 @@ class Output:
         kind, frames = FORMATS[self.format], 0
         layout = self.layout if self.channels > 2 else ""
         layout = layout or LAYOUTS.get(self.channels)
-        command = ["ffmpeg", *LOCAL, "-y", "-f", "f32le", "-ar", str(self.rate)]
+        # With the song as a second input, ffmpeg sleeps whenever a queue of 8 packets is empty.
+        command = ["ffmpeg", *LOCAL, "-y", "-thread_queue_size", "512"]
+        command += ["-f", "f32le", "-ar", str(self.rate)]
         command += ["-ac", str(self.channels), *(["-channel_layout", layout] if layout else [])]
         command += ["-i", "pipe:0", *self.kept, "-map", "0:a", "-c:a"]
         options = f"-b:a {self.bitrate}" if self.bitrate else kind.options
