@@ -139,7 +139,7 @@ clean:  ## delete what `make reproduce` made for PROFILE, except what is committ
 	@git checkout --quiet -- "$(RESULTS)/runs" 2>/dev/null || :
 distclean:  ## delete the same for every profile, and the environment
 	rm -rf .venv .cache .*_cache .hypothesis *.egg-info $(PROFILES:%="$${CUNET_DATA:-data}/%") \
-	  $(foreach made,$(MADE),$(PROFILES:%="$${CUNET_RESULTS:-results}/%/$(made)")); git checkout --quiet -- results/study/runs 2>/dev/null || :
+	  $(foreach made,$(MADE),$(PROFILES:%="$${CUNET_RESULTS:-results}/%/$(made)")); git checkout --quiet -- "$${CUNET_RESULTS:-results}/study/runs" 2>/dev/null || :
 COMPILE = uv pip compile --quiet --universal --python-version 3.10 --python-preference only-system --generate-hashes \
   --no-emit-index-url --no-emit-find-links --no-header --no-annotate pyproject.toml --output-file
 lock:  ## pin the newest allowed version of every dependency
