@@ -14,17 +14,18 @@ import json
 import os
 import platform
 import signal
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
 
-from benchmarks.rows import Row, number
-from cunet_lib.core.files import write_atomically, write_json
+from cunet_lib.core.files import read_json, write_atomically, write_json
 from cunet_lib.core.hardware import cores, cpu
 from cunet_lib.core.settings import ROOT, ConfigError
 
@@ -40,6 +41,72 @@ QUICK = 0.1
 
 LONGEST = 1800
 """Seconds after which a part is given up."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One figure.
+
+    Attributes
+    ----------
+    what
+        What is measured.
+    ours, reference
+        The two sides, as text with units; the reference is named in it.
+    ratio, low, high
+        Median and quartiles of the ratio.
+    wanted
+        Such as ``">= 20"`` or ``"<= 1.1"``; empty if nothing is.
+    """
+
+    what: str
+    ours: str
+    reference: str
+    ratio: float
+    low: float
+    high: float
+    wanted: str = ""
+
+    @property
+    def reached(self) -> bool:
+        """Whether the ratio is as wanted."""
+        sign, bound = self.wanted.split()
+        return self.ratio >= float(bound) if sign == ">=" else self.ratio <= float(bound)
+
+
+def number(value: float) -> str:
+    """Three digits, as people write them: 0.0312, 21.4, 1234."""
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def compared(
+    what: str, ours: str, reference: str, over: Sequence[float], under: Sequence[float], wanted=""
+) -> Row:
+    """Row of the ratio ``over / under``, formed turn by turn."""
+    ratios = [a / b for a, b in zip(over, under, strict=True)]
+    low = median = high = ratios[0]
+    if len(ratios) > 1:
+        low, median, high = statistics.quantiles(ratios, n=4, method="inclusive")
+    return Row(what, ours, reference, median, low, high, wanted)
+
+
+def interleaved(
+    calls: Mapping[str, Callable[[], object]], *, turns: int, warm: bool = True
+) -> dict[str, list[float]]:
+    """Seconds of each call, by its name, in each turn.
+
+    The order within a turn alternates, so that none always follows the same other. ``warm`` runs
+    every call once beforehand, which traces graphs and fills caches.
+    """
+    for call in calls.values() if warm else ():
+        call()
+    taken: dict[str, list[float]] = {name: [] for name in calls}
+    for turn in range(turns):
+        for name in list(calls)[:: -1 if turn % 2 else 1]:
+            start = time.perf_counter()
+            calls[name]()
+            taken[name].append(time.perf_counter() - start)
+    return taken
 
 
 class BenchFailed(RuntimeError):
@@ -127,9 +194,8 @@ def read_record(folder: Path) -> dict:
     if not path.is_file():
         return {"parts": {}}
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        return {"machine": record["machine"], "parts": record["parts"]}
-    except (ValueError, KeyError, TypeError) as error:
+        return read_json(path, "machine", "parts")
+    except ConfigError as error:
         raise ConfigError(f"{path} is damaged; delete it and run `make bench` again.") from error
 
 

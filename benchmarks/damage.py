@@ -10,26 +10,23 @@ import json
 import os
 import pickle
 import random
+import re
 import socket
 import struct
 import subprocess
 import tempfile
-from collections import Counter
-from functools import cache
+import zipfile
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
 import soundfile
 
-from benchmarks.damage_results import flipped, noise, zipped
-from cunet_lib.preprocess.tracks import STEMS
 from cunet_lib.signal.audio import ensure_ffmpeg
 
-TALLY = Counter()
-"""Cases that were shown, by kind; ``conftest.py`` prints their number."""
-
 TEXTS = json.loads(Path(__file__).with_name("damage.json").read_text(encoding="ascii"))
-"""Names, playlists, overrides, profiles, stages, parameters, grids and requests, by kind."""
+"""Names and playlists; overrides of the profile ``smoke``, profiles, stages, parameters, grids and
+requests, each of which is wrong."""
 
 RATE = 16000
 
@@ -40,6 +37,27 @@ def sound(frames=8000, channels=1):
     time = np.arange(frames)[:, None] / RATE
     tone = 0.3 * np.sin(2 * np.pi * 440 * time)
     return (tone + 0.05 * rng.normal(size=(frames, channels))).astype(np.float32)
+
+
+def noise(content):
+    """As many random bytes."""
+    return random.Random(len(content)).randbytes(len(content))
+
+
+def flipped(content, share):
+    """The bytes with this share of them changed by a bit."""
+    rng, changed = random.Random(share), bytearray(content)
+    for _ in range(max(1, int(len(content) * share))):
+        changed[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
+    return bytes(changed)
+
+
+def zipped(content):
+    """A zip archive of a file with this content."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("song.wav", content)
+    return buffer.getvalue()
 
 
 # ---------------------------------------------------------------------------------- containers
@@ -77,6 +95,11 @@ NO_AUDIO = {
     "a few bytes": lambda content: content[:11],
     "only zeros": lambda content: bytes(len(content)),
     "text": lambda content: b"La la la\n" * 500,
+    # Lines as long as a frame of AMR; two frames of MPEG audio, as programs have by chance.
+    "text like speech": lambda content: b"La la la, not a song\n" * 500,
+    "a program with frames": lambda content: (
+        b"\x7fELF" + bytes(20000) + 2 * (b"\xff\xfb\x90\x00" + bytes(413)) + bytes(20000)
+    ),
     "a web page": lambda content: b"<!DOCTYPE html><title>404</title><script>alert(1)</script>",
     "JSON": lambda content: json.dumps({"error": "quota"}).encode(),
     "a pickle": lambda content: pickle.dumps({"song": [1, 2, 3]}),
@@ -108,11 +131,11 @@ DAMAGES = {
 }
 """What may or may not be audio still: refused, or read as far as it goes."""
 
-CUT = {"36 bytes", "43 bytes", "a tenth", "half", "nine tenths"}
-MUST_REFUSE = {("wav", each) for each in CUT | {"without its last byte"}} | {
-    (kind, each)
-    for kind, bearable in (("flac", set()), ("m4a", {"nine tenths"}))
-    for each in CUT - bearable | {"backwards"}
+CUT = ("36 bytes", "43 bytes", "a tenth", "half", "nine tenths")
+MUST_REFUSE = {
+    *(("wav", each) for each in (*CUT, "without its last byte")),
+    *(("flac", each) for each in (*CUT, "backwards")),
+    *(("m4a", each) for each in (*CUT[:-1], "backwards")),
 }
 """Damages that a format does show."""
 
@@ -121,13 +144,11 @@ def wav(data=None, *, rate=RATE, channels=1, bits=16, tag=1, **header):
     """A WAV file, any field of whose header can be wrong."""
     data = (sound() * 20000).astype("<i2").tobytes() if data is None else data
     align = header.get("align", max(1, channels * bits // 8))
-    speed = header.get("speed", rate * align)
-    numbers = (tag, channels, rate & 0xFFFFFFFF, speed & 0xFFFFFFFF, align, bits)
+    numbers = (tag, channels, rate, rate * align & 0xFFFFFFFF, align, bits)
     fmt = header.get("fmt", struct.pack("<HHIIHH", *numbers))
     parts = b"fmt " + struct.pack("<I", header.get("fmt_size", len(fmt))) + fmt
     parts += b"data" + struct.pack("<I", header.get("data_size", len(data))) + data
-    size = header.get("riff_size", 4 + len(parts))
-    return header.get("magic", b"RIFF") + struct.pack("<I", size) + b"WAVE" + parts
+    return header.get("magic", b"RIFF") + struct.pack("<I", 4 + len(parts)) + b"WAVE" + parts
 
 
 def huge_flac():
@@ -166,9 +187,9 @@ HEADERS = {
     "beyond float32": wav(np.full(9000, 1e300, "<f8").tobytes(), tag=3, bits=64),
     "1e38 times full scale": wav(np.full(9000, 1e38, "<f4").tobytes(), tag=3, bits=32),
     "1e12 times full scale": wav(np.full(9000, 1e12, "<f4").tobytes(), tag=3, bits=32),
-    "FLAC that promises a week": None,  # made when it is asked for
+    "FLAC that promises a week": huge_flac(),
 }
-"""WAV files that must be refused, by what is wrong in them."""
+"""Files that must be refused, by what is wrong in them."""
 
 ODD_SOUNDS = {
     "silence": np.zeros(9000),
@@ -237,24 +258,6 @@ def special(kind, path):
 
 # -------------------------------------------------------------------------------------- corpora
 
-CORPUS_RATE = 44100
-
-
-def write_corpus(root, *, train=3, test=1, frames=13230):
-    """A corpus of short tones in MUSDB18-HQ layout."""
-    time = np.arange(frames) / CORPUS_RATE
-    for subset, number in (("train", train), ("test", test)):
-        for index in range(number):
-            folder = root / subset / f"Track {index} - {subset}"
-            folder.mkdir(parents=True)
-            stems = [
-                np.round(2000 * np.sin(2 * np.pi * (100 + 50 * place + 7 * index) * time))
-                for place in range(4)
-            ]
-            for name, stem in zip(STEMS, [sum(stems), *stems], strict=True):
-                samples = np.stack([stem, stem], axis=1).astype(np.int16)
-                soundfile.write(folder / f"{name}.wav", samples, CORPUS_RATE, subtype="PCM_16")
-
 
 def _rewritten(change):
     def damage(path):
@@ -265,7 +268,9 @@ def _rewritten(change):
     return damage
 
 
-def _resounded(change, *, rate=CORPUS_RATE, subtype="PCM_16"):
+def resounded(change, *, rate=44100, subtype="PCM_16"):
+    """Writes the file anew with other samples."""
+
     def damage(path):
         samples, _ = soundfile.read(path, always_2d=True)
         path.unlink()
@@ -294,35 +299,29 @@ def _with(value):
 STEM_DAMAGES = {
     **{kind: _replaced(kind) for kind in ("missing", "folder", "pipe")},
     **{kind: _replaced(kind) for kind in ("link to nothing", "link to itself")},
-    "empty": _rewritten(lambda content: b""),
-    "header only": _rewritten(lambda content: content[:44]),
-    "cut short": _rewritten(lambda content: content[: len(content) // 2]),
-    "last byte gone": _rewritten(lambda content: content[:-1]),
-    "text": _rewritten(lambda content: b"La la la\n" * 99),
-    "noise": _rewritten(noise),
-    "zeros": _rewritten(lambda content: bytes(len(content))),
-    "zip": _rewritten(zipped),
+    **{case: _rewritten(change) for case, change in NO_AUDIO.items()},
+    **{case: _rewritten(DAMAGES[case]) for case in (*CUT, "without its last byte", "noise")},
     "promises 4 GB": _rewritten(lambda content: content[:40] + b"\xfe\xff\xff\xff" + content[44:]),
     "FLAC that promises a week": _rewritten(lambda content: huge_flac()),
-    "no samples": _resounded(lambda samples: samples[:0]),
-    "one sample": _resounded(lambda samples: samples[:1]),
-    "a sample shorter": _resounded(lambda samples: samples[:-1]),
-    "a sample longer": _resounded(lambda samples: np.concatenate([samples, samples[:1]])),
-    "48000 Hz": _resounded(lambda samples: samples, rate=48000),
-    "22050 Hz": _resounded(lambda samples: samples[::2], rate=22050),
-    "500 Hz": _resounded(lambda samples: samples, rate=500),
-    "2000000 Hz": _resounded(lambda samples: samples, rate=2000000),
-    "not a number": _resounded(_with(np.nan), subtype="FLOAT"),
-    "infinite": _resounded(_with(np.inf), subtype="FLOAT"),
-    "1e30 times full scale": _resounded(lambda samples: samples * 1e30, subtype="FLOAT"),
+    "no samples": resounded(lambda samples: samples[:0]),
+    "one sample": resounded(lambda samples: samples[:1]),
+    "a sample shorter": resounded(lambda samples: samples[:-1]),
+    "a sample longer": resounded(lambda samples: np.concatenate([samples, samples[:1]])),
+    "48000 Hz": resounded(lambda samples: samples, rate=48000),
+    "22050 Hz": resounded(lambda samples: samples[::2], rate=22050),
+    "500 Hz": resounded(lambda samples: samples, rate=500),
+    "2000000 Hz": resounded(lambda samples: samples, rate=2000000),
+    "not a number": resounded(_with(np.nan), subtype="FLOAT"),
+    "infinite": resounded(_with(np.inf), subtype="FLOAT"),
+    "1e30 times full scale": resounded(lambda samples: samples * 1e30, subtype="FLOAT"),
 }
 """What can be wrong with one stem, so that its track is refused."""
 
 ONLY_CHECKED = {
-    "mono": _resounded(lambda samples: samples[:, :1]),
-    "three channels": _resounded(lambda samples: np.repeat(samples[:, :1], 3, axis=1)),
-    "another song": _resounded(lambda samples: samples[::-1] * -0.9),
-    "half as loud": _resounded(lambda samples: samples / 2),
+    "mono": resounded(lambda samples: samples[:, :1]),
+    "three channels": resounded(lambda samples: np.repeat(samples[:, :1], 3, axis=1)),
+    "another song": resounded(lambda samples: samples[::-1] * -0.9),
+    "half as loud": resounded(lambda samples: samples / 2),
 }
 """What decoding can bear, and ``cunet check`` refuses."""
 
@@ -334,9 +333,6 @@ ODD_STEMS = {
 
 
 # ------------------------------------------------------------------------------------- settings
-
-OVERRIDES = TEXTS["overrides"]
-"""Overrides of the profile ``smoke``, each of which is wrong."""
 
 MINIMAL = "title: x\ndata: {source: rendered, validation: 1}\n"
 
@@ -357,7 +353,134 @@ BINARY_PROFILES = {
     "a picture": b"\x89PNG\r\n\x1a\n" + bytes(99),
 }
 
-STAGES = TEXTS["stages"]
-PARAMETERS = tuple(map(tuple, TEXTS["parameters"]))
-GRIDS = TEXTS["grids"]
-REQUESTS = TEXTS["requests"]
+
+# -------------------------------------------------------------- files that the study wrote itself
+
+JUNK = (None, True, 0, -1, 1.5, 1e999, "", "x", "../x", "a/b", "\0", [], [1], {}, {"a": 1}, "é\n")
+"""Values of every kind that JSON knows, in places where they are not expected."""
+
+BROKEN_JSON = {
+    "nothing": lambda content: b"",
+    "half": lambda content: content[: len(content) // 2],
+    "text": lambda content: b"not JSON",
+    "Latin-1": lambda content: b'{"a": "\xe9"}',
+    "null": lambda content: b"null",
+    "a list": lambda content: b"[]",
+    "a number": lambda content: b"1",
+    "an empty object": lambda content: b"{}",
+    "deep": lambda content: b"[" * 100000 + b"]" * 100000,
+    "a pickle": lambda content: pickle.dumps({"a": 1}),
+}
+
+
+def _saved(change):
+    def changed(content):
+        buffer = io.BytesIO()
+        np.save(buffer, change(np.load(io.BytesIO(content))), allow_pickle=True)
+        return buffer.getvalue()
+
+    return changed
+
+
+ARRAYS = {
+    **{case: NO_AUDIO[case] for case in ("nothing at all", "text", "a pickle", "a zip of it")},
+    "one byte": lambda content: content[:1],
+    "half a header": lambda content: content[:40],
+    "half": lambda content: content[: len(content) // 2],
+    "noise": noise,
+    "pickled objects": _saved(lambda array: np.array([{"a": 1}], object)),
+    "another shape": _saved(lambda array: array[:3]),
+    "one sample less": _saved(lambda array: array[:, :-1]),
+    "double precision": _saved(lambda array: array.astype(np.float64)),
+    "whole numbers": _saved(lambda array: array.astype(np.int32)),
+    "a header that promises a terabyte": lambda content: re.sub(
+        rb"\(5, \d+\)", b"(5, 99999999999)", content, count=1
+    ),
+}
+"""What can be wrong with the file of a track in the store."""
+
+WEIGHTS = "model.weights.h5"
+
+
+def altered_archive(content, change):
+    """A ``.keras`` file with changed members: ``change`` gets and returns ``{name: bytes}``."""
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, part in change(members).items():
+            archive.writestr(name, part)
+    return buffer.getvalue()
+
+
+def _config(change):
+    def changed(members):
+        config = json.loads(members["config.json"])
+        config = change(config) or config
+        return members | {"config.json": json.dumps(config).encode()}
+
+    return changed
+
+
+def _lambda(config):
+    layer = config["config"]["layers"][1]
+    layer.update(module="keras.layers", class_name="Lambda", config={"name": "x", "function": "x"})
+
+
+def _function(config):
+    layer = config["config"]["layers"][1]
+    layer["config"]["activation"] = {
+        "module": "os",
+        "class_name": "function",
+        "config": "system",
+        "registered_name": "function",
+    }
+
+
+def _layer(**changes):
+    def change(config):
+        for layer in config["config"]["layers"]:
+            if layer["class_name"] == "Conv2D":
+                layer["config"].update(changes)
+                return
+
+    return _config(change)
+
+
+_ARCHIVES = {
+    "without weights": lambda parts: {k: v for k, v in parts.items() if not k.endswith(".h5")},
+    "without a configuration": lambda parts: {k: v for k, v in parts.items() if k != "config.json"},
+    "with a program in it": lambda parts: parts | {"../../evil.py": b"import os"},
+    "weights of nothing": lambda parts: parts | {WEIGHTS: b""},
+    "weights of text": lambda parts: parts | {WEIGHTS: b"1.0 " * 99},
+    "half its weights": lambda parts: parts | {WEIGHTS: parts[WEIGHTS][: len(parts[WEIGHTS]) // 2]},
+    "a configuration of text": lambda parts: parts | {"config.json": b"{"},
+    "a configuration that is a list": lambda parts: parts | {"config.json": b"[]"},
+    "a configuration of brackets": lambda parts: parts | {"config.json": b"[" * 99999},
+    "a lambda": _config(_lambda),
+    "a function of the system": _config(_function),
+    "another name": _config(lambda config: config["config"].update(name="mine")),
+    "another class": _config(lambda config: config.update(class_name="Sequential")),
+    "a class of another module": _config(lambda config: config.update(module="subprocess")),
+    "no layers": _config(lambda config: config["config"].update(layers=[])),
+    "layers of text": _config(lambda config: config["config"].update(layers="all")),
+    "a billion filters": _layer(filters=10**9),
+    "filters that do not fit": _layer(filters=3),
+    "negative filters": _layer(filters=-1),
+    "a field of a later version": _layer(quantum=True),
+    "strides of nothing": _layer(strides=None),
+}
+
+MODELS = {
+    **NO_AUDIO,
+    **{case: DAMAGES[case] for case in ("half", "without its last byte", "noise")},
+    "an HDF5 file of Keras 2": lambda content: b"\x89HDF\r\n\x1a\n" + bytes(500),
+    "a bit of its weights flipped": lambda content: (
+        content[: len(content) // 2]
+        + bytes([content[len(content) // 2] ^ 4])
+        + content[len(content) // 2 + 1 :]
+    ),
+    "many bits flipped": lambda content: flipped(content, 0.001),
+    **{case: partial(altered_archive, change=change) for case, change in _ARCHIVES.items()},
+}
+"""What can be wrong with the file of a model."""

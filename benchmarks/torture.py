@@ -39,12 +39,22 @@ from pathlib import Path
 
 import pandas as pd
 
-from benchmarks.reliability import EPOCHS, PHASES, report
 from cunet_lib.core.files import write_atomically, write_json
 from cunet_lib.core.hardware import cores
 from cunet_lib.core.settings import ROOT
 from cunet_lib.train.checkpoint import REUSED
 from cunet_lib.workflow.stages import run_name
+
+PHASES = {
+    "preprocessing": (r"0[01]_.*", 0.2),
+    "training": (r"0[23]_.*", 0.4),
+    "evaluation": (r"04_.*", 0.25),
+    "plotting": (r"05_.*|report", 0.15),
+}
+"""Names of a phase's stages, and its share of the kills; in the order of the study."""
+
+EPOCHS = 6
+"""Of every training in a clone; the profile's second and last takes half a second."""
 
 SIGNALS = (signal.SIGKILL, signal.SIGINT, signal.SIGKILL, signal.SIGTERM)
 """Dealt in turn, so that half of the kills cannot be caught, to moments in any order."""
@@ -294,22 +304,21 @@ def reused(study: Study) -> dict[str, int]:
     return dict(Counter(lines))
 
 
-def bad_input(folder: Path) -> dict:
-    """Show the gallery of bad input to the library; cases by kind, and how many tests failed."""
-    counted = folder / "gallery.json"
-    counted.unlink(missing_ok=True)
+def bad_input() -> dict:
+    """Show the gallery of bad input to the library; cases by kind, and the tests that failed."""
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "tests/test_bad_input.py"],
+        [sys.executable, "-m", "pytest", "-q", "-rpfE", "tests/test_bad_input.py"],
         cwd=ROOT,
-        env={**os.environ, "CUNET_GALLERY": str(counted)},
         capture_output=True,
         text=True,
         check=False,
     )
-    failed = re.findall(r"^FAILED (\S+)", done.stdout, re.MULTILINE)
-    if done.returncode and not failed:
+    outcomes = re.findall(r"^(PASSED|FAILED|ERROR) \S+::(test_(\w+)\S*)", done.stdout, re.MULTILINE)
+    failed = [test for outcome, test, _ in outcomes if outcome != "PASSED"]
+    if not outcomes or (done.returncode and not failed):
         raise SystemExit(f"The gallery could not be shown:\n{done.stdout[-2000:]}{done.stderr}")
-    return {"cases": json.loads(counted.read_text(encoding="utf-8")), "failed": failed}
+    cases = Counter(kind.replace("_", " ") for _, _, kind in outcomes)
+    return {"cases": dict(cases), "failed": failed}
 
 
 def main() -> int:
@@ -327,7 +336,7 @@ def main() -> int:
         folder = (options.folder or Path(scratch)).resolve()
         folder.mkdir(parents=True, exist_ok=True)
         record = torture(folder, kills=options.kills, seed=options.seed, limit=LIMIT)
-        record["bad_input"] = bad_input(folder)
+        record["bad_input"] = bad_input()
     write_json(OUTPUT / "reliability.json", record)
     text = report(record)
     write_atomically(OUTPUT / "reliability.md", text)
@@ -397,6 +406,57 @@ def torture(folder: Path, *, kills: int, seed: int, limit: float) -> dict:
         "differences": differences(undisturbed, killed),
         "clones_differ": differences(undisturbed, again),
     }
+
+
+def report(record: dict) -> str:
+    """The outcome as Markdown."""
+    strikes = [strike for strike in record["strikes"] if strike["signal"]]
+    counts = Counter(strike["signal"] for strike in strikes)
+    signals = ", ".join(f"{counts[name]} {name}" for name in ("SIGKILL", "SIGTERM", "SIGINT"))
+    phases = ", ".join(
+        f"{phase} {sum(bool(re.fullmatch(pattern, strike['stage'])) for strike in strikes)}"
+        for phase, (pattern, _) in PHASES.items()
+    )
+    cases, failures = (record["bad_input"][part] for part in ("cases", "failed"))
+    stops = [strike["ended_in"] for strike in strikes if strike["signal"] == "SIGINT"]
+    rows = [
+        ("Kills", f"{len(strikes)} ({signals})"),
+        ("Kills by phase", phases),
+        ("Results that differ from an undisturbed run", ", ".join(record["differences"]) or "none"),
+        ("Trainings that went on from a checkpoint", sum(record["resumed"].values())),
+        ("Finished trainings used again", sum(record["reused"].values())),
+        ("Ctrl-C to the end", f"at most {max(stops):.1f} s" if stops else "not tried"),
+        ("Undisturbed run", f"{record['undisturbed_seconds']:.0f} s"),
+        ("Killed run, all its starts together", f"{record['killed_seconds']:.0f} s"),
+        ("Results that differ between two clones", ", ".join(record["clones_differ"]) or "none"),
+        ("Bad inputs shown", sum(cases.values())),
+        ("Bad inputs without a clean refusal", len(failures)),
+    ]
+    lines = [
+        "# Reliability of `make reproduce`",
+        "",
+        f"Profile `smoke` with {EPOCHS} epochs a training, {record['kills']} kills planned from "
+        f"seed {record['seed']}, {record['cores']} cores, {record['machine']}, Python "
+        f"{record['python']}. Each kill was followed by the same command again. Made by "
+        "`make torture`.",
+        "",
+        "| what | outcome |",
+        "|---|---|",
+        *(f"| {name} | {value} |" for name, value in rows),
+        "",
+        "## Every kill",
+        "",
+        "| stage | moment | signal | after (s) | ended in (s) | stages that told what is kept |",
+        "|---|---|---|---:|---:|---:|",
+    ]
+    lines += [
+        f"| {strike['stage']} | {strike['when']} | {strike['signal'] or 'none: it had finished'} "
+        f"| {strike['after']} | {strike.get('ended_in', '')} | {strike.get('told', '')} |"
+        for strike in record["strikes"]
+    ]
+    lines += ["", "## Bad input", "", "| kind | cases |", "|---|---:|"]
+    lines += [f"| {kind} | {number} |" for kind, number in sorted(cases.items())]
+    return "\n".join(lines) + "\n"
 
 
 class _Notes(dict):

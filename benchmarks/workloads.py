@@ -11,8 +11,10 @@ has PyTorch.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
+import os
 import shutil
 import statistics
 import subprocess
@@ -21,20 +23,24 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 from unittest import mock
 
 import numpy as np
+import soundfile
 
-from benchmarks.rows import Row, compared, interleaved, number
-from benchmarks.scratch import RATE, new_trainer, noise_corpus, noise_store, released_pipeline
+from benchmarks.bench import Row, compared, interleaved, number
+from benchmarks.released import released_pipeline
 from cunet_lib.core.files import RUN_KEYS, write_json
 from cunet_lib.core.hardware import computes_bfloat16, cores, peak_memory
-from cunet_lib.core.settings import ROOT, load_profile
+from cunet_lib.core.settings import ROOT, Profile, load_profile
+from cunet_lib.core.systems import INSTRUMENTS
 from cunet_lib.models.conditions import all_one_hot
 from cunet_lib.preprocess.store import build_store
+from cunet_lib.preprocess.tracks import STEMS
 
-Found = tuple[list[Row], dict]
-"""Rows, and what they were made of."""
+if TYPE_CHECKING:
+    import keras
 
 PAPER = "model.filters=16 train.batch_size=16 model.dropout=0.5 model.control_dropout=0.5"
 """Overrides of the demo for networks of the paper's size; batches stay the demo's."""
@@ -46,6 +52,27 @@ EVERYTHING = "train.conditions=[one_hot,zero,all,pairs,continuous]"
 
 DRAIN = 6
 """Batches that a pipeline has ready when nobody took any; they are not timed."""
+
+
+Found = tuple[list[Row], dict]
+"""Rows, and what they were made of."""
+
+RATE = 44100
+
+
+def noise_corpus(root: Path, *, tracks: dict[str, int], seconds: float) -> None:
+    """Tracks in MUSDB18-HQ layout, 44.1 kHz stereo; all of them links to the same five files."""
+    rng = np.random.default_rng(0)
+    stems = 2000 * rng.standard_normal((len(INSTRUMENTS), round(seconds * RATE), 2), np.float32)
+    names = [
+        f"{each}/Noise {n:03} - {each}" for each, count in tracks.items() for n in range(count)
+    ]
+    first, *others = (root / name for name in names)
+    first.mkdir(parents=True)
+    for stem, noise in zip(STEMS, [stems.sum(axis=0), *stems], strict=True):
+        soundfile.write(first / f"{stem}.wav", noise.astype(np.int16), RATE, subtype="PCM_16")
+    for folder in others:
+        shutil.copytree(first, folder, copy_function=os.link)
 
 
 def _middle(values: Sequence[float], unit: str) -> str:
@@ -71,11 +98,12 @@ def batches(scale: float, torch: str | None) -> Found:
     from cunet_lib.signal.spectral import graph_magnitude, stft
     from cunet_lib.train.batches import TrainingBatches
 
-    settings = load_profile("demo", f"{PAPER} {EVERYTHING}")
-    store = noise_store(settings, tracks={"train": 16}, seconds=30.0)
+    settings = load_profile("demo", f"{PAPER} {EVERYTHING} data.validation=1")
+    noise_corpus(settings.paths.corpus, tracks={"train": 17, "test": 1}, seconds=30.0)
+    store = build_store(settings)
     spectrograms = [
         np.stack([stft(stem, settings.signal) for stem in store.audio(entry)], axis=-1)
-        for entry in store.entries
+        for entry in store.split("train")
     ]
     ours = TrainingBatches(store, settings, model="cnn_complex", seed=0)
 
@@ -125,9 +153,13 @@ def stft(scale: float, torch: str | None) -> Found:
     import tensorflow as tf
 
     from cunet_lib.signal.spectral import graph_magnitude
+    from cunet_lib.train import training
 
     settings = load_profile("demo", f"{PAPER} {EVERYTHING}")
-    trainer, audio, condition = new_trainer(settings)
+    trainer = training.compiled(training.new_network(settings, "cnn_complex", seed=0), settings)
+    size = (settings.train.batch_size, settings.patch_samples)
+    audio = 0.1 * np.random.default_rng(0).standard_normal(size, np.float32)
+    condition = np.resize(all_one_hot(), (len(audio), len(INSTRUMENTS)))
     transform = tf.function(lambda audio: graph_magnitude(audio, settings.signal))
     # Tensors, as the pipeline gives them.
     mixture, condition, target = map(tf.constant, (audio, condition, 0.5 * audio))
@@ -262,11 +294,12 @@ def evaluation(scale: float, torch: str | None) -> Found:
     ensure_ffmpeg()
     import museval  # noqa: F401 - its import is not scoring
 
-    settings = load_profile("demo")
+    settings = load_profile("demo", "data.validation=1")
     # Songs of the demo's length, on two cores as many as MUSDB18 has to test with.
     tracks, seconds = max(1, round(25 * scale)) * max(2, cores()), max(8.0, 30.0 * scale)
-    store = noise_store(settings, tracks={"test": tracks}, seconds=seconds)
-    system = scoring.oracles(settings)["mixture"]
+    noise_corpus(settings.paths.corpus, tracks={"train": 2, "test": tracks}, seconds=seconds)
+    store = build_store(settings)
+    system = scoring.Oracle("mixture", settings.signal)
 
     def scored(workers: int | None, threads: int | None = None) -> None:
         shutil.rmtree(settings.paths.scores, ignore_errors=True)
@@ -299,7 +332,6 @@ def separation(scale: float, torch: str | None) -> Found:
     """Songs of 4 and of 60 minutes, 44.1 kHz stereo, into four WAV files; paper-size model."""
     from cunet_lib.models import unet as models
     from cunet_lib.separation import catalog, songs
-    from cunet_lib.signal import audio
 
     profile = load_profile("musdb18", PAPER)
     folder = profile.paths.run("cnn_complex", 0)
@@ -309,14 +341,13 @@ def separation(scale: float, torch: str | None) -> Found:
     record = {"model": "cnn_complex", "seed": 0, "settings": profile.model_dump(mode="json")}
     write_json(folder / "run.json", {**dict.fromkeys(RUN_KEYS, 1), **record})
     separator = songs.SongSeparator(catalog.find(str(folder)))
-    rows, found, wanted = [], {}, songs.requests()
+    rows, found = [], {}
     for minutes, times in ((4, 3), (60, 1)):
         music = 60 * minutes * scale
         song = _song(folder / f"{minutes}.wav", music)
 
         def separate(song=song) -> None:
-            out = folder / "parts"
-            songs.separate_file(separator, audio.open_audio(song), wanted, out=out, force=True)
+            songs.separate(song, model=separator, out=folder / "parts", force=True)
 
         # Graphs are traced in the first; a song of an hour is not separated twice for that.
         calls = {f"{minutes}": separate}
@@ -334,8 +365,6 @@ def separation(scale: float, torch: str | None) -> Found:
 
 
 def _song(path: Path, seconds: float) -> Path:
-    import soundfile
-
     block = 0.1 * np.random.default_rng(0).standard_normal((RATE, 2), np.float32)
     with soundfile.SoundFile(path, "w", RATE, 2, "PCM_16") as file:
         for _ in range(round(seconds)):
@@ -344,17 +373,55 @@ def _song(path: Path, seconds: float) -> Path:
 
 
 def panel(scale: float, torch: str | None) -> Found:
-    """The control panel's answers to a slider, with an untrained network of the demo's size."""
-    from benchmarks.latency import ANSWER, measure
+    """The control panel's answers to a slider, with an untrained network of the demo's size.
+
+    Two kinds: one that the curves follow while a slider rests, and one that waits for them, as in a
+    notebook that papermill runs.
+    """
     from cunet_lib.train.training import new_network
 
     settings = load_profile("demo")
     network = new_network(settings, "dense_complex", seed=0)
-    table = measure(network, settings, moves=max(12, round(48 * scale))).set_index("part")
-    median, most = table.loc[ANSWER, "median_ms"], table.loc[ANSWER, "max_ms"]
-    what, reference = "slider to sound and picture, 10 s of audio", f"500 ms; at most {most:.0f} ms"
-    row = compared(what, f"{median:.0f} ms", reference, [median], [500.0], "<= 1")
-    return [row], table.to_dict("index")
+    answers, complete = answer_times(network, settings, moves=max(12, round(48 * scale)))
+    reference = f"500 ms; at most {1000 * max(answers):.0f} ms"
+    what, median = "slider to sound and picture, 10 s of audio", statistics.median(answers)
+    row = compared(what, _milliseconds(answers), reference, [median], [0.5], "<= 1")
+    return [row], {"answers": answers, "complete": complete}
+
+
+def answer_times(
+    network: keras.Model, settings: Profile, *, moves: int, seconds: float = 10.0
+) -> tuple[list[float], list[float]]:
+    """Seconds from a slider's new value to the bytes of the new sounds and the new picture.
+
+    Sliders are moved as a hand would, a few steps of each in turn, over the real excerpt, repeated
+    to ``seconds``. The second list is of answers that wait for the curves.
+    """
+    from cunet_lib.evaluation.evaluate import real_excerpt
+    from cunet_lib.explore.panel import Explorer
+
+    excerpt = real_excerpt(settings.signal.sample_rate)
+    repeats = -(-round(seconds * settings.signal.sample_rate) // excerpt.shape[1])
+    songs, steps = {"excerpt": lambda: np.tile(excerpt, repeats)}, 3
+    answers, complete = [], []
+
+    def timed(times: list[float], act: Callable, *arguments) -> None:
+        began = time.perf_counter()
+        act(*arguments)
+        times.append(time.perf_counter() - began)
+
+    async def move() -> None:
+        # Within a running loop, as in a kernel, so that the curves do not hold up the answer.
+        panel = Explorer(network, settings, songs, seconds=seconds)
+        levels = np.random.default_rng(0).permutation(moves + steps) / (moves + steps)
+        for place, level in enumerate(levels):
+            name = INSTRUMENTS[place // steps % len(INSTRUMENTS)]
+            timed(answers, setattr, panel.sliders[name], "value", float(level))
+            if place % steps == steps - 1:
+                timed(complete, lambda: panel.set(vocals=1.0))
+
+    asyncio.run(move())
+    return answers[steps:], complete[1:]  # the first slider's moves warm up
 
 
 if __name__ == "__main__":

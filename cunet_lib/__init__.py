@@ -4,11 +4,9 @@ Importing the package loads nothing heavy. It only asks TensorFlow to start sile
 function here, :func:`separate`, loads what it needs when it is called.
 """
 
-from cunet_lib.core.startup import share_cores as _share_cores
 from cunet_lib.core.startup import silence as _silence
 
 _silence()
-_share_cores()
 
 
 def separate(song, rate=None, **options):

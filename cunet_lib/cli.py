@@ -7,7 +7,6 @@ exit status 2; a notebook that fails is told in a few lines, exit status 1.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
 import importlib.metadata
 import io
@@ -36,9 +35,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     # `make` and schedulers stop jobs with SIGTERM, a terminal that is closed with SIGHUP: clean up
     # as after Ctrl-C. What nohup started goes on.
-    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
-        signal.signal(signal.SIGHUP, _interrupt)
+        signal.signal(signal.SIGHUP, signal.default_int_handler)
     os.environ.update(OWN_KERAS)
     try:
         # The make, or the worker of a cluster, that this belongs to; it may be killed.
@@ -50,7 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 os.environ[name] = str(folder(given))
         if (music := os.environ.get("CUNET_MUSDB")) and not Path(music).is_dir():
             raise ConfigError(f"MUSDB={music} is no folder; give the one with train and test.")
-        return options.command(options)
+        # Each command says whether, or what, failed.
+        return 1 if options.command(options) else 0
     except ConfigError as error:
         return _complain(str(error))
     except WriteError as error:
@@ -67,10 +67,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             or "Stopped; nothing half-written was kept, and the same command starts again."
         )
         return 130
-
-
-def _interrupt(number: int, frame: object) -> None:
-    raise KeyboardInterrupt
 
 
 def _complain(message: str) -> int:
@@ -143,8 +139,8 @@ def _parser() -> argparse.ArgumentParser:
     highs += "all (default: %(default)s)"
     argument("--highs", choices=("extend", "cut"), default="extend", help=highs)
     overlap = "what neighbouring patches share, in patches of the training's length, from 0 to "
-    overlap += "below 1 (default: 0.25)"
-    argument("--overlap", type=float, metavar="SHARE", help=overlap)
+    overlap += "below 1 (default: %(default)s)"
+    argument("--overlap", type=float, default=0.25, metavar="SHARE", help=overlap)
     argument("--force", action="store_true", help="replace existing files")
     argument("--quiet", action="store_true", help="print errors alone")
     argument("--json", action="store_true", help="print a line of JSON for each song")
@@ -154,12 +150,12 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _run(options: argparse.Namespace) -> int:
+def _run(options: argparse.Namespace) -> bool:
     from cunet_lib.workflow.run import run_stage
 
     parameters = {"profile": options.profile, "overrides": options.overrides}
     parameters |= dict(options.parameters)
-    return 0 if run_stage(options.stage, parameters, address=_scheduler()) else 1
+    return not run_stage(options.stage, parameters, address=_scheduler())
 
 
 def _scheduler() -> str:
@@ -173,7 +169,7 @@ def _scheduler() -> str:
     return address
 
 
-def _cluster(options: argparse.Namespace) -> int:
+def _cluster(options: argparse.Namespace) -> None:
     from cunet_lib.workflow.cluster import slots
 
     address = _scheduler()
@@ -184,32 +180,29 @@ def _cluster(options: argparse.Namespace) -> int:
         address, load_profile(options.profile), lambda line: print(line, file=sys.stderr)
     )
     print(number)
-    return 0
 
 
 def _verify(options: argparse.Namespace) -> int:
     from cunet_lib.report.verify import verify
 
-    return 1 if verify(load_profile(options.profile)) else 0
+    return verify(load_profile(options.profile))
 
 
-def _report(options: argparse.Namespace) -> int:
+def _report(options: argparse.Namespace) -> None:
     from cunet_lib.report.page import write_page
     from cunet_lib.workflow.run import shown
 
     print(shown(write_page(load_profile(options.profile))))
-    return 0
 
 
-def _check(options: argparse.Namespace) -> int:
+def _check(options: argparse.Namespace) -> None:
     from cunet_lib.preprocess.check import check_corpus
 
     layout = check_corpus(load_profile(options.profile))
     print(f"The corpus is in order. {layout.summary()}")
-    return 0
 
 
-def _plan(options: argparse.Namespace) -> int:
+def _plan(options: argparse.Namespace) -> None:
     if options.jobs < 1:
         raise ConfigError(f"--jobs must be above 0, not {options.jobs}.")
     from cunet_lib.workflow import plan
@@ -219,47 +212,38 @@ def _plan(options: argparse.Namespace) -> int:
     unit = plan.calibrate(settings, max(map(max, music.values())))
     parts = plan.estimate(settings, music, corpus, unit)
     print(plan.text(settings, parts, music, options.jobs))
-    return 0
 
 
-def _stages(options: argparse.Namespace) -> int:
+def _stages(options: argparse.Namespace) -> None:
     from cunet_lib.workflow.stages import edges
 
     for stage, read in edges(load_profile(options.profile, options.overrides), *options.goals):
         print(f"{stage}:{read}")
-    return 0
 
 
-def _separate(options: argparse.Namespace) -> int:
-    from cunet_lib.separation import catalog, songs
+def _separate(options: argparse.Namespace) -> bool:
+    from cunet_lib.separation import songs
     from cunet_lib.signal.writing import Output
 
     if not options.songs:
         raise ConfigError("No song given; name them before --instruments.")
     output = Output(options.format, bits=options.bits, bitrate=options.bitrate)
-    overlap = songs.OVERLAP if options.overlap is None else options.overlap
-    if not 0 <= overlap < 1:
-        raise ConfigError(f"--overlap must be at least 0 and below 1, not {overlap:g}.")
-    found = catalog.find(options.model)
-    songs.requests(options.instruments, found.model, two_stems=options.two_stems)
+    separator = songs.ready(options.model, highs=options.highs, overlap=options.overlap)
+    wanted = songs.requests(options.instruments, separator.model, two_stems=options.two_stems)
     talk = not (options.quiet or options.json)
     if talk:
-        print(f"Model {found.name}, trained on: {found.trained_on}.", flush=True)
-    failed = 0
-    with contextlib.ExitStack() as stack:
-        paths = [Path(song) for song in options.songs]
+        model = separator.found
+        print(f"Model {model.name}, trained on: {model.trained_on}.", flush=True)
+    failed = False
+    with tempfile.TemporaryDirectory(prefix="cunet-") as folder:
+        stdin = Path(folder) / "stdin"
         if "-" in options.songs:
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cunet-")))
-            with (folder / "stdin").open("wb") as file:
+            with stdin.open("wb") as file:
                 shutil.copyfileobj(sys.stdin.buffer, file)
-            paths[options.songs.index("-")] = folder / "stdin"
         for result in songs.separate_files(
-            paths,
-            found,
-            instruments=options.instruments,
-            two_stems=options.two_stems,
-            highs=options.highs,
-            overlap=overlap,
+            [stdin if song == "-" else Path(song) for song in options.songs],
+            separator,
+            wanted,
             residual=options.residual,
             out=Path(options.out),
             output=output,
@@ -269,38 +253,36 @@ def _separate(options: argparse.Namespace) -> int:
             show=talk,
         ):
             if result.error:
-                failed += 1
+                failed = True
                 _complain(result.error)
             elif talk:
                 print(result, flush=True)
             if options.json:
                 print(json.dumps(dataclasses.asdict(result), default=str), flush=True)
-    return 1 if failed else 0
+    return failed
 
 
-def _models(options: argparse.Namespace) -> int:
+def _models(options: argparse.Namespace) -> None:
     from cunet_lib.report.card import scores_of
     from cunet_lib.separation import catalog
 
-    print(catalog.table(catalog.available(), scores_of))
-    return 0
+    print(catalog.table(scores_of))
 
 
-def _sweep(options: argparse.Namespace) -> int:
+def _sweep(options: argparse.Namespace) -> list:
     from cunet_lib.workflow import sweep
 
     planned = sweep.plan(options.profile, options.stage, options.grid)
     if options.dry_run:
         print(planned.text())
-        return 0
-    return 1 if sweep.run(planned, address=_scheduler()) else 0
+        return []
+    return sweep.run(planned, address=_scheduler())
 
 
-def _kernel(options: argparse.Namespace) -> int:
+def _kernel(options: argparse.Namespace) -> None:
     from cunet_lib.workflow.run import register_kernel
 
     register_kernel()
-    return 0
 
 
 if __name__ == "__main__":

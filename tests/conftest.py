@@ -30,6 +30,8 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from cunet_lib.core.files import RUN_KEYS
 from cunet_lib.core.settings import load_profile
 from cunet_lib.preprocess.store import build_store
+from cunet_lib.workflow.parameters import code_cells
+from cunet_lib.workflow.stages import SUBJECTS
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -49,14 +51,11 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
-SLOW = ("test_torture", "test_resume", "test_bad_input", "test_sweep", "test_lab_browser")
-SLOW += ("test_cluster", "test_training", "test_finite", "test_export", "test_report", "test_page")
-SLOW += ("test_smoke", "test_bench", "test_panel", "test_kernels", "test_winograd", "test_models")
-SLOW += ("test_evaluate", "test_ablation", "test_musdb", "test_conditioning", "test_songs")
-SLOW += ("test_security", "test_imports", "test_parameters", "test_parallel", "test_planning")
-SLOW += ("test_corpus", "test_fidelity", "test_batches", "test_store", "test_separation")
-"""Test files that train, render, decode or start interpreters. `make test-fast` leaves them out,
-and all tests that use the smoke study."""
+QUICK = ("test_checkpoint", "test_conditions", "test_config", "test_files")
+QUICK += ("test_metrics", "test_notebook_sources", "test_published", "test_readme", "test_results")
+QUICK += ("test_scores", "test_setup", "test_spectral", "test_stages", "test_statistics")
+"""Test files that neither train, render or decode nor start interpreters; `make test-fast` runs
+these alone, without those of their tests that say they are slow."""
 
 # What an outer make, or the user's shell, would pass on to the make under test.
 OUTER = ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "PROFILE", "JOBS", "SEEDS", "MUSDB")
@@ -78,17 +77,11 @@ def ran(*words, cwd=ROOT, timeout=300, **environment):
     return subprocess.run(words, capture_output=True, text=True, **options)
 
 
-def started(*words, cwd=ROOT, start_new_session=False, **environment):
-    """The same of a command that goes on; whoever starts it ends it."""
-    return subprocess.Popen(
-        words,
-        cwd=cwd,
-        env=clean_environment(**environment),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=start_new_session,
-    )
+def started(*words, cwd=ROOT, start_new_session=False, stderr=subprocess.PIPE, **environment):
+    """The same of a command that still runs; whoever starts it ends it."""
+    options = {"cwd": cwd, "start_new_session": start_new_session, "text": True}
+    streams = {"stdout": subprocess.PIPE, "stderr": stderr}
+    return subprocess.Popen(words, env=clean_environment(**environment), **streams, **options)
 
 
 LOCKS = ("requirements.lock", "requirements-gpu.lock")
@@ -139,6 +132,10 @@ WRITE = (
     "written = result.write_text('{}')\n"
     "print('wrote', result.name)"
 )
+RESULT = (
+    "from cunet_lib.workflow.stages import parse_stage\n"
+    "result = parse_stage({name!r}, {{{given}}}).result(settings)"
+)
 COMMON = 'profile = "demo"\noverrides = ""'
 
 
@@ -161,32 +158,12 @@ def bare_tree(tmp_path):
 @pytest.fixture
 def tree(bare_tree):
     """A copy of the project whose notebooks only write their main result."""
-    for name, extra, result in (
-        ("00_corpus", "", "paths.corpus / 'corpus.json'"),
-        ("01_preprocess", "", "paths.store / 'index.json'"),
-        (
-            "02_train_unet",
-            '\ninstrument = "vocals"\nseed = 0',
-            "paths.run(f'unet_{instrument}', seed) / 'model.keras'",
-        ),
-        (
-            "03_train_cunet",
-            '\nvariant = "dense_simple"\nseed = 0',
-            "paths.run(variant, seed) / 'model.keras'",
-        ),
-        (
-            "04_evaluate",
-            '\nmodel = "unet"\nseed = 0',
-            'paths.scores / f\'{model.replace("oracles", "ideal_ratio_mask")}-seed{seed}.csv\'',
-        ),
-        ("05_plot", "", "paths.scores / 'scores.csv'"),
-        (
-            "07_conditions",
-            '\nmodel = "dense_complex"\nseed = 0\nagainst = "dense_complex_np"',
-            "paths.tables / 'conditions_uncontrolled.csv'",
-        ),
-    ):
-        bare_tree.notebook(name, COMMON + extra, LOAD, f"result = {result}", WRITE)
+    for path in sorted((ROOT / "notebooks").glob("0[0-57]_*.ipynb")):
+        (parameters,) = (text for text, tags in code_cells(path) if "parameters" in tags)
+        subject = SUBJECTS.get(path.stem)
+        given = f"{subject!r}: {subject}, 'seed': seed" if subject else ""
+        result = RESULT.format(name=path.stem, given=given)
+        bare_tree.notebook(path.stem, parameters, LOAD, result, WRITE)
     return bare_tree
 
 
@@ -220,6 +197,19 @@ def run_record(settings, model, *, seed=0, **changes):
     return {**numbers, "profile": settings.name, **given, **changes}
 
 
+def untrained_run(settings, model, folder=None, **changes):
+    """An untrained network and its record in the place of a finished run's; its file."""
+    from cunet_lib.models import unet as models
+
+    folder = folder or settings.paths.run(model, changes.get("seed", 0))
+    folder.mkdir(parents=True)
+    size = {"filters": settings.model.filters, "blocks": settings.model.blocks}
+    network = models.build(model, shape=settings.patch_shape, **size, start="he")
+    network.save(folder / "model.keras")
+    (folder / "run.json").write_text(json.dumps(run_record(settings, model, **changes)))
+    return folder / "model.keras"
+
+
 def changed(settings, section, **values):
     """Settings with other values in one section; unchecked, unlike those of overrides."""
     part = getattr(settings, section).model_copy(update=values)
@@ -229,7 +219,7 @@ def changed(settings, section, **values):
 def pytest_collection_modifyitems(items):
     """Mark what is slow, and put it first: no core has nothing to do while the last of it runs."""
     for item in items:
-        if item.path.stem in SLOW or "smoke_study" in item.fixturenames:
+        if item.path.stem not in QUICK:
             item.add_marker("slow")
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
@@ -352,16 +342,9 @@ def study(tmp_path_factory):
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 CHROMIUM = next(filter(None, map(shutil.which, BROWSERS)), None)
 
-CHROMIUM_FLAGS = [
-    "--disable-gpu",
-    "--disable-quic",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--no-first-run",
-    "--mute-audio",
-    "--autoplay-policy=no-user-gesture-required",
-]
+CHROMIUM_FLAGS = ["--disable-gpu", "--disable-quic", "--disable-background-networking"]
+CHROMIUM_FLAGS += ["--disable-component-update", "--disable-sync", "--no-first-run", "--mute-audio"]
+CHROMIUM_FLAGS += ["--autoplay-policy=no-user-gesture-required"]
 
 
 # No longer than a module: while it runs, its event loop is in the way of others in this process.
@@ -384,16 +367,6 @@ def keep_picture(page, name):
     """Keep what a page shows in the folder ``CUNET_SCREENSHOTS``, if there is one to look at it."""
     if folder := os.environ.get("CUNET_SCREENSHOTS"):
         page.screenshot(path=Path(folder) / f"{name}.png")
-
-
-def pytest_terminal_summary(terminalreporter):
-    """Say how many bad inputs were shown, and leave the numbers to who asked for them."""
-    from benchmarks.damage import TALLY
-
-    if TALLY:
-        terminalreporter.write_line(f"{sum(TALLY.values())} bad or strange inputs were shown.")
-    if "CUNET_GALLERY" in os.environ:
-        Path(os.environ["CUNET_GALLERY"]).write_text(json.dumps(TALLY), encoding="utf-8")
 
 
 @pytest.fixture

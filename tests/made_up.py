@@ -2,9 +2,9 @@
 
 import ast
 import json
-import sys
 import types
 from dataclasses import replace
+from functools import cache
 
 import nbformat
 import numpy as np
@@ -15,6 +15,7 @@ from nbformat.v4 import new_output
 from cunet_lib.core.settings import ROOT, load_profile
 from cunet_lib.core.systems import INSTRUMENTS, VARIANTS
 from cunet_lib.evaluation.metrics import SCORE_COLUMNS
+from cunet_lib.models import unet as models
 from cunet_lib.report import figures
 
 PROFILE = {"profile": "smoke", "overrides": "seeds=1"}  # all the paper's models
@@ -26,40 +27,11 @@ LEVELS = {"mixture": -6.0, "unet": 6.0, "ideal_ratio_mask": 10.5}
 LEVELS |= {variant: 4.6 - 0.3 * place for place, variant in enumerate(TRAINED[1:])}
 
 
-def architecture(settings, model):
-    """What models.describe() gives, without building a model."""
-    blocks, filters = settings.model.blocks, settings.model.filters
-    bins, frames, _ = settings.patch_shape
-    channels = [filters * 2**place for place in range(blocks)]
-    rows = []
-
-    def block(name, part, kind, inputs, outputs, **facts):
-        empty = dict.fromkeys(("kernel", "stride", "film", "activation", "skip_from"))
-        shapes = {"input_shape": inputs, "output_shape": outputs}
-        empty |= {"normalization": False, "dropout": 0.0, "name": name, "part": part}
-        rows.append({**empty, "type": kind, **shapes, **facts})
-
-    film = VARIANTS[model].film if model in VARIANTS else None
-    if film:
-        dense = VARIANTS[model].control == "dense"
-        block(
-            "control_1", "control", "Dense" if dense else "Conv1D", [4], [16] if dense else [4, 16]
-        )
-        values = sum(channels) if film == "complex" else blocks
-        for name in ("gammas", "betas"):
-            block(name, "control", "Dense", [16], [values])
-    shape = [bins, frames, 1]
-    for place, size in enumerate(channels):
-        out = [shape[0] // 2, shape[1] // 2, size]
-        block(f"encoder_{place + 1}", "encoder", "Conv2D", shape, out, film=film)
-        shape = out
-    for place in range(blocks):
-        size = 1 if place == blocks - 1 else channels[-2 - place]
-        out = [2 * shape[0], 2 * shape[1], size]
-        skip = f"encoder_{blocks - place}" if place else None
-        block(f"decoder_{place + 1}", "decoder", "Conv2DTranspose", shape, out, skip_from=skip)
-        shape = out
-    return rows
+@cache
+def architecture(model):
+    """What a run records of an untrained network of the profile's size."""
+    size = {"filters": SETTINGS.model.filters, "blocks": SETTINGS.model.blocks}
+    return models.describe(models.build(model, shape=SETTINGS.patch_shape, **size))
 
 
 def write_runs(settings, rng):
@@ -82,7 +54,7 @@ def write_runs(settings, rng):
             **{"threads": 2, "versions": {"keras": "3"}, "commit": "0123456789abcdef"},
         }
         (folder / "run.json").write_text(json.dumps(record))
-        (folder / "architecture.json").write_text(json.dumps(architecture(settings, model)))
+        (folder / "architecture.json").write_text(json.dumps(architecture(model)))
         if model in VARIANTS:
             rows = [
                 (instrument, number, 0, rng.normal(1, 0.3), rng.normal(0, 0.3))
@@ -121,7 +93,6 @@ def write_scores(settings, rng, *, tracks=5):
             rows.append((*key, 2.0 * level, 1, 0))
         frame = pd.DataFrame(rows, columns=SCORE_COLUMNS)
         save(frame, settings.paths.scores / f"{system}-seed{settings.seed}.csv")
-    return names
 
 
 def save(frame, path):
@@ -173,7 +144,7 @@ def write_study(settings, *, tracks=5, songs=("A song", EVIL)):
         write_song(settings, rng, song)
 
 
-def plotted(patch, folder, **options):
+def plotted(patch, folder):
     """Run the plot notebook's code on a made-up study, and keep an executed copy of it.
 
     Returns
@@ -184,13 +155,10 @@ def plotted(patch, folder, **options):
     """
     patch.setenv("CUNET_RESULTS", str(folder / "results"))
     patch.setenv("CUNET_DATA", str(folder / "data"))
-    settings = SETTINGS
-    write_study(settings, **options)
-    # Counting parameters takes TensorFlow, and small pictures are enough here.
-    sizes = {"model": TRAINED, "parameters": 4 * 9_826_325, "trainable": 1}
-    stand_in = types.ModuleType("cunet_lib.models.unet")
-    stand_in.parameter_table = lambda: pd.DataFrame(sizes)
-    patch.setitem(sys.modules, "cunet_lib.models.unet", stand_in)
+    write_study(SETTINGS)
+    # Building networks of the paper's size takes seconds, and small pictures are enough here.
+    paper = pd.DataFrame({"model": TRAINED, "parameters": 4 * 9_826_325, "trainable": 1})
+    patch.setattr(models, "parameter_table", lambda: paper)
     rendered = figures.Figure._rendered
     small = lambda figure, *about: rendered(replace(figure, dpi=40), *about)  # noqa: E731
     patch.setattr(figures.Figure, "_rendered", small)
@@ -202,10 +170,10 @@ def plotted(patch, folder, **options):
             data = {kind: getattr(shown, by)() for kind, by in kinds.items() if hasattr(shown, by)}
             cell.outputs = [new_output("display_data", data)] if data else []
             names |= PROFILE
-    settings.paths.notebooks.mkdir()
-    nbformat.write(notebook, settings.paths.notebooks / "05_plot.ipynb")
+    SETTINGS.paths.notebooks.mkdir()
+    nbformat.write(notebook, SETTINGS.paths.notebooks / "05_plot.ipynb")
     study = {name: names[name] for name in ("settings", "runs", "scores", "differences", "models")}
-    return types.SimpleNamespace(**study, paper=stand_in.parameter_table())
+    return types.SimpleNamespace(**study, paper=paper)
 
 
 def run_cell(source, names):

@@ -2,72 +2,86 @@
 
 import numpy as np
 import pytest
+from conftest import changed
 from numpy.lib.stride_tricks import sliding_window_view
 
 from cunet_lib.core.settings import CONDITION_KINDS
 from cunet_lib.core.systems import INSTRUMENTS
 from cunet_lib.models.conditions import PAIRS
+from cunet_lib.preprocess.store import Store
 from cunet_lib.train.batches import Batch, TrainingBatches, validation_batch
 
 
-def with_train(settings, **changes):
-    return settings.model_copy(update={"train": settings.train.model_copy(update=changes)})
+@pytest.fixture
+def batches(tones):
+    """A function that gives batches of a model; of the settings of training some may change."""
+    settings, store = tones
+
+    def made(model="dense_simple", *, seed=0, kind=TrainingBatches, **changes):
+        return kind(store, changed(settings, "train", **changes), model=model, seed=seed)
+
+    return made
+
+
+@pytest.fixture
+def validation(tones):
+    """The same of the batch to validate with."""
+    settings, store = tones
+    return lambda model="dense_simple", **changes: validation_batch(
+        store, changed(settings, "train", **changes), model=model
+    )
+
+
+@pytest.fixture
+def tracks(tones):
+    """Stems of the tracks to train on, as loud as batches have them."""
+    store = tones[1]
+    return [store.audio(entry) / entry.scale for entry in store.split("train")]
+
+
+def assert_equal(one, two):
+    """Two batches are the same, bit for bit."""
+    for name in ("mixture", "target", "condition"):
+        left, right = getattr(one, name), getattr(two, name)
+        assert left.dtype == right.dtype == np.float32
+        assert left.tobytes() == right.tobytes(), name
 
 
 @pytest.mark.parametrize("kinds", [("one_hot",), CONDITION_KINDS])
-def test_a_batch_is_a_function_of_seed_and_step(tones, kinds):
-    settings, store = tones
-    settings = with_train(settings, conditions=kinds)
-    first, again, other = (
-        TrainingBatches(store, settings, model="dense_simple", seed=seed) for seed in (1, 1, 2)
-    )
+def test_a_batch_is_a_function_of_seed_and_step(batches, kinds):
+    first, again, other = (batches(seed=seed, conditions=kinds) for seed in (1, 1, 2))
     for step in (0, 7):
-        for name in ("mixture", "target", "condition"):
-            one, two = getattr(first.batch(step), name), getattr(again.batch(step), name)
-            np.testing.assert_array_equal(one, two)
+        assert_equal(first.batch(step), again.batch(step))
     assert np.abs(first.batch(0).mixture - first.batch(1).mixture).max() > 0
     assert np.abs(first.batch(0).mixture - other.batch(0).mixture).max() > 0
 
 
-def test_dataset_gives_the_same_batches_from_any_step_on(tones):
-    settings, store = tones
-    batches = TrainingBatches(store, settings, model="cnn_simple", seed=0)
-    for step, ((mixture, condition), target) in zip(
-        range(5, 9), batches.from_step(5), strict=False
-    ):
-        expected = batches.batch(step)
-        np.testing.assert_array_equal(mixture, expected.mixture)
-        np.testing.assert_array_equal(condition, expected.condition)
-        np.testing.assert_array_equal(target, expected.target)
+def test_dataset_gives_the_same_batches_from_any_step_on(batches):
+    found = batches("cnn_simple")
+    for step, ((mixture, condition), target) in zip(range(5, 9), found.from_step(5), strict=False):
+        assert_equal(Batch(*map(np.asarray, (mixture, target, condition))), found.batch(step))
 
 
-def test_dedicated_unet_gets_its_instrument_at_full_level(tones):
-    settings, store = tones
-    settings = with_train(settings, remix=0.0, progressive=1.0, batch_size=8)
-    batch = TrainingBatches(store, settings, model="unet_drums", seed=0).batch(0)
+def test_dedicated_unet_gets_its_instrument_at_full_level(tones, batches):
+    found = batches("unet_drums", remix=0.0, progressive=1.0, batch_size=8)
+    batch = found.batch(0)
     np.testing.assert_array_equal(batch.condition, np.tile([0, 1, 0, 0], (8, 1)))
     # Noise bursts in the target, and the mixture holds them too.
     assert np.abs(batch.target).max() > 0
-    never = with_train(settings, progressive=0.0)
-    full = TrainingBatches(store, never, model="unet_drums", seed=0).batch(0)
+    full = batches("unet_drums", remix=0.0, progressive=0.0, batch_size=8).batch(0)
     np.testing.assert_array_equal(batch.target, full.target)
-    (mixture, target) = next(
-        iter(TrainingBatches(store, settings, model="unet_drums", seed=0).from_step())
-    )
-    assert mixture.shape == target.shape == (8, settings.patch_samples)
+    mixture, target = next(iter(found.from_step()))
+    assert mixture.shape == target.shape == (8, tones[0].patch_samples)
 
 
-def test_without_augmentation_the_target_is_the_stem_under_the_mixture(tones):
-    settings, store = tones
-    settings = with_train(settings, remix=0.0, progressive=0.0, batch_size=16)
-    batch = TrainingBatches(store, settings, model="dense_simple", seed=0).batch(3)
-    tracks = [(store.audio(entry), entry.scale) for entry in store.split("train")]
+def test_without_augmentation_the_target_is_the_stem_under_the_mixture(tracks, batches):
+    batch = batches(remix=0.0, progressive=0.0, batch_size=16).batch(3)
     for mixture, target, condition in zip(
         batch.mixture, batch.target, batch.condition, strict=True
     ):
         stem = 1 + int(np.argmax(condition))
         assert sorted(condition) == [0, 0, 0, 1]
-        assert any(_holds(audio / scale, mixture, target, stem) for audio, scale in tracks)
+        assert any(_holds(audio, mixture, target, stem) for audio in tracks)
 
 
 def _holds(audio, mixture, target, stem):
@@ -81,95 +95,78 @@ def _holds(audio, mixture, target, stem):
     return False
 
 
-def test_progressive_scales_condition_and_target_together(tones):
-    settings, store = tones
-    plain = with_train(settings, remix=0.0, progressive=0.0, batch_size=64)
-    scaled = with_train(settings, remix=0.0, progressive=1.0, batch_size=64)
-    batch = TrainingBatches(store, scaled, model="dense_simple", seed=0).batch(0)
+def test_progressive_scales_condition_and_target_together(batches):
+    plain, batch = (
+        batches(remix=0.0, progressive=share, batch_size=64).batch(0) for share in (0.0, 1.0)
+    )
     levels = batch.condition.max(axis=1)
     assert 0 < levels.min() < 0.2 and 0.8 < levels.max() < 1
     assert 0.35 < levels.mean() < 0.65
-    full = TrainingBatches(store, plain, model="dense_simple", seed=0).batch(0)
     # The first row's place is drawn before its level, so that it is the same in both.
-    np.testing.assert_array_equal(full.mixture[0], batch.mixture[0])
-    np.testing.assert_allclose(batch.target[0], full.target[0] * levels[0], rtol=1e-5)
+    np.testing.assert_array_equal(plain.mixture[0], batch.mixture[0])
+    np.testing.assert_allclose(batch.target[0], plain.target[0] * levels[0], rtol=1e-5)
 
 
-def test_probabilities_are_the_settings(tones):
-    settings, store = tones
-    settings = with_train(settings, progressive=0.25, batch_size=64)
-    batches = TrainingBatches(store, settings, model="dense_simple", seed=0)
-    conditions = np.concatenate([batches.batch(step).condition for step in range(25)])
+def conditions_of(batches, steps):
+    """Conditions of some batches, one below the other."""
+    return np.concatenate([batches.batch(step).condition for step in range(steps)])
+
+
+def test_probabilities_are_the_settings(batches):
+    conditions = conditions_of(batches(progressive=0.25, batch_size=64), 25)
     assert ((conditions.max(axis=1) < 1).mean()) == pytest.approx(0.25, abs=0.04)
     shares = (conditions > 0).mean(axis=0)
     np.testing.assert_allclose(shares, 0.25, atol=0.04)
 
 
-def test_remix_replaces_the_other_instruments_with_the_set_probability(tones):
-    settings, store = tones
-    tracks = [(store.audio(entry), entry.scale) for entry in store.split("train")]
-    for remix in (0.0, 0.25, 1.0):
-        changed = with_train(settings, remix=remix, batch_size=32)
-        batches = [
-            TrainingBatches(store, changed, model="unet_other", seed=0).batch(step)
-            for step in range(4)
-        ]
-        mixed = [
-            not any(_holds(audio / scale, mixture, target, 3) for audio, scale in tracks)
-            for batch in batches
-            for mixture, target in zip(batch.mixture, batch.target, strict=True)
-        ]
-        assert np.mean(mixed) == pytest.approx(remix, abs=0.12)
+@pytest.mark.parametrize("remix", [0.0, 0.25, 1.0])
+def test_remix_replaces_the_other_instruments_with_the_set_probability(tracks, batches, remix):
+    found = batches("unet_other", remix=remix, batch_size=32)
+    mixed = [
+        not any(_holds(audio, mixture, target, 3) for audio in tracks)
+        for batch in map(found.batch, range(4))
+        for mixture, target in zip(batch.mixture, batch.target, strict=True)
+    ]
+    assert np.mean(mixed) == pytest.approx(remix, abs=0.12)
 
 
-def test_remix_keeps_the_target_inside_the_mixture(tones):
-    settings, store = tones
-    settings = with_train(settings, remix=1.0, progressive=0.0, batch_size=32)
-    batch = TrainingBatches(store, settings, model="unet_vocals", seed=0).batch(0)
-    rest = batch.mixture - batch.target
+def test_remix_keeps_the_target_inside_the_mixture(batches):
+    batch = batches("unet_vocals", remix=1.0, progressive=0.0, batch_size=32).batch(0)
 
     # What is left is made of other stems: it has less of the target than the mixture has.
     def share(audio):
         return np.abs(np.sum(audio * batch.target, axis=1)) / np.sum(batch.target**2, axis=1)
 
     assert (share(batch.mixture) > 0.5).all()
-    assert (share(rest) < 0.5).all()
+    assert (share(batch.mixture - batch.target) < 0.5).all()
 
 
-def test_no_training_batch_touches_validation_or_test_tracks(tones, monkeypatch):
-    settings, store = tones
+def test_no_training_batch_touches_validation_or_test_tracks(batches, validation, monkeypatch):
     opened = []
-    audio = type(store).audio
+    audio = Store.audio
     monkeypatch.setattr(
-        type(store), "audio", lambda self, entry: opened.append(entry.split) or audio(self, entry)
+        Store, "audio", lambda self, entry: opened.append(entry.split) or audio(self, entry)
     )
-    settings = with_train(settings, remix=1.0)
-    batches = TrainingBatches(store, settings, model="dense_simple", seed=0)
-    for step in range(20):
-        batches.batch(step)
+    conditions_of(batches(remix=1.0), 20)
     assert set(opened) == {"train"}
     opened.clear()
-    validation_batch(store, settings, model="dense_simple")
+    validation()
     assert set(opened) == {"valid"}
 
 
-def test_validation_asks_for_every_instrument_of_every_patch(tones):
-    settings, store = tones
-    batch = validation_batch(store, settings, model="cnn_complex")
+def test_validation_asks_for_every_instrument_of_every_patch(validation):
+    batch = validation("cnn_complex")
     assert len(batch.condition) % len(INSTRUMENTS) == 0
     np.testing.assert_array_equal(batch.condition.sum(axis=0), len(batch.condition) / 4)
-    again = validation_batch(store, settings, model="cnn_complex")
-    np.testing.assert_array_equal(batch.target, again.target)
-    few = validation_batch(store, with_train(settings, validation_patches=1), model="cnn_complex")
+    assert_equal(batch, validation("cnn_complex"))
+    few = validation("cnn_complex", validation_patches=1)
     np.testing.assert_array_equal(few.condition, np.eye(4))
-    alone = validation_batch(store, settings, model="unet_bass")
-    assert {tuple(row) for row in alone.condition} == {(1, 0, 0, 0)}
+    assert {tuple(row) for row in validation("unet_bass").condition} == {(1, 0, 0, 0)}
 
 
 def test_tracks_shorter_than_a_patch_are_padded(tones):
     settings, store = tones
-    model = settings.model.model_copy(update={"patch_frames": 256})
-    settings = settings.model_copy(update={"model": model})
+    settings = changed(settings, "model", patch_frames=256)
     batch = TrainingBatches(store, settings, model="dense_simple", seed=0).batch(0)
     assert batch.mixture.shape[1] == settings.patch_samples
     assert (batch.mixture[:, -1000:] == 0).all()
@@ -216,27 +213,21 @@ class OneHotBatches(TrainingBatches):
 
 @pytest.mark.parametrize("model", ["dense_complex", "unet_other"])
 @pytest.mark.parametrize("remix", [0.0, 0.25, 1.0])
-def test_one_hot_conditions_keep_every_bit_of_the_batches(tones, model, remix):
-    settings, store = tones
-    settings = with_train(settings, remix=remix, batch_size=16)
-    assert settings.train.conditions == ("one_hot",)
+def test_one_hot_conditions_keep_every_bit_of_the_batches(batches, model, remix):
     new, old = (
-        kind(store, settings, model=model, seed=4) for kind in (TrainingBatches, OneHotBatches)
+        batches(model, seed=4, kind=kind, remix=remix, batch_size=16)
+        for kind in (TrainingBatches, OneHotBatches)
     )
+    assert new.settings.train.conditions == ("one_hot",)
     for step in range(4):
-        for name in ("mixture", "target", "condition"):
-            one, two = getattr(new.batch(step), name), getattr(old.batch(step), name)
-            assert one.dtype == two.dtype == np.float32
-            assert one.tobytes() == two.tobytes(), f"{name} of step {step}"
+        assert_equal(new.batch(step), old.batch(step))
 
 
 @pytest.mark.parametrize("remix", [0.0, 1.0])
 @pytest.mark.parametrize("kind", CONDITION_KINDS)
-def test_target_is_the_sum_of_levels_times_sources(tones, kind, remix, monkeypatch):
+def test_target_is_the_sum_of_levels_times_sources(batches, kind, remix, monkeypatch):
     """Sources are recorded as they are cut; without remixing the mixture stays the track's own."""
-    settings, store = tones
-    settings = with_train(settings, conditions=(kind,), remix=remix, progressive=0.5, batch_size=12)
-    batches = TrainingBatches(store, settings, model="dense_simple", seed=0)
+    found = batches(conditions=(kind,), remix=remix, progressive=0.5, batch_size=12)
     recorded = []
     mix = TrainingBatches._mix
 
@@ -248,7 +239,7 @@ def test_target_is_the_sum_of_levels_times_sources(tones, kind, remix, monkeypat
         return names
 
     monkeypatch.setattr(TrainingBatches, "_mix", record)
-    batch = batches.batch(2)
+    batch = found.batch(2)
     assert len(recorded) == len(batch.mixture)
     for row, (stems, mixture, sources, wanted) in enumerate(recorded):
         levels = batch.condition[row]
@@ -268,12 +259,8 @@ def test_target_is_the_sum_of_levels_times_sources(tones, kind, remix, monkeypat
 
 
 @pytest.mark.parametrize("remix", [0.0, 0.5, 1.0])
-def test_a_mixture_is_asked_for_each_instrument_once(tones, remix):
-    settings, store = tones
-    settings = with_train(
-        settings, conditions_per_mixture=4, remix=remix, progressive=0.5, batch_size=16
-    )
-    batch = TrainingBatches(store, settings, model="dense_simple", seed=0).batch(3)
+def test_a_mixture_is_asked_for_each_instrument_once(batches, remix):
+    batch = batches(conditions_per_mixture=4, remix=remix, progressive=0.5, batch_size=16).batch(3)
     orders = set()
     for first in range(0, 16, 4):
         rows = slice(first, first + 4)
@@ -290,21 +277,9 @@ def test_a_mixture_is_asked_for_each_instrument_once(tones, remix):
     assert len({row.tobytes() for row in batch.mixture}) == 4
 
 
-def test_conditions_beyond_the_instruments_begin_a_new_round(tones):
-    settings, store = tones
-    settings = with_train(settings, conditions_per_mixture=8, progressive=0.0, batch_size=8)
-    condition = TrainingBatches(store, settings, model="cnn_simple", seed=0).batch(0).condition
-    np.testing.assert_array_equal(condition.sum(axis=0), 2)
-
-
-def test_conditions_per_mixture_leave_a_dedicated_unet_alone(tones):
-    settings, store = tones
-    one, two = (
-        TrainingBatches(store, each, model="unet_drums", seed=0).batch(1)
-        for each in (settings, with_train(settings, conditions_per_mixture=2))
-    )
-    np.testing.assert_array_equal(one.mixture, two.mixture)
-    np.testing.assert_array_equal(one.target, two.target)
+def test_conditions_beyond_the_instruments_begin_a_new_round(batches):
+    found = batches("cnn_simple", conditions_per_mixture=8, progressive=0.0, batch_size=8)
+    np.testing.assert_array_equal(found.batch(0).condition.sum(axis=0), 2)
 
 
 @pytest.mark.parametrize(
@@ -317,11 +292,9 @@ def test_conditions_per_mixture_leave_a_dedicated_unet_alone(tones):
         ("continuous", lambda z: ((z > 0) & (z < 1)).all() and len(set(z)) == 4),
     ],
 )
-def test_each_kind_asks_for_what_it_says(tones, kind, allowed):
-    settings, store = tones
-    settings = with_train(settings, conditions=(kind,), progressive=0.0, batch_size=64)
-    batches = TrainingBatches(store, settings, model="cnn_simple", seed=0)
-    conditions = np.concatenate([batches.batch(step).condition for step in range(4)])
+def test_each_kind_asks_for_what_it_says(batches, kind, allowed):
+    found = batches("cnn_simple", conditions=(kind,), progressive=0.0, batch_size=64)
+    conditions = conditions_of(found, 4)
     assert all(allowed(z) for z in conditions)
     if kind == "pairs":
         assert len({tuple(z) for z in conditions}) == len(PAIRS) == 6
@@ -329,30 +302,20 @@ def test_each_kind_asks_for_what_it_says(tones, kind, allowed):
         np.testing.assert_allclose(conditions.mean(axis=0), 0.5, atol=0.08)
 
 
-def test_kinds_are_drawn_evenly_and_twice_as_often_when_listed_twice(tones):
-    settings, store = tones
+def test_kinds_are_drawn_evenly_and_twice_as_often_when_listed_twice(batches):
     kinds = ("one_hot", "one_hot", "zero", "all")
-    settings = with_train(settings, conditions=kinds, progressive=0.0, batch_size=64)
-    batches = TrainingBatches(store, settings, model="dense_simple", seed=0)
-    active = np.concatenate([batches.batch(step).condition.sum(axis=1) for step in range(20)])
+    found = batches(conditions=kinds, progressive=0.0, batch_size=64)
+    active = conditions_of(found, 20).sum(axis=1)
     for number, share in ((1, 0.5), (0, 0.25), (4, 0.25)):
         assert (active == number).mean() == pytest.approx(share, abs=0.05)
 
 
-def test_progressive_leaves_the_other_kinds_alone(tones):
-    settings, store = tones
-    settings = with_train(settings, conditions=("all", "pairs"), progressive=1.0, batch_size=32)
-    batch = TrainingBatches(store, settings, model="dense_simple", seed=0).batch(0)
+def test_progressive_leaves_the_other_kinds_alone(batches):
+    batch = batches(conditions=("all", "pairs"), progressive=1.0, batch_size=32).batch(0)
     assert set(np.unique(batch.condition)) == {0.0, 1.0}
 
 
-def test_kinds_change_neither_a_dedicated_unet_nor_validation(tones):
-    settings, store = tones
-    changed = with_train(settings, conditions=("zero", "continuous"))
-    for build in (
-        lambda each: TrainingBatches(store, each, model="unet_bass", seed=0).batch(3),
-        lambda each: validation_batch(store, each, model="dense_simple"),
-    ):
-        one, two = build(settings), build(changed)
-        for name in ("mixture", "target", "condition"):
-            np.testing.assert_array_equal(getattr(one, name), getattr(two, name))
+def test_what_is_asked_changes_neither_a_dedicated_unet_nor_validation(batches, validation):
+    for asked in ({"conditions": ("zero", "continuous")}, {"conditions_per_mixture": 2}):
+        assert_equal(batches("unet_bass").batch(3), batches("unet_bass", **asked).batch(3))
+        assert_equal(validation(), validation(**asked))

@@ -14,8 +14,10 @@ def made(epoch, **facts):
     return Checkpoint(
         facts={**FACTS, **facts},
         state={"epochs": epoch, "history": [{"loss": 0.1 + epoch}]},
-        network=[np.full((2, 3), epoch, np.float32), np.array([7, epoch], np.uint32)],
-        optimizer=[np.array(epoch, np.int64), np.arange(epoch, dtype=np.float32)],
+        variables=[
+            *(np.full((2, 3), epoch, np.float32), np.array([7, epoch], np.uint32)),
+            *(np.array(epoch, np.int64), np.arange(epoch, dtype=np.float32)),
+        ],
     )
 
 
@@ -23,7 +25,7 @@ def made(epoch, **facts):
 def folder(tmp_path):
     """A folder with checkpoints of three epochs."""
     for epoch in (1, 2, 3):
-        checkpoint.save(tmp_path / "checkpoint", made(epoch), epochs=epoch)
+        checkpoint.save(tmp_path / "checkpoint", made(epoch))
     return tmp_path / "checkpoint"
 
 
@@ -35,16 +37,15 @@ def test_what_is_read_is_what_was_written_and_the_one_before_is_kept(folder):
     found = checkpoint.load(folder, FACTS)
     expected = made(3)
     assert found.state == expected.state and found.facts == FACTS
-    for part in ("network", "optimizer"):
-        for ours, theirs in zip(getattr(found, part), getattr(expected, part), strict=True):
-            assert ours.dtype == theirs.dtype
-            np.testing.assert_array_equal(ours, theirs)
+    for ours, theirs in zip(found.variables, expected.variables, strict=True):
+        assert ours.dtype == theirs.dtype
+        np.testing.assert_array_equal(ours, theirs)
     assert names(folder) == ["epoch-000002", "epoch-000003"]
 
 
 def test_what_is_kept_is_told_in_every_state(folder):
     run = folder.parent
-    assert checkpoint.kept(run) == "epoch 3 is kept; the same command goes on from there"
+    assert checkpoint.kept(run) == "epoch 3 is kept; the same command continues from there"
     (run / "run.json").touch()
     assert checkpoint.kept(run).startswith("the training is finished and kept")
     assert checkpoint.kept(folder).startswith("no epoch was finished")
@@ -52,10 +53,9 @@ def test_what_is_kept_is_told_in_every_state(folder):
 
 def test_more_arrays_than_ten_keep_their_order(tmp_path):
     arrays = [np.array(index) for index in range(120)]
-    checkpoint.save(tmp_path, Checkpoint(FACTS, {}, arrays, arrays[::-1]), epochs=1)
+    checkpoint.save(tmp_path, Checkpoint(FACTS, {"epochs": 1}, arrays))
     found = checkpoint.load(tmp_path, FACTS)
-    assert [int(value) for value in found.network] == list(range(120))
-    assert [int(value) for value in found.optimizer] == list(range(119, -1, -1))
+    assert [int(value) for value in found.variables] == list(range(120))
 
 
 @pytest.mark.parametrize(
@@ -98,6 +98,6 @@ def test_what_a_killed_process_left_is_no_checkpoint(folder):
 def test_a_full_disk_leaves_the_earlier_one(folder, full_disk):
     full_disk()
     with pytest.raises(WriteError, match=r"epoch-000004.*cannot be written \(No space left"):
-        checkpoint.save(folder, made(4), epochs=4)
+        checkpoint.save(folder, made(4))
     assert names(folder) == ["epoch-000002", "epoch-000003"]
     assert checkpoint.load(folder, FACTS).state["epochs"] == 3

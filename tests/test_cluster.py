@@ -12,7 +12,7 @@ from pathlib import Path
 import nbformat
 import psutil
 import pytest
-from conftest import COMMON, LOAD, clean_environment
+from conftest import COMMON, LOAD, clean_environment, started
 
 from cunet_lib.core.settings import load_profile
 from cunet_lib.workflow import cluster
@@ -98,10 +98,6 @@ class DaskCluster:
         (name,) = [name for name, process in self.workers.items() if process.pid in above | {pid}]
         return name
 
-    def kill(self, name):
-        self.workers[name].kill()
-        self.workers[name].wait()
-
     def close(self):
         for process in (*self.workers.values(), self.scheduler):
             process.kill()
@@ -109,7 +105,7 @@ class DaskCluster:
 
 
 @pytest.fixture(scope="module")
-def started(tmp_path_factory):
+def begun(tmp_path_factory):
     found = DaskCluster(tmp_path_factory.mktemp("dask"))
     found.add("w1")
     found.add("w2")
@@ -118,8 +114,8 @@ def started(tmp_path_factory):
 
 
 @pytest.fixture
-def dask_cluster(started):
-    return started.ready()
+def dask_cluster(begun):
+    return begun.ready()
 
 
 @pytest.fixture
@@ -128,8 +124,9 @@ def with_gpu(dask_cluster):
     dask_cluster.add("gpu", "--resources", "GPU=1")
     dask_cluster.ready(3)
     yield "gpu"
-    dask_cluster.kill("gpu")
-    del dask_cluster.workers["gpu"]
+    gpu = dask_cluster.workers.pop("gpu")
+    gpu.kill()
+    gpu.wait()
 
 
 @pytest.fixture
@@ -142,21 +139,33 @@ def stepping(tree):
         "result = paths.run(f'unet_{instrument}', seed) / 'model.keras'",
         STEPS,
     )
-    (tree.root / "results" / "tiny").mkdir(parents=True)
-    return tree
+    results = tree.root / "results" / "tiny"
+    results.mkdir(parents=True)
+    return tree, results
 
 
 def start(tree, *words, **environment):
     """Start the ``cunet`` command in a tree, in a process group of its own."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "cunet_lib.cli", *words],
-        cwd=tree.root,
-        env=clean_environment(PYTHONPATH=tree.root, **environment),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
+    words = (sys.executable, "-m", "cunet_lib.cli", *words)
+    options = {"cwd": tree.root, "stderr": subprocess.STDOUT, "start_new_session": True}
+    return started(*words, **options, PYTHONPATH=tree.root, **environment)
+
+
+BASS = "02_train_unet.bass-seed0"
+
+
+def start_bass(stepping, address):
+    """A run on a cluster, once it waits for the file ``go``: its sender, and its kernel's id."""
+    tree, results = stepping
+    sender = start(tree, "run", BASS, "--profile=tiny", CUNET_CLUSTER=address)
+    return sender, int(until((results / "waits").exists) and (results / "waits").read_text())
+
+
+def printed_by(process, code=0):
+    """What a process said until it ended with this code."""
+    printed, _ = process.communicate(timeout=240)
+    assert process.returncode == code, printed
+    return printed
 
 
 def outputs(path):
@@ -165,31 +174,27 @@ def outputs(path):
     return [cell["outputs"] for cell in cells if cell.cell_type == "code"]
 
 
-BASS = "02_train_unet.bass-seed0"
-
-
-def test_run_survives_the_loss_of_its_worker(stepping, dask_cluster):
-    """One worker killed in the middle: the same files and notebook as from one process alone."""
-    results = stepping.root / "results" / "tiny"
-    sent = start(stepping, "run", BASS, "--profile=tiny", CUNET_CLUSTER=dask_cluster.address)
-    kernel = int(until((results / "waits").exists) and (results / "waits").read_text())
+@pytest.mark.parametrize("end", ["kill", "terminate"])
+def test_run_survives_the_loss_of_its_worker(stepping, dask_cluster, end):
+    """A worker is killed in the middle, or ended as a batch system does when its time is up: the
+    same files and notebook as from one process alone."""
+    tree, results = stepping
+    sender, kernel = start_bass(stepping, dask_cluster.address)
     lost = dask_cluster.worker_of(kernel)
-    dask_cluster.kill(lost)
+    getattr(dask_cluster.workers[lost], end)()
     # Nothing of the lost worker may go on beside its successor.
     until(lambda: gone(kernel))
     (results / "go").touch()
-    printed, _ = sent.communicate(timeout=240)
-    assert sent.returncode == 0, printed
+    printed = printed_by(sender)
     (other,) = {"w1", "w2"} - {lost}
     assert f"{BASS} | runs on {lost}" in printed
     assert f"{BASS} | its worker was lost; runs again on {other}" in printed
     assert f"{BASS} | steps " in printed and f"{BASS} | done in" in printed
 
-    alone = stepping.root / "alone"
+    alone = tree.root / "alone"
     (alone / "tiny").mkdir(parents=True)
     (alone / "tiny" / "go").touch()
-    local = start(stepping, "run", BASS, "--profile=tiny", CUNET_RESULTS=alone)
-    assert local.wait(180) == 0
+    printed_by(start(tree, "run", BASS, "--profile=tiny", CUNET_RESULTS=alone))
     for name in ("runs/unet_bass-seed0/model.keras", "runs/unet_bass-seed0/steps.txt"):
         assert (results / name).read_bytes() == (alone / "tiny" / name).read_bytes()
     name = f"notebooks/{BASS}.ipynb"
@@ -197,50 +202,32 @@ def test_run_survives_the_loss_of_its_worker(stepping, dask_cluster):
     assert not list(results.rglob(".shared-*"))
 
 
-def test_worker_that_retires_hands_its_run_on(stepping, dask_cluster):
-    """As a batch system ends it when its time is up."""
-    results = stepping.root / "results" / "tiny"
-    sent = start(stepping, "run", BASS, "--profile=tiny", CUNET_CLUSTER=dask_cluster.address)
-    kernel = int(until((results / "waits").exists) and (results / "waits").read_text())
-    lost = dask_cluster.worker_of(kernel)
-    dask_cluster.workers[lost].terminate()
-    until(lambda: gone(kernel))
-    (results / "go").touch()
-    printed, _ = sent.communicate(timeout=180)
-    assert sent.returncode == 0, printed
-    assert f"{BASS} | its worker was lost; runs again on" in printed
-    assert len((results / "runs/unet_bass-seed0/steps.txt").read_text().split()) == 3
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-def test_run_ends_on_its_worker_when_its_sender_does(stepping, dask_cluster, number):
-    results = stepping.root / "results" / "tiny"
-    sender = start(stepping, "run", BASS, "--profile=tiny", CUNET_CLUSTER=dask_cluster.address)
-    kernel = int(until((results / "waits").exists) and (results / "waits").read_text())
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -9)])
+def test_run_ends_on_its_worker_when_its_sender_does(stepping, dask_cluster, number, code):
+    sender, kernel = start_bass(stepping, dask_cluster.address)
     os.killpg(sender.pid, number)
-    printed, _ = sender.communicate(timeout=180)
+    printed = printed_by(sender, code)
     until(lambda: gone(kernel))
     # The worker is free again and runs the next.
     dask_cluster.ready()
-    assert not (results / "notebooks" / f"{BASS}.ipynb").exists()
+    assert not (stepping[1] / "notebooks" / f"{BASS}.ipynb").exists()
     if number == signal.SIGINT:
-        assert sender.returncode == 130, printed
         assert printed.splitlines()[-1].startswith(f"{BASS} | Stopped; ")
 
 
 def test_lost_scheduler_is_one_sentence_and_ends_the_run(stepping, tmp_path):
-    results = stepping.root / "results" / "tiny"
     (tmp_path / "own").mkdir()
     own = DaskCluster(tmp_path / "own")
     try:
         own.add("w1")
-        sent = start(stepping, "run", BASS, "--profile=tiny", CUNET_CLUSTER=own.ready(1).address)
-        kernel = int(until((results / "waits").exists) and (results / "waits").read_text())
+        sender, kernel = start_bass(stepping, own.ready(1).address)
         own.scheduler.kill()
-        printed, _ = sent.communicate(timeout=180)
-        assert sent.returncode == 2
-        assert printed.splitlines()[-1].startswith(
-            f"The Dask scheduler at CLUSTER={own.address} went away; what was finished is kept."
+        assert (
+            printed_by(sender, 2)
+            .splitlines()[-1]
+            .startswith(
+                f"The Dask scheduler at CLUSTER={own.address} went away; what was finished is kept."
+            )
         )
         until(lambda: gone(kernel))
     finally:
@@ -253,10 +240,8 @@ def test_failure_on_a_worker_is_told_here_and_trainings_go_where_a_gpu_is(
     tree.notebook(
         "02_train_unet", COMMON + '\ninstrument = "vocals"\nseed = 0', "print('so far')", "1 / 0"
     )
-    words = ("run", BASS, "--profile=tiny")
-    done = start(tree, *words, CUNET_CLUSTER=dask_cluster.address)
-    printed, _ = done.communicate(timeout=180)
-    assert done.returncode == 1
+    sender = start(tree, "run", BASS, "--profile=tiny", CUNET_CLUSTER=dask_cluster.address)
+    printed = printed_by(sender, 1)
     assert f"{BASS} | runs on {with_gpu}" in printed
     assert f"{BASS} | so far" in printed
     failed = rf"{BASS} failed in cell \[\d+\]: 1 / 0\n  ZeroDivisionError: division by zero"
@@ -265,37 +250,31 @@ def test_failure_on_a_worker_is_told_here_and_trainings_go_where_a_gpu_is(
 
 
 def test_cluster_is_counted_and_decides_the_number_of_jobs(tree, dask_cluster, with_gpu):
-    done = start(tree, "cluster", "tiny", CUNET_CLUSTER=dask_cluster.address)
-    printed, _ = done.communicate(timeout=180)
-    assert done.returncode == 0, printed
-    said, number = printed.splitlines()
+    counted = start(tree, "cluster", "tiny", CUNET_CLUSTER=dask_cluster.address)
+    said, number = printed_by(counted).splitlines()
     assert said.startswith("cluster | 3 workers, 3 runs at a time, 1 with a GPU for the trainings")
     assert number == "3"
-    plan = tree.make(
-        *("--dry-run", "reproduce", "PROFILE=tiny"), CLUSTER=dask_cluster.address
-    ).stdout
+    words = ("--dry-run", "reproduce", "PROFILE=tiny")
+    plan = tree.make(*words, CLUSTER=dask_cluster.address).stdout
     # A worker knows its share of the threads.
     assert "cunet_lib.cli run 02_train_unet.bass-seed0" in plan and "CUNET_THREADS" not in plan
 
 
 def test_cluster_without_workers_or_scheduler_is_one_sentence(bare_tree, tmp_path):
     empty = DaskCluster(tmp_path)
+    soon = {"CLUSTER": empty.address, "DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT": "1s"}
     try:
-        done = bare_tree.make("reproduce", "PROFILE=tiny", CLUSTER=empty.address)
-        assert done.returncode != 0
-        first, *rest = done.stderr.splitlines()
-        assert first.startswith(f"The Dask scheduler at CLUSTER={empty.address} has no workers;")
-        assert all(line.startswith("make") for line in rest)
+        there = bare_tree.make("reproduce", "PROFILE=tiny", CLUSTER=empty.address)
     finally:
         empty.close()
-    done = bare_tree.make(
-        *("reproduce", "PROFILE=tiny"),
-        CLUSTER=empty.address,
-        DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT="1s",
-    )
-    first, *rest = done.stderr.splitlines()
-    assert first.startswith(f"No Dask scheduler answers at CLUSTER={empty.address} (")
-    assert done.returncode != 0 and all(line.startswith("make") for line in rest)
+    lost = bare_tree.make("reproduce", "PROFILE=tiny", **soon)
+    for done, said in (
+        (there, f"The Dask scheduler at CLUSTER={empty.address} has no workers;"),
+        (lost, f"No Dask scheduler answers at CLUSTER={empty.address} ("),
+    ):
+        first, *rest = done.stderr.splitlines()
+        assert done.returncode != 0 and first.startswith(said)
+        assert all(line.startswith("make") for line in rest)
 
 
 def test_name_of_a_cluster_is_no_address(bare_tree):
@@ -315,12 +294,9 @@ def expected(monkeypatch, tmp_path):
         monkeypatch.setenv(f"CUNET_{name.upper()}", str(tmp_path / name))
     (tmp_path / "musdb").mkdir()
     with cluster._expected(load_profile("smoke")) as found:
+        assert cluster._problem(found) == ""  # this one sees everything
         yield found
     assert not list(tmp_path.rglob(".shared-*"))
-
-
-def test_worker_that_sees_everything_is_fit(expected):
-    assert cluster._problem(expected) == ""
 
 
 @pytest.mark.parametrize("folder", ["data/smoke", "results/smoke", "musdb"])

@@ -1,13 +1,12 @@
 """What conditions do: measurements on systems whose answers are known, and on networks."""
 
-import json
 from types import SimpleNamespace
 
 import keras
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import changed, run_record
+from conftest import changed, untrained_run
 
 from cunet_lib.core.settings import ConfigError
 from cunet_lib.core.systems import INSTRUMENTS, VARIANTS
@@ -171,19 +170,11 @@ def test_gammas_are_linear_in_the_embedding(name, rng):
 @pytest.fixture
 def runs(tones, tmp_path, monkeypatch):
     """Two untrained networks in run folders, read back; and how they were found."""
-    settings, _ = tones
+    settings, names = tones[0], ("cnn_complex", "cnn_complex_np")
     monkeypatch.setenv("CUNET_RESULTS", str(tmp_path))
-    for name in ("cnn_complex", "cnn_complex_np"):
-        folder = settings.paths.run(name, 0)
-        folder.mkdir(parents=True)
-        network = models.build(
-            "cnn_complex", shape=settings.patch_shape, filters=2, blocks=4, start="he"
-        )
-        network.save(folder / "model.keras")
-        (folder / "run.json").write_text(json.dumps(run_record(settings, name)))
-    return settings, [
-        control.Run(settings, name, seed=0) for name in ("cnn_complex", "cnn_complex_np")
-    ]
+    for name in names:
+        untrained_run(settings, name)
+    return settings, [control.Run(settings, name, seed=0) for name in names]
 
 
 def test_runs_are_told_apart_by_name_and_training(runs):
@@ -211,12 +202,6 @@ def test_runs_are_told_apart_by_name_and_training(runs):
 def test_training_in_words(kinds, progressive, name, words):
     train = {"conditions": kinds, "progressive": progressive}
     assert control.describe_training(train, VARIANTS[name]) == words
-
-
-def test_without_control_a_run_ignores_z(runs, rng):
-    run = runs[1][0]
-    estimates = run.uncontrolled(rng.normal(size=3000).astype(np.float32), all_one_hot())
-    np.testing.assert_array_equal(estimates[1:], estimates[:-1])
 
 
 def test_embeddings_of_each_run_are_mapped_by_themselves(runs):

@@ -42,25 +42,6 @@ def test_the_accompaniment_is_all_but_the_target():
         conditions.parse("accompaniment+bass")
 
 
-def test_faders_and_ways_between_conditions():
-    fader = conditions.faded("drums", [0, 0.25, 1])
-    np.testing.assert_array_equal(fader[:, 1], [0, 0.25, 1])
-    assert fader.shape == (3, 4) and fader.sum() == 1.25
-    way = conditions.between(conditions.one_hot("bass"), conditions.one_hot("vocals"), 3)
-    np.testing.assert_array_equal(way, [[1, 0, 0, 0], [0.5, 0, 0, 0.5], [0, 0, 0, 1]])
-    assert way.dtype == np.float32
-
-
-def test_there_are_six_pairs():
-    assert len(set(conditions.PAIRS)) == 6
-    assert all(first != second for first, second in conditions.PAIRS)
-
-
-def test_unknown_kind_is_named(rng):
-    with pytest.raises(ConfigError, match="'chord'; there are: one_hot"):
-        conditions.draw("chord", rng)
-
-
 def test_drawn_conditions_can_be_changed_without_changing_the_next(rng):
     for kind in CONDITION_KINDS:
         conditions.draw(kind, rng)[:] = 7

@@ -5,31 +5,33 @@ import pandas as pd
 import pytest
 
 from cunet_lib.core.settings import ConfigError
-from cunet_lib.core.systems import INSTRUMENTS
+from cunet_lib.core.systems import INSTRUMENTS, ORACLES
 from cunet_lib.evaluation import evaluate
 from cunet_lib.evaluation.metrics import METRICS, SCORE_COLUMNS, SDR_V3, SDR_V4, as_pcm
 from cunet_lib.signal.audio import ensure_ffmpeg
 
 
-class Scaled:
-    """A system that gives every instrument a share of the mixture."""
+class Shares:
+    """A system that gives each instrument a share of the mixture; the shapes of what it got."""
 
-    def __init__(self, share):
-        self.share = share
-        self.version = f"scaled {share}"
+    def __init__(self, *shares):
+        self.shares = np.array(shares)[:, None]
+        self.version = str(shares)
         self.seen = []
 
     def __call__(self, mixture):
         self.seen.append(mixture.shape)
-        return np.repeat(self.share * mixture[None], len(INSTRUMENTS), axis=0)
+        return self.shares * mixture
 
 
 @pytest.fixture(scope="module")
 def oracle_scores(tones):
     settings, store = tones
+    call = {"seed": 0, "workers": 1}
+    systems = [evaluate.Oracle(name, settings.signal) for name in ORACLES]
     return pd.concat(
-        evaluate.score_system(settings, store, model=name, seed=0, system=system, workers=1)
-        for name, system in evaluate.oracles(settings).items()
+        evaluate.score_system(settings, store, model=each.name, system=each, **call)
+        for each in systems
     )
 
 
@@ -78,7 +80,7 @@ def test_ideal_mask_is_far_above_the_mixture(oracle_scores):
 
 def test_a_system_gets_the_mixture_alone_and_is_scored_once(tones, score):
     settings, store = tones
-    system = Scaled(0.5)
+    system = Shares(*4 * [0.5])
     first = score("scaled", system)
     assert system.seen == [(entry.samples,) for entry in store.split("test")]
     pd.testing.assert_frame_equal(first, score("scaled", system))
@@ -88,22 +90,22 @@ def test_a_system_gets_the_mixture_alone_and_is_scored_once(tones, score):
 
 
 def test_scores_of_other_weights_or_older_code_are_not_kept(score, monkeypatch):
-    score("older", Scaled(0.5))
-    changed = Scaled(0.4)
+    score("older", Shares(*4 * [0.5]))
+    changed = Shares(*4 * [0.4])
     score("older", changed)
     assert changed.seen
     monkeypatch.setattr(evaluate, "code_hash", lambda *places: "changed")
-    again = Scaled(0.4)
+    again = Shares(*4 * [0.4])
     score("older", again)
     assert again.seen
 
 
 def test_a_track_without_its_file_is_scored_again_and_a_damaged_file_is_named(tones, score):
     settings, store = tones
-    first = score("again", Scaled(0.5))
+    first = score("again", Shares(*4 * [0.5]))
     lost = settings.paths.tracks / "again-seed0" / f"{store.split('test')[0].name}.csv"
     lost.unlink()
-    system = Scaled(0.5)
+    system = Shares(*4 * [0.5])
     pd.testing.assert_frame_equal(score("again", system), first)
     assert len(system.seen) == 1
     lost.write_text("{")

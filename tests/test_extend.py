@@ -4,12 +4,10 @@ import re
 import shutil
 import sys
 
-import numpy as np
 import pandas as pd
 import pytest
-import soundfile
 import yaml
-from conftest import ROOT, ran
+from conftest import ROOT, ran, write_tones
 
 PAGE = (ROOT / "docs" / "extend.md").read_text(encoding="utf-8")
 SECTIONS = dict(re.findall(r"^## (.*?)\n(.*?)(?=^## |\Z)", PAGE, re.MULTILINE | re.DOTALL))
@@ -87,15 +85,9 @@ def test_a_folder_of_stems_with_a_profile_is_a_corpus(tmp_path):
     settings["data"]["validation"] = 1
     settings["data"]["stems"] = {"other": ["other", *settings["data"]["stems"]["other"]]}
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
-    rng = np.random.default_rng(0)
-    for song in ("train/a", "train/b", "test/c"):
-        folder = tmp_path / "songs" / song
-        folder.mkdir(parents=True)
-        stems = 0.1 * rng.normal(size=(4, 16000))
-        for name, stem in zip(("bass", "drums", "other", "vocals"), stems, strict=True):
-            soundfile.write(folder / f"{name}.wav", stem, 16000)
-        (folder / "other.wav").rename(folder / "guitar.wav")
-        soundfile.write(folder / "mixture.wav", stems.sum(axis=0), 16000)
+    write_tones(tmp_path / "songs", train=2, test=1, seconds=1.0, rate=16000)
+    for path in (tmp_path / "songs").glob("*/*/other.wav"):
+        path.rename(path.with_name("guitar.wav"))
     roots = {"CUNET_DATA": tmp_path / "data", "CUNET_RESULTS": tmp_path / "results"}
     words = ("-m", "cunet_lib.cli", "check", tmp_path / "mine.yaml")
     assert "The corpus is in order" in run(ROOT, *words, CUNET_MUSDB=tmp_path / "songs", **roots)

@@ -1,7 +1,6 @@
 """docs/fidelity.md: its claims are held by tests that exist; facts that no other test holds."""
 
 import ast
-import json
 import re
 import shutil
 
@@ -9,11 +8,11 @@ import keras
 import numpy as np
 import pytest
 import yaml
-from conftest import ROOT, run_record, write_tones
+from conftest import ROOT, changed, untrained_run, write_tones
 from test_imports import ROOMS
 
 from cunet_lib.core.settings import Model, Separate, Signal, Train, load_profile
-from cunet_lib.core.systems import INSTRUMENTS, UNETS
+from cunet_lib.core.systems import INSTRUMENTS, ORACLES, UNETS
 from cunet_lib.evaluation import evaluate as scoring
 from cunet_lib.models import fast as kernels
 from cunet_lib.models import unet as models
@@ -33,12 +32,10 @@ def functions_of(path):
 
 def rows():
     """Rows of the document's tables, without headings and rules, as lists of cells."""
-    lines = DOCUMENT.splitlines()
-    for place, line in enumerate(lines):
-        is_rule = re.fullmatch(r"\|[-| ]+\|", line)
-        before = place + 1 < len(lines) and re.fullmatch(r"\|[-| ]+\|", lines[place + 1])
-        if line.startswith("|") and not is_rule and not before:
-            yield [cell.strip() for cell in line.strip("|").split("|")]
+    lines = re.sub(r"^\|.*\|\n\|[-| ]+\|$", "", DOCUMENT, flags=re.MULTILINE).splitlines()
+    return [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in lines if line[:1] == "|"
+    ]
 
 
 def test_every_test_that_the_document_names_exists():
@@ -48,20 +45,17 @@ def test_every_test_that_the_document_names_exists():
         assert name in functions_of(ROOT / "tests" / file), f"{file}::{name}"
     # Nothing is named in another way, which this test would not see.
     assert DOCUMENT.count("tests/") == len(named)
+    # So are the parameter counts of the paper.
+    for count in ("39,305,300", "9,826,325", "9,848,497", "12,165,445", "9,837,905", "10,419,925"):
+        assert count in DOCUMENT
 
 
 def test_every_line_of_the_document_names_its_test():
-    found = list(rows())
-    assert len(found) > 20
-    for cells in found:
+    assert len(rows()) > 20
+    for cells in rows():
         # Settings of profiles have one test together.
         setting = re.fullmatch(r"`\w+\.\w+`", cells[0])
         assert setting or REFERENCE.search(cells[-1]), cells[0]
-
-
-def test_document_says_the_parameter_counts_of_the_paper():
-    for count in ("39,305,300", "9,826,325", "9,848,497", "12,165,445", "9,837,905", "10,419,925"):
-        assert count in DOCUMENT
 
 
 # ------------------------------------------------------------------------------ settings
@@ -69,32 +63,15 @@ def test_document_says_the_parameter_counts_of_the_paper():
 PAPER_SETTINGS = {
     "signal": {"sample_rate": 8192, "n_fft": 1024, "hop": 256},
     "model": {
-        "filters": 16,
-        "blocks": 6,
-        "patch_frames": 128,
-        "dropout": 0.5,
-        "control_dropout": 0.5,
-        "start": "paper",
+        **{"filters": 16, "blocks": 6, "patch_frames": 128, "start": "paper"},
+        **{"dropout": 0.5, "control_dropout": 0.5},
     },
     "train": {
-        "batch_size": 64,
-        "steps_per_epoch": 2048,
-        "unet_epochs": 1000,
-        "cunet_epochs": 1000,
-        "learning_rate": 1e-3,
-        "beta_1": 0.5,
-        "epsilon": 1e-7,
-        "patience": 30,
-        "schedule": "plateau",
-        "lr_patience": 15,
-        "lr_factor": 0.5,
-        "min_learning_rate": 1e-5,
-        "min_delta": 1e-5,
-        "warmup_steps": 0,
-        "conditions_per_mixture": 1,
-        "conditions": ("one_hot",),
-        "progressive": 0.25,
-        "remix": 0.25,
+        **{"batch_size": 64, "steps_per_epoch": 2048, "unet_epochs": 1000, "cunet_epochs": 1000},
+        **{"learning_rate": 1e-3, "beta_1": 0.5, "epsilon": 1e-7, "patience": 30},
+        **{"schedule": "plateau", "lr_patience": 15, "lr_factor": 0.5, "min_delta": 1e-5},
+        **{"min_learning_rate": 1e-5, "warmup_steps": 0, "conditions_per_mixture": 1},
+        **{"conditions": ("one_hot",), "progressive": 0.25, "remix": 0.25},
     },
 }
 VALIDATION = {
@@ -236,16 +213,14 @@ def test_control_networks_are_those_of_the_paper(name, units):
 # ------------------------------------------------------------------------------ no peeking
 
 
-def test_named_validation_tracks_are_held_out_of_training(tmp_path, monkeypatch):
+def test_named_validation_tracks_are_held_out_of_training(roots):
     """The names of the paper's list, in a corpus that has them among others."""
-    monkeypatch.setenv("CUNET_DATA", str(tmp_path / "data"))
     settings = load_profile("smoke")
     write_tones(settings.paths.corpus, train=7, test=2, seconds=1.0)
     folders = sorted((settings.paths.corpus / "train").iterdir())
     for folder, name in zip(folders, sorted(VALIDATION), strict=False):
         folder.rename(folder.with_name(name))
-    data = settings.data.model_copy(update={"validation": tuple(VALIDATION)})
-    settings = settings.model_copy(update={"data": data})
+    settings = changed(settings, "data", validation=tuple(VALIDATION))
     store = build_store(settings, workers=1)
     names = {
         split: {entry.name for entry in store.split(split)} for split in ("train", "valid", "test")
@@ -254,21 +229,6 @@ def test_named_validation_tracks_are_held_out_of_training(tmp_path, monkeypatch)
     assert [len(names[split]) for split in ("train", "valid", "test")] == [2, 5, 2]
     assert not names["train"] & names["valid"] and not names["test"] & names["train"]
     assert {source.name for source in stems.list_sources(settings)} == set().union(*names.values())
-
-
-def finished_run(settings, name):
-    """An untrained model in the place of a finished run's."""
-    folder = settings.paths.run(name, 0)
-    folder.mkdir(parents=True)
-    model = models.build(
-        name,
-        shape=settings.patch_shape,
-        filters=settings.model.filters,
-        blocks=settings.model.blocks,
-        start="he",
-    )
-    model.save(folder / "model.keras")
-    (folder / "run.json").write_text(json.dumps(run_record(settings, name)))
 
 
 class Guarded(np.ndarray):
@@ -287,16 +247,14 @@ class Guarded(np.ndarray):
 
 
 @pytest.fixture
-def system_and_audio(tmp_path, monkeypatch, request):
+def system_and_audio(roots, request):
     """A system of the study and the stems of a test track, after its corpus and store are gone."""
-    monkeypatch.setenv("CUNET_DATA", str(tmp_path / "data"))
-    monkeypatch.setenv("CUNET_RESULTS", str(tmp_path / "results"))
     settings = load_profile("smoke")
     write_tones(settings.paths.corpus, train=2, test=1, seconds=1.5)
     store = build_store(settings, workers=1)
     audio = np.array(store.audio(store.split("test")[0]))
     for name in UNETS if request.param == "unet" else (request.param,):
-        finished_run(settings, name)
+        untrained_run(settings, name)
     shutil.rmtree(settings.paths.data)
     return separation.System(settings, request.param, seed=0), audio
 
@@ -319,9 +277,9 @@ def test_the_guard_of_the_references_works(tones):
     """An oracle, which may read them, trips it; so a peeking system would."""
     settings, store = tones
     audio = np.array(store.audio(store.split("test")[0])).view(Guarded)
-    for oracle in scoring.oracles(settings).values():
+    for name in ORACLES:
         with pytest.raises(AssertionError, match="read"):
-            scoring.estimates_of(oracle, audio)
+            scoring.estimates_of(scoring.Oracle(name, settings.signal), audio)
 
 
 def test_separation_reaches_no_module_that_reads_references():

@@ -87,13 +87,6 @@ def test_a_short_write_without_a_reason_is_told_on_a_full_disk(tmp_path, monkeyp
     assert np.load(path).shape == (3,)
 
 
-@pytest.mark.skipif(not os.access("/dev/full", os.W_OK), reason="no /dev/full")
-def test_a_device_without_space_says_so():
-    with pytest.raises(OSError, match="No space left") as caught:
-        Path("/dev/full").write_bytes(b"x")
-    assert files._is_unwritable(caught.value, Path("/dev"))
-
-
 def test_no_permission_is_one_sentence(tmp_path, monkeypatch):
     path = tmp_path / "locked" / "table.csv"
     write_atomically(path, "before\n")
@@ -105,14 +98,6 @@ def test_no_permission_is_one_sentence(tmp_path, monkeypatch):
     with pytest.raises(WriteError, match=r"table\.csv cannot be written .*permissions"):
         write_atomically(path, "after\n")
     assert path.read_text() == "before\n"
-
-
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write")
-def test_no_permission_on_a_real_folder(tmp_path):
-    (tmp_path / "closed").mkdir()
-    (tmp_path / "closed").chmod(0o500)
-    with pytest.raises(WriteError, match=r"a\.csv cannot be written .*permissions"):
-        write_atomically(tmp_path / "closed" / "a.csv", "x\n")
 
 
 def test_an_error_of_reading_stays_what_it_is(tmp_path):
@@ -155,14 +140,8 @@ def test_a_killed_holder_gives_the_lock_back(holder, tmp_path):
     began = time.monotonic()
     with locked(tmp_path / ".lock", "busy", seconds=10):
         assert time.monotonic() - began < 5
-
-
-def test_a_lock_is_abandoned_when_its_holder_has_ended(holder, tmp_path):
-    assert not files.abandoned(tmp_path / ".lock")
-    assert not files.abandoned(tmp_path / "nothing") and not (tmp_path / "nothing").exists()
-    holder.kill()
-    holder.wait()
-    assert files.abandoned(tmp_path / ".lock")
+    with locked(tmp_path / ".lock", "busy"):  # given back, and taken again
+        pass
 
 
 def test_runs_on_a_cluster_wait_longer_for_a_lock(holder, tmp_path, monkeypatch):
@@ -171,9 +150,3 @@ def test_runs_on_a_cluster_wait_longer_for_a_lock(holder, tmp_path, monkeypatch)
     threading.Timer(0.5, holder.kill).start()
     with locked(tmp_path / ".lock", "busy", seconds=0.0):
         assert holder.wait(10) != 0
-
-
-def test_a_lock_is_given_back_and_taken_again(tmp_path):
-    for _ in range(2):
-        with locked(tmp_path / ".lock", "busy"):
-            pass

@@ -83,6 +83,16 @@ def test_package_alone_loads_nothing_but_the_standard_library():
     }
 
 
+def test_what_libraries_can_do_without_is_not_loaded_for_them_but_for_others():
+    spared, libraries = (
+        {"sklearn", "matplotlib", "rfc3987_syntax"},
+        "import cunet_lib, keras, nbformat",
+    )
+    assert not loaded_by(libraries) & spared
+    others = "sklearn.preprocessing, matplotlib.pyplot, rfc3987_syntax"
+    assert loaded_by(f"{libraries}, {others}") >= spared
+
+
 def test_command_and_preparation_load_nothing_heavy():
     assert not loaded_by("import cunet_lib.cli, cunet_lib.workflow.stages") & set(HEAVY)
     assert "tensorflow" not in loaded_by("import cunet_lib.preprocess.store")

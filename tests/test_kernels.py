@@ -7,10 +7,7 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cunet_lib.core.settings import ROOT
 from cunet_lib.models import fast as kernels
-from cunet_lib.models import unet as models
-from cunet_lib.models import winograd
 from cunet_lib.models.fast import (
     Adam,
     BatchNormalization,
@@ -19,7 +16,6 @@ from cunet_lib.models.fast import (
     Dropout,
     ToOneChannel,
 )
-from cunet_lib.models.weights import load
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -63,11 +59,8 @@ def test_normalisation_is_keras_own(shape, training, seed):
     ours, theirs = pair(
         BatchNormalization, keras.layers.BatchNormalization, shape, rng, momentum=0.9
     )
-    (one, *gradients), (two, *expected) = (
-        (outputs, *found)
-        for outputs, found in (
-            outcome(each, x, upstream, training=training) for each in (ours, theirs)
-        )
+    (one, gradients), (two, expected) = (
+        outcome(each, x, upstream, training=training) for each in (ours, theirs)
     )
     np.testing.assert_allclose(one, two, rtol=1e-4, atol=1e-4)
     for found, wanted in zip(gradients, expected, strict=True):
@@ -100,33 +93,30 @@ def test_bfloat16_maps_have_float32_statistics():
     np.testing.assert_allclose(layer.moving_variance, rounded.var(axis=(0, 1, 2)), rtol=1e-3)
 
 
+def assert_same(layers, x, rng, *, atol=1e-4, **call):
+    """Outputs, and gradients of inputs and weights, agree, save rounding of the largest."""
+    upstream = rng.normal(size=layers[1](x).shape).astype(np.float32)
+    (one, found), (two, wanted) = (outcome(each, x, upstream, **call) for each in layers)
+    for left, right in zip((one, *found), (two, *wanted), strict=True):
+        np.testing.assert_allclose(left, right, rtol=1e-4, atol=atol * np.abs(right).max())
+
+
+OPTIONS = {"kernel_size": 5, "strides": 2, "padding": "same"}
+
+
 @given(SHAPES, st.integers(0, 9))
 @settings(max_examples=15)
 def test_transposed_convolution_is_keras_own(shape, seed):
     rng = np.random.default_rng(seed)
     x = rng.normal(size=shape).astype(np.float32)
-    batch, height, width, _ = shape
-    upstream = rng.normal(size=(batch, 2 * height, 2 * width, 1)).astype(np.float32)
-    layers = pair(
-        ToOneChannel,
-        keras.layers.Conv2DTranspose,
-        shape,
-        rng,
-        filters=1,
-        kernel_size=5,
-        strides=2,
-        padding="same",
-    )
-    (one, found), (two, wanted) = (outcome(each, x, upstream) for each in layers)
-    np.testing.assert_allclose(one, two, rtol=1e-4, atol=1e-4)
-    for ours, theirs in zip(found, wanted, strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-3)
+    kinds = (ToOneChannel, keras.layers.Conv2DTranspose)
+    assert_same(pair(*kinds, shape, rng, filters=1, **OPTIONS), x, rng)
 
 
 @pytest.mark.parametrize("shape", [(2, 8, 6, 16), (1, 7, 5, 4)])
 def test_transposed_convolution_of_bfloat16_maps(shape, rng):
     """Both differ from float32 by what bfloat16 rounds; ours is the nearer one."""
-    options = {"filters": 1, "kernel_size": 5, "strides": 2, "padding": "same"}
+    options = {"filters": 1, **OPTIONS}
     x = rng.normal(size=shape).astype(np.float32)
     ours, theirs = pair(
         ToOneChannel, keras.layers.Conv2DTranspose, shape, rng, dtype="mixed_bfloat16", **options
@@ -144,7 +134,7 @@ CONVOLUTIONS = (
     (Conv2D, keras.layers.Conv2D),
     (Conv2DTranspose, keras.layers.Conv2DTranspose),
 )
-OPTIONS = {"filters": 6, "kernel_size": 5, "strides": 2, "padding": "same"}
+SIX = {"filters": 6, **OPTIONS}
 
 
 @given(
@@ -162,11 +152,7 @@ def test_turned_convolutions_are_keras_own(kinds, shape, strides, padding, seed)
     shape = (batch, width + more + 3, width + 4, channels)
     x = rng.normal(size=shape).astype(np.float32)
     options = {"filters": 3, "kernel_size": (5, 4), "strides": strides, "padding": padding}
-    layers = pair(*kinds, shape, rng, **options)
-    upstream = rng.normal(size=layers[1](x).shape).astype(np.float32)
-    (one, found), (two, wanted) = (outcome(each, x, upstream) for each in layers)
-    for left, right in zip((one, *found), (two, *wanted), strict=True):
-        np.testing.assert_allclose(left, right, rtol=1e-4, atol=1e-4 * np.abs(right).max())
+    assert_same(pair(*kinds, shape, rng, **options), x, rng)
 
 
 @pytest.mark.parametrize("kind", [Conv2D, Conv2DTranspose])
@@ -181,12 +167,11 @@ def test_turned_convolutions_are_keras_own(kinds, shape, strides, padding, seed)
     ],
 )
 def test_narrow_maps_are_convolved_on_their_side(kind, shape, options, turned):
-    layer = kind(**OPTIONS | options)
+    layer = kind(**SIX | options)
     x = tf.zeros(shape)
     layer(x)
     graph = tf.function(layer).get_concrete_function(x).graph
-    kernels_seen = [op for op in graph.get_operations() if op.type.startswith("Conv2D")]
-    (product,) = kernels_seen
+    (product,) = [op for op in graph.get_operations() if op.type.startswith("Conv2D")]
     maps = product.outputs[0] if kind is Conv2DTranspose else product.inputs[0]
     height, width = maps.shape[1:3]
     assert (width > height) == (turned or shape[2] > shape[1])
@@ -213,74 +198,33 @@ def test_deep_maps_train_with_fewer_multiplications(ours, theirs, rng):
     layers = pair(ours, theirs, x.shape, rng, **DEEP, activation="relu")
     assert products(layers[0], tf.constant(x), training=True) == ["BatchMatMulV2"]
     assert products(layers[0], tf.constant(x), training=False)[0].startswith("Conv2D")
-    upstream = rng.normal(size=layers[1](x).shape).astype(np.float32)
-    one, found = outcome(layers[0], x, upstream, training=True)
-    two, wanted = outcome(layers[1], x, upstream)
-    for left, right in zip((one, *found), (two, *wanted), strict=True):
-        np.testing.assert_allclose(left, right, atol=1e-5 * np.abs(right).max())
+    assert_same(layers, x, rng, atol=1e-5, training=True)
 
 
-@pytest.mark.slow
-def test_a_training_is_the_same_with_fewer_multiplications(rng, monkeypatch):
-    """The losses of its first steps, for a network whose deeper blocks take them.
-
-    By plain gradient descent: Adam would scale the biases' gradients up, which are nothing but
-    rounding before a normalisation.
-    """
-    mixture = rng.random((8, 64, 64, 1)).astype(np.float32)
-    target = (mixture * rng.random((8, 64, 1, 1))).astype(np.float32)
-    condition = np.eye(4, dtype=np.float32)[rng.integers(0, 4, 8)]
-    pays, taken, losses = winograd.pays, [], []
-
-    def noted(*shapes):
-        taken.extend([shapes] * pays(*shapes))
-        return pays(*shapes)
-
-    for decides in (noted, lambda *_: False):
-        monkeypatch.setattr(winograd, "pays", decides)
-        size = {"shape": (64, 64, 1), "blocks": 4, "dropout": 0.0, "control_dropout": 0.0}
-        size |= {"seed": 1, "start": "he"}
-        network = models.build("dense_simple", **size)
-        network.compile(optimizer=keras.optimizers.SGD(0.1), loss="mse", jit_compile=False)
-        losses.append([network.train_on_batch([mixture, condition], target) for _ in range(4)])
-    assert taken
-    np.testing.assert_allclose(*losses, rtol=1e-5)
-    assert np.ptp(losses[0]) > 1e-4  # the steps lead somewhere
-
-
-@pytest.mark.parametrize("kind", [Conv2D, Conv2DTranspose])
 @pytest.mark.parametrize(
-    "options",
+    ("kind", "options", "shape"),
     [
-        {"filters": 63},
-        {"kernel_size": (5, 3)},
-        {"strides": 1},
-        {"padding": "valid"},
-        {"dilation_rate": 2, "strides": 1},
-        {"dtype": "float16"},
+        *(
+            (kind, options, (1, 8, 8, 64))
+            for kind in (Conv2D, Conv2DTranspose)
+            for options in (
+                *({"filters": 63}, {"kernel_size": (5, 3)}, {"strides": 1}, {"padding": "valid"}),
+                *({"dilation_rate": 2, "strides": 1}, {"dtype": "float16"}),
+            )
+        ),
+        (Conv2D, {}, (1, 7, 8, 64)),
+        (Conv2D, {}, (1, None, 8, 64)),
+        (Conv2DTranspose, {}, (1, 8, None, 64)),
+        (Conv2D, {"groups": 2}, (1, 8, 8, 128)),
+        (Conv2DTranspose, {"output_padding": 1}, (1, 8, 8, 64)),
     ],
 )
-def test_what_it_does_not_serve_is_convolved_otherwise(kind, options):
+def test_what_it_does_not_serve_is_convolved_otherwise(kind, options, shape):
     layer = kind(**DEEP | options)
-    x = tf.zeros((1, 8, 8, 64), layer.compute_dtype)
-    layer(x)
-    assert products(layer, x, training=True)[0].startswith("Conv2D")
-
-
-@pytest.mark.parametrize(
-    ("layer", "shape"),
-    [
-        (Conv2D(**DEEP), (1, 7, 8, 64)),
-        (Conv2D(**DEEP), (1, None, 8, 64)),
-        (Conv2DTranspose(**DEEP), (1, 8, None, 64)),
-        (Conv2D(**DEEP, groups=2), (1, 8, 8, 128)),
-        (Conv2DTranspose(**DEEP, output_padding=1), (1, 8, 8, 64)),
-    ],
-)
-def test_other_maps_and_groups_are_convolved_otherwise(layer, shape):
     layer.build((1, 8, 8, shape[-1]))
     # Keras convolves groups in a function of its own.
-    assert "BatchMatMulV2" not in products(layer, tf.TensorSpec(shape, tf.float32), training=True)
+    maps = tf.TensorSpec(shape, layer.compute_dtype)
+    assert "BatchMatMulV2" not in products(layer, maps, training=True)
 
 
 def test_an_accelerator_convolves_by_itself(monkeypatch):
@@ -325,7 +269,7 @@ def test_layers_without_activation_or_bias_are_served(kind, rng):
 def test_convolutions_of_bfloat16_maps_round_as_bfloat16_does(ours, theirs, rng):
     """Outputs and gradients are float32's of rounded numbers, rounded once."""
     x = rng.normal(size=(2, 8, 6, 3)).astype(np.float32)
-    layer, exact = pair(ours, theirs, x.shape, rng, **OPTIONS)
+    layer, exact = pair(ours, theirs, x.shape, rng, **SIX)
     rounded = ours.from_config({**layer.get_config(), "dtype": "mixed_bfloat16"})
     rounded.build(x.shape)
     values = [tf.cast(tf.cast(value, "bfloat16"), "float32") for value in exact.get_weights()]
@@ -353,25 +297,6 @@ def test_bfloat16_is_multiplied_in_float32_where_the_processor_has_no_other_way(
     graph = tf.function(layer).get_concrete_function(tf.constant(x)).graph
     products = [op.outputs[0].dtype for op in graph.get_operations() if op.type == "Conv2D"]
     assert products == [tf.float32]
-
-
-def test_the_shipped_model_is_read(rng):
-    """Its configuration has to agree with the networks of today, so that no class is renamed."""
-    path = ROOT / "results" / "demo" / "models" / "cnn_complex.keras"
-    saved, network = load(path), load(path, precision="float32")
-    patches = rng.random((1, *network.inputs[0].shape[1:])).astype(np.float32)
-    z = np.eye(4, dtype=np.float32)[:1]
-    one, two = (
-        np.asarray(models.mask_model(e)([patches, z]), np.float32) for e in (saved, network)
-    )
-    # The file computes in half precision where it is not told otherwise.
-    np.testing.assert_allclose(one, two, atol=0.02)
-
-
-@pytest.mark.parametrize("change", [{"filters": 2}, {"kernel_size": 3}, {"strides": 1}])
-def test_other_transposed_convolutions_are_refused(change):
-    with pytest.raises(ValueError, match="one filter"):
-        ToOneChannel(**change)
 
 
 def test_weights_are_named_and_shaped_as_keras_own():

@@ -16,44 +16,27 @@ import sys
 import time
 import urllib.request
 
+import numpy as np
 import pytest
+import soundfile
 from conftest import ROOT, clean_environment, keep_picture
-
-from cunet_lib.core.settings import load_profile
-from cunet_lib.models import unet as models
-from cunet_lib.models.weights import save_half
 
 pytestmark = pytest.mark.timeout(900)
 
-NOTEBOOK = "06_explore.ipynb"
-
-
-def free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
+JUPYTER = ("JUPYTER_CONFIG_DIR", "JUPYTERLAB_SETTINGS_DIR", "JUPYTERLAB_WORKSPACES_DIR")
+JUPYTER += ("IPYTHONDIR",)
 
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
     """``make lab`` in a folder with a copy of the notebook: its address and its token."""
     root = tmp_path_factory.mktemp("lab")
-    text = (ROOT / "notebooks" / NOTEBOOK).read_text(encoding="utf-8")
-    shipped = ROOT / "results" / "demo" / "models" / f"{load_profile('demo').shipped}.keras"
-    results = root / "results"
-    if shipped.is_file():
-        shutil.copytree(shipped.parent, results / "demo" / "models")
-    else:
-        # Not trained here: the panel is tested with a network that knows nothing.
-        settings = load_profile("smoke")
-        size = {"shape": settings.patch_shape, "filters": 2, "blocks": settings.model.blocks}
-        network = models.build(settings.shipped, **size, start="he")
-        save_half(network, results / "smoke" / "models" / f"{settings.shipped}.keras")
-        text = text.replace('profile = \\"demo\\"', 'profile = \\"smoke\\"')
     # Lab saves what it opens: never the source.
-    shutil.copytree(ROOT / "notebooks" / "lab", root / "notebooks" / "lab")
-    (root / "notebooks" / NOTEBOOK).write_text(text, encoding="utf-8")
-    port, token = free_port(), secrets.token_hex(16)
+    for folder in ("notebooks/lab", "results/demo/models"):
+        shutil.copytree(ROOT / folder, root / folder)
+    shutil.copy(ROOT / "notebooks" / "06_explore.ipynb", root / "notebooks")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port, token = free.getsockname()[1], secrets.token_hex(16)
     log = (root / "lab.log").open("w")
     options = f"--no-browser --ServerApp.ip=127.0.0.1 --ServerApp.port={port}"
     options += f" --ServerApp.port_retries=0 --IdentityProvider.token={token}"
@@ -65,13 +48,10 @@ def lab(tmp_path_factory):
         env=clean_environment(
             PYTHONPATH=ROOT,
             CUNET_PYTHON=sys.executable,
-            CUNET_DATA=root / "data",
-            CUNET_RESULTS=results,
             HOME=root,
-            JUPYTER_CONFIG_DIR=root / "config",
-            JUPYTERLAB_SETTINGS_DIR=root / "settings",
-            JUPYTERLAB_WORKSPACES_DIR=root / "workspaces",
-            IPYTHONDIR=root / "ipython",
+            CUNET_DATA=root / "data",
+            CUNET_RESULTS=root / "results",
+            **{name: root / name for name in JUPYTER},
         ),
         stdout=log,
         stderr=subprocess.STDOUT,
@@ -235,9 +215,6 @@ def test_a_sound_plays(page):
 
 
 def test_an_upload_becomes_the_song(page, tmp_path):
-    import numpy as np
-    import soundfile
-
     rate = 22050
     noise = np.random.default_rng(0).normal(size=12 * rate) * 0.1
     soundfile.write(tmp_path / "mine.flac", noise, rate)

@@ -9,7 +9,7 @@ from cunet_lib.core.systems import INSTRUMENTS, UNETS, VARIANTS, Variant
 from cunet_lib.models import film
 from cunet_lib.models import unet as models
 from cunet_lib.models.film import FiLM, film_parameters
-from cunet_lib.models.weights import load, save_half, with_precision
+from cunet_lib.models.weights import load, save_half
 
 SMALL = {"shape": (64, 32, 1), "filters": 4, "blocks": 4}
 
@@ -102,14 +102,6 @@ def test_film_scales_and_shifts_each_channel():
     np.testing.assert_array_equal(out[1], np.full((3, 5, 4), gammas[1, 1]))
 
 
-def test_film_refuses_values_that_do_not_fit():
-    x, values = np.ones((1, 2, 2, 4), np.float32), np.ones((1, 6), np.float32)
-    with pytest.raises(ValueError, match="1 or the 4 channels"):
-        FiLM(0, 3)([x, values, values])
-    with pytest.raises(ValueError, match="gives 6"):
-        FiLM(4, 4)([x, values, values])
-
-
 @pytest.mark.parametrize("name", VARIANTS)
 def test_film_acts_in_the_encoder_between_normalization_and_activation(name):
     model = models.build(name, **SMALL)
@@ -165,19 +157,6 @@ def test_another_variant_is_built_described_and_saved_like_the_papers(both, tmp_
     np.testing.assert_allclose(masks, expected, atol=1e-5)
 
 
-def test_description_follows_the_shapes_of_the_built_model():
-    rows = models.describe(models.build("cnn_complex", **SMALL))
-    encoder = [row for row in rows if row["part"] == "encoder"]
-    assert [row["output_shape"] for row in encoder] == [
-        [32, 16, 4],
-        [16, 8, 8],
-        [8, 4, 16],
-        [4, 2, 32],
-    ]
-    assert {row["film"] for row in encoder} == {"complex"}
-    assert rows[-1]["part"] == "output" and rows[-1]["output_shape"] == [64, 32, 1]
-
-
 def test_he_start_spreads_gammas_around_one_and_tells_conditions_apart():
     model = models.build("dense_complex", **SMALL, start="he")
     table = film_parameters(model, np.eye(4))
@@ -200,7 +179,7 @@ def test_half_precision_copy_is_half_the_size_and_close(tmp_path, rng):
 
 
 @pytest.mark.parametrize("name", ["unet_drums", *SOME])
-def test_folded_network_gives_the_same_masks_at_any_length(name, rng):
+def test_folded_network_gives_the_same_masks_at_any_length(name, tmp_path, rng):
     model = models.build(name, **SMALL, start="he", seed=3)
     for layer in model.layers:
         if layer.name.endswith("_normalization"):
@@ -214,7 +193,9 @@ def test_folded_network_gives_the_same_masks_at_any_length(name, rng):
     assert not any(layer.name.endswith("_normalization") for layer in same.layers)
     masks = outputs(models.mask_model(same), inputs)
     np.testing.assert_allclose(masks, expected, atol=1e-5)
-    rounded = models.folded(with_precision(model, "mixed_bfloat16"), frames=32)
+    model.save(tmp_path / "model.keras")
+    rounded = load(tmp_path / "model.keras", precision="mixed_bfloat16")
+    rounded = models.folded(rounded, frames=32)
     masks = outputs(models.mask_model(rounded), inputs)
     assert masks.dtype == np.float32 and np.abs(masks - expected).mean() < 0.01
     long = models.folded(model, frames=128)

@@ -27,29 +27,20 @@ def code_cells(notebook):
     return [cell for cell in notebook.cells if cell.cell_type == "code"]
 
 
-def tagged(notebook):
-    return [cell for cell in code_cells(notebook) if "parameters" in cell.metadata.get("tags", [])]
-
-
-def test_notebook_is_valid(notebook):
+def test_source_is_valid_carries_no_output_and_takes_the_study_s_kernel(notebook):
     nbformat.validate(notebook)
-
-
-def test_source_carries_no_output(notebook):
     for cell in code_cells(notebook):
         assert cell.outputs == [] and cell.execution_count is None, cell.source
         assert "papermill" not in cell.metadata and "execution" not in cell.metadata
     assert "papermill" not in notebook.metadata and "widgets" not in notebook.metadata
-
-
-def test_kernel_is_the_study_s(notebook):
     assert notebook.metadata.kernelspec.name == "cunet"
     assert notebook.metadata.kernelspec.language == "python"
 
 
 def test_one_parameters_cell_of_plain_scalars(notebook):
-    (cell,) = tagged(notebook)
-    assert code_cells(notebook)[0] is cell, "parameters come before any other code"
+    cell, *others = code_cells(notebook)
+    assert "parameters" in cell.metadata["tags"], "parameters come before any other code"
+    assert not any("parameters" in other.metadata.get("tags", []) for other in others)
     values = {}
     for statement in ast.parse(cell.source).body:
         assert isinstance(statement, ast.Assign), ast.unparse(statement)

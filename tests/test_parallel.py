@@ -104,11 +104,6 @@ def test_freed_memory_is_kept_until_the_work_is_done():
     assert freed < 0.2 and 0.9 < kept < 1.5 and after < 0.2
 
 
-def test_other_c_libraries_are_left_alone(monkeypatch):
-    monkeypatch.setattr(processes.ctypes, "CDLL", lambda name: object())
-    assert run(len, [("a",), ("bc",)], 2, workers=1) == [1, 2]
-
-
 ORPHAN = """
 import os, signal, time
 from cunet_lib.core.processes import map_tracks

@@ -104,9 +104,9 @@ def test_papermill_itself_fails_in_the_first_cell(tmp_path, given, words):
     assert not (tmp_path / "data").exists() and not (tmp_path / "results").exists()
     cells = [cell for cell in nbformat.read(copy, as_version=4).cells if cell.cell_type == "code"]
     (failed,) = [
-        place
-        for place, cell in enumerate(cells)
+        cell.source
+        for cell in cells
         if any(output.output_type == "error" for output in cell.outputs)
         and not cell.source.startswith("# Parameters")
     ]
-    assert "check_injected()" in cells[failed].source and "matplotlib" not in cells[failed].source
+    assert "check_injected()" in failed and "matplotlib" not in failed

@@ -23,8 +23,9 @@ def parts(settings, corpus=0.0):
     return {p.name: p for p in planning.estimate(settings, MUSIC, corpus, UNIT)}
 
 
-def test_trainings_are_epochs_times_steps_and_validation():
+def test_trainings_are_epochs_times_steps_and_the_store_five_stems_of_four_bytes():
     by = parts(load_profile("musdb18"))
+    assert by["01_preprocess"].disk == 5 * 8192 * 4 * 1420 + planning.NOTEBOOK_BYTES
     # 256 patches for one instrument are 4 batches of 64, for four instruments 16.
     for name, batches in (("02_train_unet", 4), ("03_train_cunet", 16)):
         one = 1000 * (2048 * 0.5 + batches * 0.25)
@@ -32,11 +33,6 @@ def test_trainings_are_epochs_times_steps_and_validation():
         assert by[name].seconds == pytest.approx(4 * (one + planning.NOTEBOOK_SECONDS))
         assert by[name].disk == 4 * (8e6 + planning.NOTEBOOK_BYTES)
         assert by[name].memory == UNIT.memory
-
-
-def test_store_is_five_stems_of_four_bytes():
-    by = parts(load_profile("musdb18"))
-    assert by["01_preprocess"].disk == 5 * 8192 * 4 * 1420 + planning.NOTEBOOK_BYTES
 
 
 def test_evaluation_separates_with_each_system_and_scores_the_oracles_too():

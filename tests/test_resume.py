@@ -19,13 +19,8 @@ from cunet_lib.train import callbacks, checkpoint, training
 from cunet_lib.train.batches import TrainingBatches
 
 # The rate falls in most epochs, and early stopping ends the training in the fifth.
-PLATEAU = {
-    "schedule": "plateau",
-    "unet_epochs": 9,
-    "min_delta": 1e3,
-    "lr_patience": 1,
-    "patience": 4,
-}
+PLATEAU = {"schedule": "plateau", "unet_epochs": 9, "min_delta": 1e3}
+PLATEAU |= {"lr_patience": 1, "patience": 4}
 COSINE = {"schedule": "cosine", "cunet_epochs": 5, "warmup_steps": 2}
 TIME_COLUMNS = ["seconds", "patches_per_second"]
 
@@ -43,11 +38,11 @@ class Recorder:
         self.at_end = False
         save, finite = checkpoint.save, callbacks.Finite.on_train_batch_end
 
-        def on_save(folder, content, *, epochs):
-            if epochs == self.at_save:
+        def on_save(folder, content):
+            if content.state["epochs"] == self.at_save:
                 raise Killed
             self.last = content
-            return save(folder, content, epochs=epochs)
+            return save(folder, content)
 
         def on_batch(callback, batch, logs=None):
             finite(callback, batch, logs)
@@ -68,10 +63,8 @@ class Recorder:
 
 def assert_equal_runs(one, other):
     """Two last checkpoints are the same, save times."""
-    for part in ("network", "optimizer"):
-        for ours, theirs in zip(getattr(one, part), getattr(other, part), strict=True):
-            assert ours.dtype == theirs.dtype
-            assert np.array_equal(ours, theirs)
+    for ours, theirs in zip(one.variables, other.variables, strict=True):
+        assert ours.dtype == theirs.dtype and np.array_equal(ours, theirs)
     assert one.state["callbacks"] == other.state["callbacks"]
     for name in ("epochs", "finished"):
         assert one.state[name] == other.state[name]
@@ -132,8 +125,8 @@ def test_a_killed_training_ends_as_one_that_was_not(tones, tmp_path, monkeypatch
     assert_equal_runs(expected, recorder.last)
     assert_equal_folders(tmp_path / "undisturbed", tmp_path / "killed")
     assert record["resumed"] == 3
-    said = [line for line in lines if "goes on" in line]
-    assert said == [f"goes on after epoch {n}, where it was stopped" for n in (1, 3, 5)]
+    said = [line for line in lines if "continues" in line]
+    assert said == [f"continues after epoch {n}, where it was stopped" for n in (1, 3, 5)]
     left = {path.name for path in (tmp_path / "killed").iterdir()}
     assert left == {path.name for path in (tmp_path / "undisturbed").iterdir()}
     assert checkpoint.FOLDER not in left
@@ -190,7 +183,7 @@ def test_sigkill_and_ctrl_c_at_random_moments_change_nothing(tones, tmp_path, rn
     assert process.returncode == 130 and "Traceback" not in complaints
     last = output.splitlines()[-1]
     assert last.startswith("stopped; epoch ")
-    assert last.endswith(" is kept; the same command goes on from there")
+    assert last.endswith(" is kept; the same command continues from there")
     assert not (tmp_path / "killed" / "run.json").exists()
 
     for name in ("killed", "undisturbed"):
@@ -221,20 +214,6 @@ def trained(tones, tmp_path_factory):
     return settings, store, folder
 
 
-@pytest.fixture
-def stopped(trained, tmp_path):
-    """Settings, store and a copy of the folder of the training that was killed."""
-    settings, store, folder = trained
-    return settings, store, shutil.copytree(folder / "stopped", tmp_path / "run")
-
-
-@pytest.fixture
-def finished(trained, tmp_path):
-    """The same of the training that has ended."""
-    settings, store, folder = trained
-    return settings, store, shutil.copytree(folder / "finished", tmp_path / "run")
-
-
 def finish(settings, store, folder, *, seed=0):
     lines = []
     record = training.train(
@@ -243,24 +222,40 @@ def finish(settings, store, folder, *, seed=0):
     return record, lines
 
 
-def test_other_settings_begin_anew_and_say_so(stopped):
-    settings, store, folder = stopped
-    record, lines = finish(changed(settings, "train", learning_rate=2e-3), store, folder)
-    assert lines[0] == "an unfinished training of 1 epochs is discarded: settings changed since"
+def cut_model(folder):
+    path = folder / "model.keras"
+    path.write_bytes(path.read_bytes()[:-500])
+
+
+@pytest.mark.parametrize(
+    ("state", "damage", "said"),
+    [
+        (
+            "stopped",
+            lambda folder: None,
+            "training of 1 epochs is discarded: settings changed since",
+        ),
+        ("stopped", cut_model, "model.keras is missing or damaged"),
+        ("finished", cut_model, "damaged; the training starts anew"),
+        ("finished", lambda folder: (folder / "run.json").write_text("{"), "run.json"),
+    ],
+)
+def test_what_cannot_be_gone_on_with_begins_anew_and_says_so(
+    trained, tmp_path, state, damage, said
+):
+    settings, store, folder = trained
+    run = shutil.copytree(folder / state, tmp_path / "run")
+    damage(run)
+    if "settings" in said:
+        settings = changed(settings, "train", learning_rate=2e-3)
+    record, lines = finish(settings, store, run)
+    assert said in lines[0]
     assert record["resumed"] == 0 and record["epochs"] == 2
 
 
-def test_a_damaged_best_model_begins_anew_and_says_so(stopped):
-    settings, store, folder = stopped
-    path = folder / "model.keras"
-    path.write_bytes(path.read_bytes()[:-500])
-    record, lines = finish(settings, store, folder)
-    assert "model.keras is missing or damaged" in lines[0]
-    assert record["resumed"] == 0
-
-
-def test_a_finished_training_is_used_again_while_its_facts_fit(finished):
-    settings, store, folder = finished
+def test_a_finished_training_is_used_again_while_its_facts_fit(trained, tmp_path):
+    settings, store, folder = trained
+    folder = shutil.copytree(folder / "finished", tmp_path / "run")
     record = json.loads((folder / "run.json").read_text())
     before = contents(folder)
     # A process that was killed just before the end left its checkpoints.
@@ -276,15 +271,6 @@ def test_a_finished_training_is_used_again_while_its_facts_fit(finished):
     assert record["resumed"] == 0 and not (folder / "left.txt").exists()
 
 
-@pytest.mark.parametrize("name", ["run.json", "model.keras"])
-def test_a_finished_training_that_lacks_a_part_begins_anew_and_says_so(finished, name):
-    settings, store, folder = finished
-    (folder / name).write_text("{")
-    record, lines = finish(settings, store, folder)
-    assert name in lines[0] and lines[0].endswith("damaged; the training starts anew")
-    assert record["resumed"] == 0 and record["epochs"] == 2
-
-
 def test_another_variant_in_the_registry_leaves_a_finished_training_alone(tones, monkeypatch):
     settings, store = tones
     facts = training._facts(settings, store, "cnn_simple", seed=0)
@@ -296,8 +282,9 @@ def test_another_variant_in_the_registry_leaves_a_finished_training_alone(tones,
     )
 
 
-def test_two_trainings_do_not_share_a_folder(stopped, monkeypatch):
-    settings, store, folder = stopped
+def test_two_trainings_do_not_share_a_folder(trained, tmp_path, monkeypatch):
+    settings, store, folder = trained
+    folder = shutil.copytree(folder / "stopped", tmp_path / "run")
     monkeypatch.setattr(training, "locked", lambda path, busy, *, seconds: files.locked(path, busy))
     refused = pytest.raises(files.Busy, match="Another process trains unet_bass")
     with files.locked(folder.with_name(f".{folder.name}.lock"), "busy"), refused:

@@ -107,10 +107,6 @@ def test_notebooks_run_alone_by_papermill_from_anywhere(smoke_study, tmp_path, n
 # ------------------------------------------------------------------------------------- one notebook
 
 
-def say_nothing(line):
-    pass
-
-
 @pytest.fixture
 def notebook(bare_tree):
     """A function that writes a notebook of given cells and returns its path."""
@@ -147,7 +143,7 @@ def test_failing_notebook_is_told_in_a_few_lines(notebook, tmp_path):
     source = notebook("x = 1", "\nnumber = x / 0\nnever = True", "never_reached = 1")
     output = tmp_path / "results" / "notebooks" / "stage.ipynb"
     with pytest.raises(NotebookFailed) as caught:
-        run_notebook(source, output, {"seed": 1}, echo=say_nothing)
+        run_notebook(source, output, {"seed": 1}, echo=print)
     kept = tmp_path / "results" / "logs" / "stage.failed.ipynb"
     message = str(caught.value)
     assert len(message.splitlines()) <= 6
@@ -168,9 +164,9 @@ def test_earlier_copy_stays_when_a_later_run_fails_and_success_clears_the_failur
     output.parent.mkdir(parents=True)
     output.write_text("earlier")
     with pytest.raises(NotebookFailed):
-        run_notebook(notebook("1 / 0"), output, {}, echo=say_nothing)
+        run_notebook(notebook("1 / 0"), output, {}, echo=print)
     assert output.read_text() == "earlier"
-    run_notebook(notebook("1 / 1"), output, {}, echo=say_nothing)
+    run_notebook(notebook("1 / 1"), output, {}, echo=print)
     assert output.read_text() != "earlier"
     assert [path.name for path in (tmp_path / "results" / "logs").iterdir()] == ["stage.log"]
 
@@ -178,7 +174,7 @@ def test_earlier_copy_stays_when_a_later_run_fails_and_success_clears_the_failur
 def test_dying_kernel_is_told_too(notebook, tmp_path):
     source = notebook("import os", "os._exit(1)")
     with pytest.raises(NotebookFailed, match="stage failed\n  the kernel died"):
-        run_notebook(source, tmp_path / "notebooks" / "stage.ipynb", {}, echo=say_nothing)
+        run_notebook(source, tmp_path / "notebooks" / "stage.ipynb", {}, echo=print)
 
 
 def test_parameters_are_read_as_the_types_of_their_defaults(notebook):
@@ -261,9 +257,7 @@ def test_stopped_run_leaves_no_copy_and_no_kernel(tree, tmp_path, number):
     scratch.mkdir()
     tree.notebook("00_corpus", COMMON, "import time\nprint('waiting')\ntime.sleep(600)")
     process = reproduction(tree, TMPDIR=scratch)
-    for line in process.stdout:
-        if "waiting" in line:
-            break
+    assert any("waiting" in line for line in process.stdout)
     assert len(kernels_of(scratch)) == 1
     (os.killpg if number == signal.SIGINT else os.kill)(process.pid, number)
     _, complaints = process.communicate(timeout=120)  # until the last of them has ended
@@ -291,16 +285,14 @@ def test_a_stage_that_computes_stops_within_seconds_and_says_what_is_kept(tree, 
     stage = "03_train_cunet.dense_simple-seed0"
     words = (sys.executable, "-m", "cunet_lib.cli", "run", stage, "--profile", "tiny")
     process = started(*words, cwd=tree.root, TMPDIR=scratch)
-    for line in process.stdout:
-        if "waiting" in line:
-            break
+    assert any("waiting" in line for line in process.stdout)
     began = time.monotonic()
     process.send_signal(number)
     _, complaints = process.communicate(timeout=60)
     assert time.monotonic() - began < 20  # 5 on a machine that does nothing else
     assert process.returncode == 130
     assert complaints == (
-        f"{stage} | Stopped; epoch 12 is kept; the same command goes on from there.\n"
+        f"{stage} | Stopped; epoch 12 is kept; the same command continues from there.\n"
     )
     assert kernels_of(scratch) == []
 
@@ -310,9 +302,7 @@ def test_a_second_run_of_a_profile_is_refused_and_the_first_goes_on(tree):
     result = "result = paths.corpus / 'corpus.json'"
     tree.notebook("00_corpus", COMMON, LOAD, wait, result, WRITE)
     first = reproduction(tree)
-    for line in first.stdout:
-        if "waiting" in line:
-            break
+    assert any("waiting" in line for line in first.stdout)
     for target in ("reproduce", "conditions"):
         second = tree.make(target, "PROFILE=tiny")
         assert second.returncode != 0 and "| started" not in second.stdout

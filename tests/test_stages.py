@@ -236,13 +236,6 @@ def test_notebooks_beside_the_study_always_run(study):
     assert not is_current(stage, settings, fingerprint(stage, settings))
 
 
-def test_conditions_need_both_runs():
-    assert parse_stage("07_conditions.dense_complex-seed0").inputs(load_profile("smoke")) == [
-        "03_train_cunet.dense_complex-seed0",
-        "03_train_cunet.dense_complex_np-seed0",
-    ]
-
-
 # ------------------------------------------------------------------------------ names of stages
 
 

@@ -9,28 +9,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from scipy import stats
+from test_scores import score_rows
 
 from cunet_lib.core.settings import Statistics, load_profile
 from cunet_lib.core.systems import INSTRUMENTS
 from cunet_lib.evaluation import scores as analysis
 from cunet_lib.evaluation import statistics as inference
-from cunet_lib.evaluation.metrics import SCORE_COLUMNS
+from cunet_lib.evaluation.metrics import SDR_V4
 
 STATISTICS = Statistics()
 TRACKS = tuple(f"Band {number} - Song" for number in range(12))
-
-
-def score_rows(model, value, *, seed=0, tracks=TRACKS):
-    """Rows of one run; ``value`` is called with track number and target."""
-    rows = [
-        (
-            *(model, seed, track, target, metric, "BSS Eval v4", "median over frames"),
-            *(value(number, target) + extra, 10, 1),
-        )
-        for (number, track), target in itertools.product(enumerate(tracks), INSTRUMENTS)
-        for metric, extra in (("SDR", 0.0), ("SIR", 4.0), ("SAR", 1.0))
-    ]
-    return pd.DataFrame(rows, columns=SCORE_COLUMNS)
 
 
 def study(
@@ -148,7 +136,6 @@ def test_a_mean_beyond_the_margin_is_never_equivalent(values, margin, beyond):
 )
 def test_verdict(low, high, difference, equivalence, words):
     assert inference.verdict(low, high, difference, equivalence, 0.05) == words
-    assert words in inference.VERDICTS
 
 
 def test_comparison_finds_what_was_put_in(rng):
@@ -203,7 +190,7 @@ def test_a_wide_margin_calls_a_shift_equivalent_with_its_sign(rng):
 def test_comparison_of_several_seeds_averages_them_and_carries_their_spread(rng):
     scores = study(rng, seeds=(3, 5, 8), run=0.5)
     table = inference.comparison_table(scores, STATISTICS).set_index("target")
-    drums = scores.query("target == 'drums' and metric == 'SDR'")
+    drums = SDR_V4.rows(scores).query("target == 'drums'")
     wide = drums.pivot_table(index=["track", "seed"], columns="model", values="value")
     differences = (wide["cnn_simple"] - wide["unet"]).unstack("seed")  # noqa: PD010
     row = table.loc["drums"]
@@ -223,17 +210,16 @@ def test_spread_over_seeds_is_that_of_the_means_over_tracks():
         + [score_rows("mixture", lambda track, _: -6.0)]
     )
     spread = inference.seed_spread(scores)
-    assert set(spread["model"]) == {"unet"} and set(spread["seeds"]) == {3}
-    assert set(spread["target"]) == {"all", *INSTRUMENTS}
-    assert spread["seed_std"].tolist() == pytest.approx([np.std([0, 1, 5], ddof=1)] * len(spread))
-    assert inference.seed_spread(scores[scores["seed"] == 0]).empty
+    assert set(spread) == {("unet", target) for target in ("all", *INSTRUMENTS)}
+    assert [*spread.values()] == pytest.approx([np.std([0, 1, 5], ddof=1)] * len(spread))
+    assert inference.seed_spread(scores[scores["seed"] == 0]) == {}
 
 
 def test_systems_may_have_different_seeds(rng):
     scores = study(rng, seeds=(0, 1, 2), run=0.5)
     part = scores[(scores["model"] != "cnn_simple") | (scores["seed"] == 0)]
     row = inference.comparison_table(part, STATISTICS).set_index("target").loc["drums"]
-    drums = part.query("target == 'drums' and metric == 'SDR' and protocol == 'BSS Eval v4'")
+    drums = SDR_V4.rows(part).query("target == 'drums'")
     means = drums.groupby("model")["value"].mean()
     assert row["mean"] == pytest.approx(means["cnn_simple"] - means["unet"])
     assert row["seeds"] == 1 and "seed_std" not in row  # one seed has no spread
@@ -300,9 +286,10 @@ def test_tukey_is_scipys_over_trained_systems_and_tracks_that_all_have(rng):
     scores = study(rng, models=("dense_simple", "cnn_simple"), shift=6.0, spread=0.1)
     lost = scores["track"].eq(TRACKS[0]) & scores["model"].eq("unet") & scores["target"].eq("bass")
     scores.loc[lost | scores["target"].eq("vocals"), "value"] = np.nan
+    scores = scores[scores["aggregation"] == "median over frames"]
     table = inference.tukey_table(scores, STATISTICS)
     assert len(table) == 4 * 3 and not table.duplicated(["target", "model", "reference"]).any()
-    sdr = scores[scores["metric"] == "SDR"].query("target == 'bass' and track != @TRACKS[0]")
+    sdr = SDR_V4.rows(scores).query("target == 'bass' and track != @TRACKS[0]")
     groups = [sdr.loc[sdr["model"] == m, "value"] for m in ("unet", "cnn_simple")]
     row = table.set_index(["target", "model", "reference"]).loc["bass", "cnn_simple", "unet"]
     assert row["tracks"] == 11
@@ -313,13 +300,3 @@ def test_tukey_is_scipys_over_trained_systems_and_tracks_that_all_have(rng):
     assert row["p_difference"] == pytest.approx(stats.tukey_hsd(*everyone).pvalue[2, 0])
     silent = table[table["target"] == "vocals"]
     assert set(silent["tracks"]) == {0} and silent["p_difference"].isna().all()
-
-
-def test_dedicated_and_conditioned_scores_pair_tracks_with_pearsons_r(rng):
-    scores = study(rng, models=("cnn_simple",), spread=1.0)
-    scores.loc[scores["target"] == "vocals", "value"] = np.nan
-    table = inference.dedicated_and_conditioned(scores)
-    assert len(table) == 3 * len(TRACKS) and set(table["model"]) == {"cnn_simple"}
-    for _, group in table.groupby("target"):
-        expected = stats.pearsonr(group["dedicated"], group["conditioned"]).statistic
-        assert group["pearson_r"].to_numpy() == pytest.approx(expected)

@@ -7,9 +7,7 @@ from conftest import changed, write_tones
 
 from cunet_lib.core.files import Busy, WriteError, locked
 from cunet_lib.core.settings import ConfigError, load_profile
-from cunet_lib.preprocess import tracks as stems
 from cunet_lib.preprocess.store import Store, build_store, open_store
-from cunet_lib.signal.audio import ensure_ffmpeg
 from cunet_lib.signal.spectral import magnitude_scale
 
 
@@ -43,22 +41,6 @@ def test_an_excerpt_is_the_loudest_stretch_of_a_stem(tones):
     found = store.excerpt(entry, "drums", 0.5)
     np.testing.assert_array_equal(found, audio[:, np.argmax(levels) :][:, :4096])
     np.testing.assert_array_equal(store.excerpt(entry, "bass", 99.0), audio)
-
-
-def test_files_are_read_as_musdb_reads_them(tones):
-    settings, _ = tones
-    ensure_ffmpeg()
-    import musdb
-
-    tracks = {track.name: track for track in musdb.DB(settings.paths.corpus, is_wav=True).tracks}
-    sources = stems.list_sources(settings)
-    assert set(tracks) == {source.name for source in sources}
-    track = tracks[sources[0].name]
-    rate = int(track.rate)
-    ours = stems.decode(sources[0], rate)
-    np.testing.assert_allclose(ours[0], track.audio.mean(axis=1), atol=1e-6)
-    for index, name in enumerate(stems.STEMS[1:], start=1):
-        np.testing.assert_allclose(ours[index], track.targets[name].audio.mean(axis=1), atol=1e-6)
 
 
 def test_building_again_does_only_what_changed(study, monkeypatch):

@@ -8,9 +8,8 @@ import sys
 
 import pandas as pd
 import pytest
-from conftest import ROOT, ran
+from conftest import ROOT, ran, run_record
 
-from cunet_lib.core.files import RUN_KEYS
 from cunet_lib.core.settings import ConfigError
 from cunet_lib.workflow import sweep
 from cunet_lib.workflow.stages import run_name
@@ -92,12 +91,8 @@ def finish(run, loss):
     """What a training leaves behind."""
     folder = run.folder / run.settings.name / "runs" / run_name(run.stage.name)
     folder.mkdir(parents=True)
-    record = {
-        **dict.fromkeys(RUN_KEYS, 1),
-        "model": run.stage.parameters.get("variant", "dense_simple"),
-        "settings": run.settings.model_dump(mode="json"),
-        "best_val_loss": loss,
-    }
+    model = run.stage.parameters.get("variant", "dense_simple")
+    record = run_record(run.settings, model, best_val_loss=loss)
     (folder / "run.json").write_text(json.dumps(record))
 
 

@@ -1,5 +1,6 @@
 """The plan of kills, and how its outcome is told; a small one runs in ``make torture KILLS=2``."""
 
+import json
 import re
 import shutil
 import signal
@@ -7,20 +8,13 @@ import subprocess
 
 import pytest
 from conftest import ROOT
+from test_stages import PLAN
 
 from benchmarks import torture
 from cunet_lib.core.settings import load_profile
 from cunet_lib.train import checkpoint
 
-STAGES = {
-    "00_corpus": 12.0,
-    "01_preprocess": 6.0,
-    **{f"02_train_unet.{name}-seed0": 15.0 for name in ("bass", "drums", "other", "vocals")},
-    **{f"03_train_cunet.{name}-seed0": 20.0 for name in ("a", "b", "c", "d")},
-    **{f"04_evaluate.{name}-seed0": 14.0 for name in ("a", "b", "c", "d", "unet", "oracles")},
-    "05_plot": 25.0,
-    "report": 3.0,
-}
+STAGES = {**dict.fromkeys(PLAN, 12.0), "report": 3.0}
 
 
 def phase_of(stage):
@@ -48,7 +42,7 @@ def test_plan_follows_from_the_seed_and_reaches_every_phase(kills, seed):
 def test_trainings_are_struck_at_each_kind_of_moment_and_none_twice_before_all_are(seed):
     plan = torture.planned(STAGES, kills=20, seed=seed)
     struck = [moment["stage"] for moment in plan if phase_of(moment["stage"]) == "training"]
-    assert len(struck) == len(set(struck)) == 8
+    assert len(struck) == 8 and set(struck) == {each for each in PLAN if each[:3] in ("02_", "03_")}
     whens = [moment["when"] for moment in plan if moment["stage"] in struck]
     assert {when: whens.count(when) for when in torture.SIGNS} == {
         "after an epoch": 3,
@@ -56,12 +50,6 @@ def test_trainings_are_struck_at_each_kind_of_moment_and_none_twice_before_all_a
         torture.ANY: 2,
     }
     assert {moment["when"] for moment in plan if moment["stage"] not in struck} == {torture.ANY}
-
-
-def test_the_first_kill_of_a_training_waits_for_an_epoch():
-    plan = torture.planned(STAGES, kills=4, seed=0)
-    (when,) = [moment["when"] for moment in plan if phase_of(moment["stage"]) == "training"]
-    assert when == "after an epoch"
 
 
 class Fake(torture.Study):
@@ -85,12 +73,24 @@ def study(tmp_path):
     return Fake(tmp_path, tmp_path / "study")
 
 
-def test_a_strike_waits_for_its_stage_and_reports_what_was_told(study):
-    study.script = (
-        "trap 'echo \"04_evaluate.a-seed0 | Stopped; nothing is lost.\"; exit 130' INT; "
-        "echo '04_evaluate.a-seed0 | started'; sleep 60 & wait"
-    )
-    told = study.strike("04_evaluate.a-seed0", torture.ANY, 0.2, signal.SIGINT, limit=20)
+@pytest.fixture
+def strike(study):
+    """Strike a study that is a line of shell."""
+
+    def struck(script, *, stage, when=torture.ANY, delay=0.1, number=signal.SIGKILL, limit=20):
+        study.script = script
+        return study.strike(stage, when, delay, number, limit=limit)
+
+    return struck
+
+
+EVALUATED, TRAINED = "04_evaluate.a-seed0", "02_train_unet.bass-seed0"
+
+
+def test_a_strike_waits_for_its_stage_and_reports_what_was_told(strike):
+    script = f"trap 'echo \"{EVALUATED} | Stopped; nothing is lost.\"; exit 130' INT; "
+    script += f"echo '{EVALUATED} | started'; sleep 60 & wait"
+    told = strike(script, stage=EVALUATED, delay=0.2, number=signal.SIGINT)
     assert (told["signal"], told["exit"], told["told"]) == ("SIGINT", 130, 1)
     assert told["tracebacks"] == 0 and told["ended_in"] < 20
 
@@ -99,55 +99,44 @@ def test_a_strike_waits_for_its_stage_and_reports_what_was_told(study):
     ("when", "name"),
     [("after an epoch", "checkpoint/epoch-000001.x.npz"), ("after training", "run.json")],
 )
-def test_a_strike_waits_for_its_moment_in_a_training(study, when, name):
+def test_a_strike_waits_for_its_moment_in_a_training(study, strike, when, name):
     run = study.results / "runs" / "unet_bass-seed0"
     result(study, "runs/unet_bass-seed0/checkpoint/epoch-000000.x.npz", "of an earlier start")
-    study.script = (
-        "echo '02_train_unet.bass-seed0 | started'; sleep 0.7; "
-        f"touch {run / name}; sleep 60; echo '02_train_unet.bass-seed0 | done in 60 s'"
-    )
-    told = study.strike("02_train_unet.bass-seed0", when, 0.1, signal.SIGKILL, limit=20)
+    script = f"echo '{TRAINED} | started'; sleep 0.7; touch {run / name}; sleep 60; "
+    told = strike(f"{script} echo '{TRAINED} | done in 60 s'", stage=TRAINED, when=when)
     assert told["when"] == when and 0.8 <= told["after"] < 20
     assert (run / name).exists()
 
 
-def test_a_moment_that_does_not_come_ends_the_plan_or_the_stage_does(study):
-    study.script = "echo '02_train_unet.bass-seed0 | started'; sleep 60"
+def test_a_moment_that_does_not_come_ends_the_plan_or_the_stage_does(strike):
+    moment = {"stage": TRAINED, "when": "after training"}
     with pytest.raises(SystemExit, match=r"bass-seed0 \(after training\) has not come within 1 s"):
-        study.strike("02_train_unet.bass-seed0", "after training", 0.1, signal.SIGINT, limit=1)
-    study.script = "echo '02_train_unet.bass-seed0 | started'; echo; "
-    study.script += "echo '02_train_unet.bass-seed0 | done in 0 s'; sleep 60"
-    told = study.strike("02_train_unet.bass-seed0", "after training", 5, signal.SIGKILL, limit=20)
-    assert told["after"] < 5
+        strike(f"echo '{TRAINED} | started'; sleep 60", limit=1, **moment)
+    script = f"echo '{TRAINED} | started'; echo; echo '{TRAINED} | done in 0 s'; sleep 60"
+    assert strike(script, delay=5, **moment)["after"] < 5
 
 
-def test_sigkill_ends_what_does_not_listen(study):
-    study.script = "trap '' INT TERM; echo '05_plot | started'; sleep 60"
-    assert (
-        study.strike("05_plot", torture.ANY, 0.1, signal.SIGKILL, limit=20)["exit"]
-        == -signal.SIGKILL
-    )
-
-
-def test_a_study_that_ended_first_was_not_struck(study):
-    study.script = "echo '05_plot | started'"
-    told = study.strike("05_plot", torture.ANY, 5.0, signal.SIGKILL, limit=20)
-    assert told["signal"] is None and told["exit"] == 0
-
-
-def test_a_study_that_fails_by_itself_ends_the_plan(study):
-    study.script = "echo '05_plot | started'; exit 3"
+def test_what_does_not_listen_had_ended_or_fails_by_itself(strike):
+    deaf = strike("trap '' INT TERM; echo '05_plot | started'; sleep 60", stage="05_plot")
+    assert deaf["exit"] == -signal.SIGKILL
+    ended = strike("echo '05_plot | started'", stage="05_plot", delay=5)
+    assert ended["signal"] is None and ended["exit"] == 0
     with pytest.raises(SystemExit, match=r"make failed \(3\)"):
-        study.strike("05_plot", torture.ANY, 5.0, signal.SIGKILL, limit=20)
+        strike("echo '05_plot | started'; exit 3", stage="05_plot", delay=5)
 
 
-def test_stages_and_their_seconds_are_read_from_the_output(study):
+def test_stages_and_trainings_used_again_are_read_from_the_output(study):
     study.root.mkdir()
     study.log.write_text(
         "00_corpus | started\n00_corpus | 3 songs\n00_corpus | done in 9 s\n"
+        f"03_train_cunet.a-seed0 | {checkpoint.REUSED}\n"
+        f"02_train_unet.bass-seed0 | {checkpoint.REUSED}\n"
+        f"03_train_cunet.a-seed0 | {checkpoint.REUSED}\n"
+        "03_train_cunet.b-seed0 | goes on after epoch 1, where it was stopped\n"
         "05_plot | started\n05_plot | done in 1 min 4 s\n"
     )
     assert study.stages() == {"00_corpus": 9.0, "05_plot": 64.0, "report": 3.0}
+    assert torture.reused(study) == {"03_train_cunet.a-seed0": 2, "02_train_unet.bass-seed0": 1}
 
 
 def result(study, name, text):
@@ -183,41 +172,12 @@ def test_every_difference_is_named_save_times(tmp_path):
     ]
 
 
-RECORD = {
-    "seed": 0,
-    "kills": 2,
-    "cores": 2,
-    "machine": "x86_64",
-    "python": "3.12.1",
-    "undisturbed_seconds": 200.0,
-    "killed_seconds": 300.0,
-    "resumed": {"a": 1, "b": 1},
-    "reused": {"03_train_cunet.a-seed0": 3},
-    "strikes": [
-        {
-            "stage": "00_corpus",
-            "when": torture.ANY,
-            "signal": "SIGINT",
-            "after": 3.0,
-            "ended_in": 0.5,
-            "told": 1,
-        },
-        {"stage": "05_plot", "when": torture.ANY, "signal": None, "after": 3.0, "exit": 0},
-    ],
-    "differences": [],
-    "clones_differ": [],
-    "bad_input": {"cases": {"songs": 3, "models": 4}, "failed": []},
-}
+RECORD = json.loads((torture.OUTPUT / "reliability.json").read_text(encoding="utf-8"))
 
 
-def test_outcome_is_told_in_a_table():
-    text = torture.report(RECORD)
-    assert "| Kills | 1 (0 SIGKILL, 0 SIGTERM, 1 SIGINT) |" in text
-    assert "| Trainings that went on from a checkpoint | 2 |" in text
-    assert "| Finished trainings used again | 3 |" in text
-    assert "| 00_corpus | at any time | SIGINT | 3.0 | 0.5 | 1 |" in text
-    assert "| Bad inputs shown | 7 |" in text and "| songs | 3 |" in text
-    assert "| Results that differ between two clones | none |" in text
+def test_committed_page_is_that_of_the_committed_record():
+    page = torture.OUTPUT / "reliability.md"
+    assert page.read_text(encoding="utf-8") == torture.report(RECORD)
 
 
 @pytest.mark.parametrize(
@@ -232,17 +192,6 @@ def test_outcome_is_told_in_a_table():
 )
 def test_anything_amiss_fails(change, bad):
     assert torture.failed({**RECORD, **change}) is bad
-
-
-def test_trainings_used_again_are_counted(study):
-    study.root.mkdir()
-    study.log.write_text(
-        f"03_train_cunet.a-seed0 | {checkpoint.REUSED}\n"
-        f"02_train_unet.bass-seed0 | {checkpoint.REUSED}\n"
-        f"03_train_cunet.a-seed0 | {checkpoint.REUSED}\n"
-        "03_train_cunet.b-seed0 | goes on after epoch 1, where it was stopped\n"
-    )
-    assert torture.reused(study) == {"03_train_cunet.a-seed0": 2, "02_train_unet.bass-seed0": 1}
 
 
 def test_trainings_in_a_clone_have_more_epochs_and_the_profile_is_written_once(toy):

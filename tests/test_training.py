@@ -28,14 +28,8 @@ def run(tones, tmp_path_factory):
 def test_run_folder_holds_all_that_explains_the_model(run):
     settings, store, folder, record, lines = run
     history = pd.read_csv(folder / "history.csv")
-    assert list(history) == [
-        "epoch",
-        "loss",
-        "val_loss",
-        "learning_rate",
-        "seconds",
-        "patches_per_second",
-    ]
+    columns = "epoch loss val_loss learning_rate seconds patches_per_second"
+    assert list(history) == columns.split()
     assert len(history) == record["epochs"] == len(lines) == settings.train.cunet_epochs
     assert record == json.loads((folder / "run.json").read_text())
     # pandas reads the last digit of a decimal as it likes.
@@ -95,13 +89,8 @@ def test_optimiser_is_adam_with_the_profiles_numbers(tones, tmp_path, monkeypatc
     numbers = {"learning_rate": 2e-3, "beta_1": 0.4, "epsilon": 1e-9}
     monkeypatch.setattr(training, "Adam", adam)
     with pytest.raises(Asked) as asked:
-        training.train(
-            changed(settings, "train", **numbers),
-            store,
-            "unet_bass",
-            seed=0,
-            folder=tmp_path / "run",
-        )
+        settings = changed(settings, "train", **numbers)
+        training.train(settings, store, "unet_bass", seed=0, folder=tmp_path / "run")
     assert asked.value.args == (2e-3, {"beta_1": 0.4, "epsilon": 1e-9})
 
 

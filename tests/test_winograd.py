@@ -116,9 +116,3 @@ def test_it_pays_between_deep_maps_alone():
     assert not winograd.pays(128, 32, (5, 5, 64, 128))
     # Seven outputs are no tiles of four, three or two.
     assert not winograd.pays(14, 14, (5, 5, 64, 128))
-
-
-@pytest.mark.parametrize("shape", [(1, 7, 8, 4), (1, 8, 7, 4)])
-def test_maps_of_odd_size_are_refused(shape):
-    with pytest.raises(ValueError, match="7 samples"):
-        winograd.convolved(tf.zeros(shape), tf.zeros((5, 5, 4, 4)))

@@ -39,9 +39,6 @@ UNWRITABLE = {
 class WriteError(OSError):
     """A file could not be written; the message is one sentence with its name and the remedy."""
 
-    def __init__(self, number: int | None, reason: str, path: Path):
-        super().__init__(number, reason, str(path))
-
     def __str__(self) -> str:
         remedy = UNWRITABLE.get(self.errno, UNWRITABLE[errno.ENOSPC])
         return (
@@ -61,12 +58,10 @@ def writing(path: Path) -> Iterator[None]:
     """
     try:
         yield
-    except WriteError:
-        raise
     except OSError as error:
-        if _is_unwritable(error, path.parent):
-            raise WriteError(error.errno, error.strerror or str(error), path) from error
-        raise
+        if isinstance(error, WriteError) or not _is_unwritable(error, path.parent):
+            raise
+        raise WriteError(error.errno, error.strerror or str(error), str(path)) from error
 
 
 @contextlib.contextmanager
@@ -126,20 +121,6 @@ def is_file(path: Path) -> bool:
         return False
 
 
-def sync_folder(folder: Path) -> None:
-    """Bring the names in a folder to the disk, where the system can.
-
-    A renamed file survives a power cut under its new name only then; needed before what it
-    replaces under another name is deleted.
-    """
-    with contextlib.suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-
-
 def remove_unfinished(folder: Path) -> None:
     """Delete what :func:`replacing` left in a folder when its process was killed."""
     for leftover in folder.glob(".*.partial-*"):
@@ -163,16 +144,9 @@ class Busy(ConfigError):
 def locked(path: Path, busy: str, *, seconds: float = 0.0) -> Iterator[bool]:
     """Hold an exclusive lock while the body runs; it ends with the process, however that ends.
 
-    Yields False where the file system has no locks: the body runs all the same.
-
-    Parameters
-    ----------
-    path
-        Lock file; made if need be, and left behind empty.
-    busy
-        Sentence for the error.
-    seconds
-        How long to wait for another holder; longer where ``CUNET_LOCK_SECONDS`` says so.
+    Yields False where the file system has no locks: the body runs all the same. The lock file is
+    made if need be, and left behind empty. Another holder is waited for ``seconds``, or longer
+    where ``CUNET_LOCK_SECONDS`` says so; ``busy`` is the sentence of the error.
 
     Raises
     ------
@@ -199,17 +173,6 @@ def locked(path: Path, busy: str, *, seconds: float = 0.0) -> Iterator[bool]:
         yield lock.is_locked
     finally:
         lock.release()
-
-
-def abandoned(path: Path) -> bool:
-    """Whether nobody holds the lock on a file any more; False where that cannot be told."""
-    if not path.exists():
-        return False
-    try:
-        with locked(path, "") as held:
-            return held
-    except (Busy, OSError):
-        return False
 
 
 def write_json(path: Path, content: object) -> Path:
@@ -312,34 +275,37 @@ def sha256(path: Path) -> str:
 def code_hash(*places: str) -> str:
     """Hash of code without comments and docstrings, to tell older code from today's.
 
-    Parameters
-    ----------
-    places
-        Rooms or files of the checkout, such as ``"cunet_lib/models"`` or
-        ``"cunet_lib/signal/spectral.py"``. Files enter in the order of their names.
+    Places are rooms or files of the checkout, such as ``"cunet_lib/models"`` or
+    ``"cunet_lib/signal/spectral.py"``. Files enter in the order of their names.
     """
     digest = hashlib.sha256()
     for place in places:
         for path in sorted((ROOT / place).rglob("*.py")) or [ROOT / place]:
-            code = _bare_text(path.read_text("utf-8"))
+            code, _ = parsed(path.read_text("utf-8"))
             digest.update(f"{path.relative_to(ROOT)}\n{code}\n".encode())
     return digest.hexdigest()[:16]
 
 
 @cache
-def _bare_text(source: str) -> str:
-    """Source text as :func:`bare` gives it: once a process, though every track asks for it."""
-    return bare(ast.parse(source))
+def parsed(source: str) -> tuple[str, frozenset[str]]:
+    """Code without comments, docstrings and layout, as text, and the dotted names that it imports.
 
-
-def bare(tree: ast.Module) -> str:
-    """Code without comments, docstrings and layout, as text; changes the syntax tree."""
+    Made once a process. What is no Python, such as a notebook's magic commands, stays as it is.
+    """
+    try:
+        tree = ast.parse(source)
+    except SyntaxError:
+        return source, frozenset()
+    names = set()
     for node in ast.walk(tree):
-        body = getattr(node, "body", None)
-        if isinstance(body, list):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(body := getattr(node, "body", None), list):
             node.body = [
                 part
                 for part in body
                 if not (isinstance(part, ast.Expr) and isinstance(part.value, ast.Constant))
             ]
-    return ast.dump(tree, annotate_fields=False)
+    return ast.dump(tree, annotate_fields=False), frozenset(names)

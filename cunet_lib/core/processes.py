@@ -47,8 +47,6 @@ def map_tracks(
     ----------
     function
         Called with the members of one tuple; it and its results must be picklable.
-    arguments
-        One tuple per track.
     total
         Number of tracks.
     label
@@ -86,8 +84,8 @@ def map_tracks(
         return list(progress(results, label, total))
 
 
-def progress(items: Iterable, label: str, total: int, *, seconds: float = 5.0) -> Iterator:
-    """The same items; a bar on a terminal, elsewhere a line at most every ``seconds``.
+def progress(items: Iterable, label: str, total: int) -> Iterator:
+    """The same items; a bar on a terminal, elsewhere a line at most every five seconds.
 
     >>> list(progress(iter("ab"), "scored", 2))
     scored 2/2
@@ -102,7 +100,7 @@ def progress(items: Iterable, label: str, total: int, *, seconds: float = 5.0) -
     said = time.monotonic()
     for done, item in enumerate(items, start=1):
         yield item
-        if done < total and time.monotonic() - said >= seconds:
+        if done < total and time.monotonic() - said >= 5.0:
             said = time.monotonic()
             print(f"{label} {done}/{total}", flush=True)
     print(f"{label} {total}/{total}", flush=True)

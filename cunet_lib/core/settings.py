@@ -17,16 +17,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from cunet_lib.core.systems import INSTRUMENTS, ORACLES, TRAINED, UNETS, VARIANTS
+from cunet_lib.core.systems import INSTRUMENTS, MODELS, ORACLES, TRAINED, UNETS, VARIANTS
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -34,9 +27,6 @@ CONDITION_KINDS = ("one_hot", "zero", "all", "pairs", "continuous")
 """What training may ask for (:mod:`cunet_lib.models.conditions`); the paper's study: one_hot."""
 
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
-
-PROFILE_BYTES = 1 << 20
-"""A profile is a page of settings; whatever is larger than this is something else."""
 
 
 def printable(text: object) -> str:
@@ -66,16 +56,9 @@ def quoted(value: object) -> str:
 class ConfigError(ValueError):
     """A setting, profile, parameter or file is wrong; the message names it and the remedy.
 
-    Parameters
-    ----------
-    sentence
-        What is wrong and what helps; one line, whatever is in the names it quotes.
-    problems
-        Lines below it, where there is more than one thing to mend.
+    Its first argument is a sentence, one line, whatever is in the names it quotes; others are the
+    lines below it, where there is more than one thing to mend.
     """
-
-    def __init__(self, sentence: str, *problems: str):
-        super().__init__(sentence, *problems)
 
     def __str__(self) -> str:
         return "\n  ".join(map(printable, self.args))
@@ -312,11 +295,8 @@ class Profile(_Section):
     @property
     def runs(self) -> list[tuple[str, int]]:
         """Each training of the study: model and seed. The system ``"unet"`` is four models."""
-        return [
-            (model, seed)
-            for name, seed in self.trained
-            for model in (UNETS if name == "unet" else [name])
-        ]
+        seeds = {model: self.seeds.get("unet" if model in UNETS else model, 0) for model in MODELS}
+        return [(model, seed) for model in MODELS for seed in range(seeds[model])]
 
     @property
     def scored(self) -> list[tuple[str, int]]:
@@ -353,8 +333,12 @@ class Paths:
     """
 
     def __init__(self, profile: Profile):
-        self.data = _root("CUNET_DATA", "data") / (profile.like or profile.name)
-        self.results = _root("CUNET_RESULTS", "results") / profile.name
+        data, results = (
+            folder(os.environ.get(f"CUNET_{name.upper()}") or str(ROOT / name))
+            for name in ("data", "results")
+        )
+        self.data = data / (profile.like or profile.name)
+        self.results = results / profile.name
         self.corpus = self.data / "corpus"
         self.store = self.data / "store"
         self.runs = self.results / "runs"
@@ -371,10 +355,6 @@ class Paths:
     def run(self, model: str, seed: int) -> Path:
         """Folder of one training run, such as ``runs/dense_simple-seed0``."""
         return self.runs / f"{model}-seed{seed}"
-
-
-def _root(variable: str, default: str) -> Path:
-    return folder(os.environ.get(variable) or str(ROOT / default))
 
 
 def folder(name: str) -> Path:
@@ -468,7 +448,7 @@ def _read_profile(path: Path) -> dict[str, Any]:
     try:
         if not path.is_file():  # a pipe would wait for ever
             reason = "cannot be read: it is no file; check its name."
-        elif path.stat().st_size > PROFILE_BYTES:
+        elif path.stat().st_size > 1 << 20:  # a profile is a page of settings
             reason = "is too large to be a profile; name a YAML file."
         elif isinstance(settings := parse_yaml(path.read_text(encoding="utf-8")), dict):
             return settings

@@ -48,23 +48,16 @@ SPARED = {
 """Packages that are not loaded for the one other package that would use them if they were there."""
 
 
-def share_cores() -> None:
-    """Have TensorFlow use as many threads as ``CUNET_THREADS`` says (all cores if it is unset).
-
-    Takes effect only before TensorFlow is imported; its own variables, where set, come first.
-    """
-    threads = os.environ.get("CUNET_THREADS")
-    if threads:
-        os.environ.setdefault("TF_NUM_INTRAOP_THREADS", threads)
-        os.environ.setdefault("TF_NUM_INTEROP_THREADS", "2")
-
-
 def silence() -> None:
     """Set :data:`ENVIRONMENT`, hold back what ``import tensorflow`` writes; heed :data:`SPARED`.
 
-    Keras gets TensorFlow as its backend, or JAX where the user asks for it and it is installed.
+    TensorFlow gets as many threads as ``CUNET_THREADS`` says (all cores if it is unset; its own
+    variables, where set, come first). Keras gets TensorFlow as its backend, or JAX where the user
+    asks for it and it is installed.
     """
-    for name, value in ENVIRONMENT.items():
+    threads = os.environ.get("CUNET_THREADS")
+    share = {"TF_NUM_INTRAOP_THREADS": threads, "TF_NUM_INTEROP_THREADS": "2"} if threads else {}
+    for name, value in (ENVIRONMENT | share).items():
         os.environ.setdefault(name, value)
     if os.environ.get("KERAS_BACKEND") != "jax" or importlib.util.find_spec("jax") is None:
         os.environ["KERAS_BACKEND"] = "tensorflow"

@@ -30,12 +30,7 @@ COMPARED = (
     SDR_V3.entry,
     Measure("SDR", metrics.SI_SDR, metrics.WHOLE_TRACK).entry,
     Measure("SDR", metrics.PLAIN_SDR, metrics.WHOLE_TRACK).entry,
-    Metrics(
-        metrics.PROTOCOL,
-        {"SDR": "SDR v4"},
-        metrics.frame_sdr,
-        aggregations=(metrics.MEDIAN,),
-    ),
+    Metrics(metrics.PROTOCOL, {"SDR": "SDR v4"}, metrics.frame_sdr, aggregations=(metrics.MEDIAN,)),
 )
 """What ablations are compared by; SDR of BSS Eval v4 without its costly filters."""
 
@@ -64,17 +59,15 @@ def by_own_maximum(estimates: np.ndarray, signal: Signal) -> np.ndarray:
     return np.asarray(estimates, float) / np.array(scales)[:, None]
 
 
-def score_ablated(audio: np.ndarray, estimates: np.ndarray, settings: Profile) -> pd.DataFrame:
+def score_ablated(
+    mixture: np.ndarray, references: np.ndarray, estimates: np.ndarray, settings: Profile
+) -> pd.DataFrame:
     """Scores of one track under each of :data:`ABLATIONS`, with a column that names it.
 
-    Parameters
-    ----------
-    audio
-        Mixture and references, ``(5, samples)``.
-    estimates
-        Of overlapping patches and of those joined end to end, ``(2, instruments, samples)``.
+    Parameters as for :func:`cunet_lib.evaluation.metrics.track_rows`; estimates are of overlapping
+    patches and of those joined end to end, ``(2, instruments, samples)``.
     """
-    references, (sound, joined), signal = audio[1:], estimates, settings.signal
+    (sound, joined), signal = estimates, settings.signal
     signals = {
         SOUND: sound,
         "end to end": joined,
@@ -83,7 +76,7 @@ def score_ablated(audio: np.ndarray, estimates: np.ndarray, settings: Profile) -
         "as released": rescaled_to(by_own_maximum(joined, signal), references),
     }
     return pd.concat(
-        track_rows(audio[0], references, given, settings, metrics=COMPARED).assign(ablation=name)
+        track_rows(mixture, references, given, settings, metrics=COMPARED).assign(ablation=name)
         for name, given in signals.items()
     )
 

@@ -20,7 +20,7 @@ import pandas as pd
 from cunet_lib.core.files import code_hash, write_atomically
 from cunet_lib.core.processes import map_tracks
 from cunet_lib.core.settings import Profile, Signal
-from cunet_lib.core.systems import INSTRUMENTS, ORACLES
+from cunet_lib.core.systems import INSTRUMENTS
 from cunet_lib.evaluation.metrics import SCORE_COLUMNS, as_pcm, track_rows, whole_sdr
 from cunet_lib.evaluation.scores import read_scores
 from cunet_lib.preprocess.store import Entry, Store
@@ -51,11 +51,6 @@ class Oracle:
         return ideal_ratio_masks(audio[1:], audio[0], self.signal)
 
 
-def oracles(settings: Profile) -> dict[str, Oracle]:
-    """The systems of :data:`cunet_lib.core.systems.ORACLES` by name."""
-    return {name: Oracle(name, settings.signal) for name in ORACLES}
-
-
 def ideal_ratio_masks(references: np.ndarray, mixture: np.ndarray, signal: Signal) -> np.ndarray:
     """Estimates by the ideal ratio mask: power of the target over power of all instruments.
 
@@ -82,11 +77,6 @@ def estimates_of(system: Callable | Oracle, audio: np.ndarray) -> np.ndarray:
     return system.estimate(audio) if isinstance(system, Oracle) else system(audio[0])
 
 
-def score_track(audio: np.ndarray, estimates: np.ndarray, settings: Profile) -> pd.DataFrame:
-    """Rows of one track: mixture and references ``(5, samples)``, estimates of the references."""
-    return track_rows(audio[0], audio[1:], estimates, settings)
-
-
 def score_system(
     settings: Profile,
     store: Store,
@@ -94,7 +84,7 @@ def score_system(
     model: str,
     seed: int,
     system: Callable | Oracle,
-    score: Callable[[np.ndarray, np.ndarray, Profile], pd.DataFrame] = score_track,
+    score: Callable[..., pd.DataFrame] = track_rows,
     group: str = "",
     workers: int | None = None,
 ) -> pd.DataFrame:
@@ -112,8 +102,8 @@ def score_system(
     system
         As :func:`estimates_of` takes it; its attribute ``version`` identifies the weights.
     score
-        From mixture and references ``(5, samples)``, estimates and settings to rows; a module's
-        function, so that another process finds it.
+        From mixture, references, estimates and settings to rows; a module's function, so that
+        another process finds it.
     group
         Folder of the scores that the table goes to.
     workers
@@ -162,14 +152,14 @@ def _write_scores(
     facts: dict[str, object],
     path: Path,
 ) -> None:
-    table = score(audio, estimates, settings).assign(**facts)
+    table = score(audio[0], audio[1:], estimates, settings).assign(**facts)
     further = [name for name in table if name not in SCORE_COLUMNS]
     write_table(table[[*further, *SCORE_COLUMNS]], path)
 
 
-def write_table(table: pd.DataFrame, path: Path) -> None:
-    """Write a table as CSV; it appears only when complete."""
-    write_atomically(path, table.to_csv(index=False))
+def write_table(table: pd.DataFrame, path: Path) -> Path:
+    """Write a table as CSV; it appears only when complete. Returns ``path``."""
+    return write_atomically(path, table.to_csv(index=False))
 
 
 def real_excerpt(sample_rate: int) -> np.ndarray:
@@ -196,42 +186,33 @@ def score_excerpt(
     The excerpt is a test: nothing is chosen by it. Its sounds are kept for listeners.
     """
     audio = real_excerpt(settings.signal.sample_rate)
-    estimates = estimates_of(system, audio)
-    keep_sounds(settings, EXCERPT, model, audio, estimates)
-    values = whole_sdr(audio[1:], estimates)
+    estimates = keep_sounds(settings, EXCERPT, audio, model=model, system=system)
+    values = whole_sdr(audio[1:], np.stack([*estimates.values()]))
     facts = {"model": model, "seed": seed, "target": INSTRUMENTS, "metric": "SDR, whole excerpt"}
     table = pd.DataFrame({**facts, "value": values})
     write_table(table, settings.paths.scores / "excerpt" / f"{model}-seed{seed}.csv")
     return table
 
 
-def save_example(
-    settings: Profile, store: Store, entry: Entry, model: str, system: Callable | Oracle
-) -> dict[str, np.ndarray]:
-    """Keep a system's estimates of one track; returns instrument to estimate ``(samples,)``."""
-    audio = np.array(store.audio(entry))
-    estimates = estimates_of(system, audio)
-    keep_sounds(settings, entry.name, model, audio, estimates)
-    return dict(zip(INSTRUMENTS, estimates, strict=True))
-
-
 def keep_sounds(
-    settings: Profile, song: str, model: str, audio: np.ndarray, estimates: np.ndarray
-) -> None:
-    """Keep mixture and references ``(5, samples)``, and a system's estimates, as FLAC files."""
+    settings: Profile, song: str, audio: np.ndarray, *, model: str, system: Callable | Oracle
+) -> dict[str, np.ndarray]:
+    """Keep mixture and references ``(5, samples)``, and a system's estimates, as FLAC files.
+
+    Returns instrument to estimate ``(samples,)``.
+    """
     import soundfile
 
-    folder = settings.paths.examples / song
-    files = {folder / f"{stem}.flac": each for stem, each in zip(STEMS, audio, strict=True)}
-    files |= {
-        folder / model / f"{name}.flac": each
-        for name, each in zip(INSTRUMENTS, estimates, strict=True)
-    }
-    for path, samples in files.items():
+    audio = np.asarray(audio)
+    estimates = dict(zip(INSTRUMENTS, estimates_of(system, audio), strict=True))
+    files = dict(zip(STEMS, audio, strict=True))
+    files |= {f"{model}/{name}": each for name, each in estimates.items()}
+    for name, samples in files.items():
         # Resampling may overshoot full scale by a hair; integers cannot hold that.
         clipped = np.clip(samples, -1.0, 1.0)
         # In memory first: where the disk is full, libsndfile does not say so.
         buffer = io.BytesIO()
         rate = settings.signal.sample_rate
         soundfile.write(buffer, clipped, rate, format="FLAC", subtype="PCM_16")
-        write_atomically(path, buffer.getvalue())
+        write_atomically(settings.paths.examples / song / f"{name}.flac", buffer.getvalue())
+    return estimates

@@ -323,15 +323,14 @@ def frame_sdr(
         ``(instruments, frames)`` in dB; NaN where museval defines no score: where an instrument or
         an estimate is silent, those aside that are silent in the whole track.
     """
-    heard = references.any(axis=1)
-    scored = heard & estimates.any(axis=1)
-    given = np.where(scored[:, None], estimates, references)
     slices = frame_slices(len(mixture), settings)
-    values = np.full((len(references), len(slices)), np.nan)
-    for place, frame in enumerate(slices):
-        parts = references[:, frame], given[:, frame]
-        if all(part[heard].any(axis=1).all() for part in parts):
-            values[scored, place] = whole_sdr(parts[0][scored], parts[1][scored])
+
+    def sdr(*signals: np.ndarray) -> np.ndarray:
+        frames = [[each[:, frame, 0] for each in signals] for frame in slices]
+        sound = [all(part.any(axis=1).all() for part in frame) for frame in frames]
+        return np.where(sound, np.stack([whole_sdr(*frame) for frame in frames], axis=1), np.nan)
+
+    values = _heard(sdr, references, estimates, (1, len(slices)))[0]
     return np.where(np.isfinite(values), values, np.nan)
 
 
@@ -378,10 +377,7 @@ METRICS = (
         further=False,
     ),
     Metrics(
-        PROTOCOL_V3,
-        {"SDR": "SDR v3", "SIR": "SIR v3", "SAR": "SAR v3"},
-        bss_eval_v3,
-        further=False,
+        PROTOCOL_V3, {"SDR": "SDR v3", "SIR": "SIR v3", "SAR": "SAR v3"}, bss_eval_v3, further=False
     ),
     Metrics(
         SI_SDR,

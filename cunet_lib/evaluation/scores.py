@@ -50,8 +50,15 @@ def read_scores(path: Path, **options: object) -> pd.DataFrame:
     )
 
 
-def load_scores(settings: Profile) -> pd.DataFrame:
+def load_scores(settings: Profile, group: str = "", system: str = "") -> pd.DataFrame:
     """The score tables of all systems of a profile and their seeds.
+
+    Parameters
+    ----------
+    group
+        Folder of the scores, such as ``"ablation"``; its column of that name is kept.
+    system
+        The only one, if given.
 
     Returns
     -------
@@ -65,17 +72,12 @@ def load_scores(settings: Profile) -> pd.DataFrame:
         If a system or seed has no scores, or a table is damaged.
     """
     frames = []
-    for system, seed in settings.scored:
-        path = settings.paths.scores / f"{system}-seed{seed}.csv"
-        if not path.is_file():
-            raise ConfigError(
-                f"No scores of {system} with seed {seed} in scores; "
-                f"run `make reproduce PROFILE={settings.name}`."
-            )
-        frame = read_scores(path)[list(SCORE_COLUMNS)]
-        if set(frame["model"]) != {system} or set(frame["seed"]) != {seed}:
-            raise damaged(path, f"it holds other scores than {system} with seed {seed}")
-        frames.append(frame)
+    for name, seed in settings.scored:
+        if system in ("", name):
+            path = settings.paths.scores / group / f"{name}-seed{seed}.csv"
+            frames.append(read_scores(path))
+            if set(frames[-1]["model"]) != {name} or set(frames[-1]["seed"]) != {seed}:
+                raise damaged(path, f"it holds other scores than {name} with seed {seed}")
     return ordered(pd.concat(frames, ignore_index=True))
 
 

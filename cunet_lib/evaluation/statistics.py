@@ -29,28 +29,9 @@ import scipy
 
 from cunet_lib.core.settings import Statistics
 from cunet_lib.core.systems import INSTRUMENTS, TRAINED
+from cunet_lib.evaluation import scores as analysis
 from cunet_lib.evaluation.metrics import SDR_V4, Measure
-from cunet_lib.evaluation.scores import (
-    ALL,
-    REFERENCE,
-    bootstrap_interval,
-    defined,
-    ordered,
-    paired_differences,
-    summary,
-    track_scores,
-)
-
-EQUIVALENT = "equivalent"
-VERDICTS = (
-    EQUIVALENT,
-    "equivalent (better by less than the margin)",
-    "equivalent (worse by less than the margin)",
-    "better",
-    "worse",
-    "undecided",
-)
-"""What :func:`verdict` can say."""
+from cunet_lib.evaluation.scores import REFERENCE
 
 PLACE = ["model", "target"]
 
@@ -58,22 +39,22 @@ MOST_TRACKS = 10_000
 """Beyond this number, :func:`comparison_table` says that no number suffices."""
 
 
-def seed_spread(scores: pd.DataFrame, measure: Measure = SDR_V4) -> pd.DataFrame:
-    """Spread over training runs: the mean over tracks of each seed, and its deviation over seeds.
+def seed_spread(
+    scores: pd.DataFrame, measure: Measure = SDR_V4, *, differences: bool = False
+) -> dict[tuple[str, str], float]:
+    """Spread over training runs: deviation over seeds (dB, ddof 1) of means over tracks.
 
-    Returns
-    -------
-    pandas.DataFrame
-        Columns model, target, seeds, seed_std (dB, ddof 1); trained systems with several seeds
-        only, so no rows for a study with one.
+    By model and target, for trained systems with several seeds only: empty for a study with one.
+    Means are those of scores, or of differences over the seeds that both systems have.
     """
-    trained = scores[scores["model"].isin(TRAINED)]
-    means = [summary(runs, measure) for _, runs in trained.groupby("seed")]
-    if not means:
-        return pd.DataFrame(columns=[*PLACE, "seeds", "seed_std"])
-    grouped = pd.concat(means).groupby(PLACE, sort=False)["mean"]
-    spread = grouped.agg(seeds="count", seed_std="std").reset_index()
-    return spread[spread["seeds"] > 1].reset_index(drop=True)
+    trained, means = scores[scores["model"].isin(TRAINED)], []
+    for _, run in trained.groupby("seed"):
+        if not differences:
+            means.append(analysis.summary(run, measure).set_index(PLACE)["mean"])
+        elif {REFERENCE} < set(run["model"]):
+            pairs = analysis.paired_differences(run, measure)
+            means.append(pairs.groupby(PLACE)["difference"].mean())
+    return pd.concat(means).groupby(level=PLACE).std().dropna().to_dict() if means else {}
 
 
 def signed_rank(values: np.ndarray) -> float:
@@ -148,7 +129,7 @@ def holm(pvalues: Sequence[float]) -> np.ndarray:
 def verdict(
     low: float, high: float, p_difference: float, p_equivalence: float, alpha: float
 ) -> str:
-    """Both tests in words, one of :data:`VERDICTS`.
+    """Both tests in words: "equivalent" (with a sign, or not), "better", "worse", "undecided".
 
     There is a difference if the corrected p value is at most ``alpha`` and the interval of the
     mean leaves out zero; its sign is the interval's. There is equivalence if the p value of TOST
@@ -167,7 +148,7 @@ def verdict(
     differs = p_difference <= alpha and (low > 0 or high < 0)
     side = "better" if low > 0 else "worse"
     if p_equivalence <= alpha:
-        return f"{EQUIVALENT} ({side} by less than the margin)" if differs else EQUIVALENT
+        return "equivalent" + (f" ({side} by less than the margin)" if differs else "")
     return side if differs else "undecided"
 
 
@@ -197,12 +178,13 @@ def comparison_table(
     ConfigError
         As :func:`cunet_lib.evaluation.scores.paired_differences`.
     """
-    pairs, spread = paired_differences(scores, measure), _spread(scores, measure)
+    pairs = analysis.paired_differences(scores, measure)
+    spread = seed_spread(scores, measure, differences=True)
     test = {"margin": statistics.margin_db, "alpha": statistics.alpha}
     rows = []
     for (model, target), group in pairs.groupby(PLACE, sort=False):
         values = group["difference"].dropna().to_numpy()
-        low, high = bootstrap_interval(values, confidence=1 - statistics.alpha)
+        low, high = analysis.bootstrap_interval(values, confidence=1 - statistics.alpha)
         row = {"model": model, "reference": REFERENCE, "target": target, "tracks": len(values)}
         row["undefined_tracks"] = len(group) - len(values)
         row |= group["difference"].agg(["mean", "std", "median"]).to_dict()
@@ -214,22 +196,11 @@ def comparison_table(
         row["power"] = equivalence_power(row["std"], len(values), **test)
         row["tracks_needed"] = tracks_needed(row["std"], power=statistics.power, **test)
         rows.append(row)
-    table = ordered(pd.DataFrame(rows))
+    table = analysis.ordered(pd.DataFrame(rows))
     table["p_difference"] = holm(table["p_difference"])
     tests = table[["ci_low", "ci_high", "p_difference", "p_equivalence"]].to_numpy()
     table["verdict"] = [verdict(*row, statistics.alpha) for row in tests]
-    return defined(table, measure, after="target")
-
-
-def _spread(scores: pd.DataFrame, measure: Measure) -> dict[tuple[str, str], float]:
-    """Deviation of the mean difference over the seeds that both have, by model and target."""
-    trained = scores[scores["model"].isin(TRAINED)]
-    means = [
-        paired_differences(run, measure).groupby(PLACE)["difference"].mean()
-        for _, run in trained.groupby("seed")
-        if {REFERENCE} < set(run["model"])
-    ]
-    return pd.concat(means).groupby(level=PLACE).std().dropna().to_dict() if means else {}
+    return analysis.defined(table, measure, after="target")
 
 
 def equivalence_power(
@@ -308,7 +279,7 @@ def tukey_table(
         (level 1 - alpha; dB), p_difference (for the family of an instrument's pairs); missing
         where fewer than 2 tracks are left.
     """
-    tracks, rows = track_scores(scores, measure), []
+    tracks, rows = analysis.track_scores(scores, measure), []
     systems = [system for system in TRAINED if system in set(tracks["model"])]
     for target in INSTRUMENTS:
         own = tracks[(tracks["target"] == target) & tracks["model"].isin(systems)]
@@ -324,24 +295,4 @@ def tukey_table(
             rows.append((*names, *values[:, second, first]))
     columns = ["target", "model", "reference", "tracks", "mean", "ci_low", "ci_high"]
     table = pd.DataFrame(rows, columns=[*columns, "p_difference"])
-    return defined(table, measure, after="reference")
-
-
-def dedicated_and_conditioned(scores: pd.DataFrame, measure: Measure = SDR_V4) -> pd.DataFrame:
-    """Scores of each track by the dedicated U-Nets and by each C-U-Net, and how they correlate.
-
-    Returns
-    -------
-    pandas.DataFrame
-        Columns model, target (instruments), track, dedicated, conditioned (dB), pearson_r (over the
-        tracks of that model and target); tracks where both have a score.
-    """
-    pairs = paired_differences(scores, measure).dropna(subset="difference")
-    pairs = pairs[pairs["target"] != ALL].rename(
-        columns={"reference_value": "dedicated", "value": "conditioned"}
-    )
-    both = pairs.groupby(PLACE)[["dedicated", "conditioned"]]
-    correlation = pd.Series({place: group.corr().iloc[0, 1] for place, group in both})
-    pairs = pairs.join(correlation.rename("pearson_r"), on=PLACE)
-    columns = [*PLACE, "track", "dedicated", "conditioned", "pearson_r"]
-    return pairs[columns].reset_index(drop=True)
+    return analysis.defined(table, measure, after="reference")

@@ -7,14 +7,12 @@ connections run above, the control network and its FiLM values below.
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
-import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.patches import Circle, FancyArrowPatch, Rectangle
 
-from cunet_lib.core.files import damaged, missing, read_json
+from cunet_lib.core.files import read_json, read_run
 from cunet_lib.core.settings import Profile
 from cunet_lib.core.systems import INSTRUMENTS, LABELS
 from cunet_lib.report.figures import INSTRUMENT_COLOURS, SYSTEM_COLOURS, Figure, drawn, subplots
@@ -33,34 +31,21 @@ _TEXT = {"ha": "center", "va": "top", "color": _INK, "zorder": 8}
 
 
 @drawn
-def architecture(settings: Profile, runs: pd.DataFrame, model: str) -> Figure:
-    """Drawing of one trained model.
-
-    Parameters
-    ----------
-    runs
-        As :func:`cunet_lib.report.records.load_runs` gives them.
-    model
-        A model of the runs; a C-U-Net also has its control network drawn.
+def architecture(settings: Profile, model: str) -> Figure:
+    """Drawing of one trained model; a C-U-Net also has its control network drawn.
 
     Raises
     ------
     ConfigError
         If there is no run of the model, or its record is damaged.
     """
-    chosen = runs[runs["model"] == model]
-    if chosen.empty:
-        raise missing(settings.paths.run(model, settings.seed) / "architecture.json")
-    run = chosen.iloc[0]
-    path = Path(run["folder"]) / "architecture.json"
-    blocks = read_json(path, kind=list)
+    folder = settings.paths.run(model, settings.seed)
+    parameters = read_run(folder)["parameters"]
+    blocks = read_json(folder / "architecture.json", kind=list)
     control, encoder, decoder = (
         [block for block in blocks if block["part"] == part]
         for part in ("control", "encoder", "decoder")
     )
-    names = {block["name"] for block in encoder}
-    if not encoder or {block["skip_from"] for block in decoder} - names - {None}:
-        raise damaged(path, "blocks are missing")
     fig, axes = subplots(1, 1, size=(1, 1))
     ax, colour = axes[0, 0], SYSTEM_COLOURS.get(model, _INK)
     taps, right, top = _draw_maps(ax, encoder, decoder, colour)
@@ -73,7 +58,7 @@ def architecture(settings: Profile, runs: pd.DataFrame, model: str) -> Figure:
     ax.set_aspect("equal")
     ax.axis("off")
     fig.set_size_inches((right + 1.4) * _INCHES, (top + 0.75 - bottom) * _INCHES)
-    ax.set_title(f"{LABELS[model]}: {int(run['parameters']):,} parameters", fontsize=11.5)
+    ax.set_title(f"{LABELS[model]}: {parameters:,} parameters", fontsize=11.5)
     caption = (
         f"The {LABELS[model]}, drawn from the built model: feature maps as frequency x time x "
         "channels, skip connections above, the control network with FiLM's gammas and betas below. "

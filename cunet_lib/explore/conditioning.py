@@ -24,7 +24,7 @@ from cunet_lib.core.processes import progress
 from cunet_lib.core.settings import ConfigError, Profile
 from cunet_lib.core.systems import INSTRUMENTS, VARIANTS, Variant
 from cunet_lib.evaluation.metrics import whole_sdr
-from cunet_lib.models.conditions import PAIRS, all_one_hot, between, faded, label, one_hot, vector
+from cunet_lib.models.conditions import PAIRS, all_one_hot, label, one_hot, vector
 from cunet_lib.preprocess.store import Store
 from cunet_lib.separation.separator import Separator, load_run
 
@@ -40,10 +40,7 @@ SILENCE, EVERYTHING = vector({}), np.ones(len(INSTRUMENTS), np.float32)
 class Run:
     """A finished training run of a C-U-Net.
 
-    Parameters
-    ----------
-    settings, model, seed
-        As for :func:`cunet_lib.separation.separator.load_run`.
+    Parameters and errors are those of :func:`cunet_lib.separation.separator.load_run`.
 
     Attributes
     ----------
@@ -53,11 +50,6 @@ class Run:
         How it was conditioned, in words.
     network, separator
         The Keras model, and the same ready to separate.
-
-    Raises
-    ------
-    ConfigError
-        As :func:`cunet_lib.separation.separator.load_run`.
     """
 
     def __init__(self, settings: Profile, model: str, *, seed: int):
@@ -106,7 +98,7 @@ def fader(run: Run, audio: np.ndarray) -> pd.DataFrame:
     """
     rows = []
     for instrument in INSTRUMENTS:
-        sizes = _rms(run.separator(audio[0], faded(instrument, LEVELS)))
+        sizes = _rms(run.separator(audio[0], np.outer(LEVELS, one_hot(instrument))))
         ratios = sizes / sizes[-1] if sizes[-1] else np.full(len(sizes), np.nan)
         rows += [(instrument, *row) for row in zip(LEVELS, ratios, strict=True)]
     return pd.DataFrame(rows, columns=["target", "z", "ratio"])
@@ -341,7 +333,8 @@ def map_embeddings(runs: Sequence[Run], steps: int = 21) -> pd.DataFrame:
     places = {"silence": SILENCE, **{name: one_hot(name) for name in INSTRUMENTS}}
     ways = []
     for start, end in (*(("silence", name) for name in INSTRUMENTS), *PAIRS):
-        way = pd.DataFrame(between(places[start], places[end], steps), columns=INSTRUMENTS)
+        points = np.linspace(places[start], places[end], steps)
+        way = pd.DataFrame(points, columns=INSTRUMENTS)
         ways.append(way.assign(start=start, end=end, share=np.linspace(0.0, 1.0, steps)))
     ways = pd.concat(ways, ignore_index=True)
     frames = []

@@ -25,7 +25,7 @@ from cunet_lib.report.figures import (
     drawn,
     subplots,
 )
-from cunet_lib.report.records import basis, listed, number
+from cunet_lib.report.records import basis, lay_out, listed, number
 from cunet_lib.report.tables import Table
 
 GREY, DARK = "#7A7A7A", "#333333"
@@ -36,15 +36,9 @@ HIGHEST_RATIO = 2.0
 PARTS = {"median": 0.5, "quartile_1": 0.25, "quartile_3": 0.75}
 
 
-def _model(frame: pd.DataFrame) -> str:
-    """The variant that was measured, from the names of its runs."""
-    return frame["model"].iloc[0].split("-")[0]
-
-
 def _caption(settings: Profile, frame: pd.DataFrame, shown: str, way: str) -> str:
     """What is shown, of which model, and the data behind it: two sentences."""
-    frame = frame.assign(model=_model(frame))
-    return f"{LABELS[_model(frame)]}: {shown}; {way}. {basis(settings, frame)}"
+    return f"{LABELS[frame['model'].iloc[0]]}: {shown}; {way}. {basis(settings, frame)}"
 
 
 def _summary(what: Measurement, frame: pd.DataFrame) -> pd.DataFrame:
@@ -59,50 +53,41 @@ def _summary(what: Measurement, frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def table(settings: Profile, name: str, frame: pd.DataFrame) -> Table:
-    """Medians and quartiles over test tracks.
+    """Medians and quartiles over test tracks of a measurement.
 
-    Parameters
-    ----------
-    name
-        Of the measurement.
-    frame
-        As :func:`cunet_lib.explore.conditioning.measured` gives it.
+    ``frame`` is what :func:`cunet_lib.explore.conditioning.measured` gives under its name.
     """
     what = MEASUREMENTS[name]
     summary = _summary(what, frame)
-    place = {"training": "Trained with", **{key: key.capitalize() for key in what.keys}}
-    display = summary[list(place)].rename(columns=place)
-    cell, way = "{} ({} to {})", "median over tracks, quartiles in brackets"
-    if what.across:
-        cell, way = "{}", "median over tracks"
+    cell, way = "{{{0}_median:.2f}}", "median over tracks"
+    if not what.across:
+        cell += " ({{{0}_quartile_1:.2f}} to {{{0}_quartile_3:.2f}})"
+        way += ", quartiles in brackets"
+    columns = {"Trained with": "{training}"}
+    for key in what.keys:
+        text = "{0} = {{{0}:g}}" if key == what.across else "{{{0}}}"
+        columns[key.capitalize()] = text.format(key)
     for column, words in what.columns.items():
-        texts = summary[[f"{column}_{part}" for part in PARTS]].map(number)
         unit = " (dB)" if column.endswith("_db") else ""
-        display[words[0].upper() + words[1:] + unit] = [
-            row[0] if row[0] == "n/a" else cell.format(*row) for row in texts.to_numpy()
-        ]
+        columns[words[0].upper() + words[1:] + unit] = cell.format(column)
+    display = lay_out(summary, columns)
     if what.across:
-        across = place.pop(what.across)
-        display = display.pivot_table(
-            display.columns[-1], list(place.values()), across, aggfunc="first", sort=False
-        )
-        display = display.rename(columns=f"{what.across} = {{:g}}".format).reset_index()
+        *rows, across, value = display
+        display = display.pivot_table(value, rows, across, aggfunc="first", sort=False)
+        display = display.reset_index()
         # `make verify` finds rows by their condition.
         summary.insert(3, "condition", summary["z"].map("{:g} ".format) + summary["target"])
     return Table(f"conditions_{name}", summary, display, _caption(settings, frame, what.shown, way))
 
 
 def figure(settings: Profile, name: str, frame: pd.DataFrame) -> Figure:
-    """The same as a figure: a line for each run along z, or else a tick for every track.
-
-    Parameters as for :func:`table`.
-    """
+    """The same as a figure: a line for each run along z, or else a tick for every track."""
     return (_lines if MEASUREMENTS[name].across else _ticks)(settings, name, frame)
 
 
 def _looks(frame: pd.DataFrame) -> dict[str, dict]:
     """Line and marker of each run: the first in its system's colour, the others grey, dashed."""
-    first = {"color": SYSTEM_COLOURS[_model(frame)], "marker": "D"}
+    first = {"color": SYSTEM_COLOURS[frame["model"].iloc[0]], "marker": "D"}
     other = {"color": GREY, "marker": "s", "linestyle": (0, (4, 1.5)), "markerfacecolor": "white"}
     return {name: other if place else first for place, name in enumerate(_labels(frame))}
 

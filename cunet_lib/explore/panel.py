@@ -111,11 +111,6 @@ class Explorer(_Widgets):
         What is shown.
     curves : dict
         By instrument, points of its z and the estimate's level there, as far as computed.
-
-    Raises
-    ------
-    ConfigError
-        If the network takes no condition.
     """
 
     def __init__(

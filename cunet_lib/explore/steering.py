@@ -17,7 +17,6 @@ import soxr
 from cunet_lib.core.settings import ConfigError, Profile, Separate, Signal
 from cunet_lib.core.systems import INSTRUMENTS
 from cunet_lib.evaluation.evaluate import real_excerpt
-from cunet_lib.models.unet import is_conditioned
 from cunet_lib.models.weights import load
 from cunet_lib.preprocess.store import open_store
 from cunet_lib.separation.catalog import find
@@ -136,18 +135,10 @@ class Steering:
         A C-U-Net.
     signal, separate
         As for :class:`cunet_lib.separation.separator.Separator`, whose estimates these are.
-
-    Raises
-    ------
-    ConfigError
-        If the network takes no condition.
     """
 
-    def __init__(self, network: keras.Model, signal: Signal, separate: Separate | None = None):
-        if not is_conditioned(network):
-            raise ConfigError(f"{network.name} takes no condition; explore a C-U-Net.")
+    def __init__(self, network: keras.Model, signal: Signal, separate: Separate):
         self.signal = signal
-        separate = separate or Separate()
         # For the level alone no patch need overlap another.
         self._exact, self._quick = (
             Separator(network, signal, separate.model_copy(update={"overlap": share}))

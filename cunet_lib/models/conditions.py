@@ -7,7 +7,7 @@ that level.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from itertools import combinations
 
 import numpy as np
@@ -55,17 +55,6 @@ def all_one_hot() -> np.ndarray:
     return np.eye(len(INSTRUMENTS), dtype=np.float32)
 
 
-def faded(instrument: str, levels: Sequence[float]) -> np.ndarray:
-    """Conditions ``(levels, instruments)`` float32 for one instrument at several levels."""
-    return np.stack([vector({instrument: level}) for level in levels])
-
-
-def between(start: np.ndarray, end: np.ndarray, steps: int) -> np.ndarray:
-    """Conditions ``(steps, instruments)`` float32 on the way between two, both included."""
-    share = np.linspace(0.0, 1.0, steps)[:, None]
-    return ((1 - share) * np.asarray(start) + share * np.asarray(end)).astype(np.float32)
-
-
 def draw(kind: str, rng: np.random.Generator) -> np.ndarray:
     """Random condition of a kind, as training asks for it (paper, section 4.1; released code).
 
@@ -81,11 +70,6 @@ def draw(kind: str, rng: np.random.Generator) -> np.ndarray:
     -------
     numpy.ndarray
         ``(instruments,)`` float32.
-
-    Raises
-    ------
-    ConfigError
-        If the kind is unknown.
     """
     size = len(INSTRUMENTS)
     kinds = {
@@ -95,8 +79,6 @@ def draw(kind: str, rng: np.random.Generator) -> np.ndarray:
         "pairs": lambda: vector(dict.fromkeys(PAIRS[int(rng.integers(len(PAIRS)))], 1.0)),
         "continuous": lambda: rng.random(size),
     }
-    if kind not in kinds:
-        raise ConfigError(f"No kind of condition {kind!r}; there are: {', '.join(kinds)}.")
     return kinds[kind]().astype(np.float32)
 
 

@@ -41,18 +41,6 @@ class FiLM(layers.Layer):
         self.start = start
         self.size = size
 
-    def build(self, input_shape):
-        """Check that the values fit the channels and the control network's output."""
-        channels, values = input_shape[0][-1], input_shape[1][-1]
-        if self.size not in (1, channels):
-            raise ValueError(f"FiLM size {self.size} must be 1 or the {channels} channels of x.")
-        if self.start + self.size > values:
-            raise ValueError(
-                f"FiLM takes values {self.start} to {self.start + self.size}, "
-                f"the control network gives {values}."
-            )
-        super().build(input_shape)
-
     def call(self, inputs):
         """Modulate ``x``; same shape as ``x``."""
         x, gammas, betas = inputs
@@ -73,12 +61,9 @@ class FiLM(layers.Layer):
 # ------------------------------------------------------------------------------ placements
 
 
-def _encoder(part: str, block: int, blocks: int) -> bool:
-    """The paper's: every encoder block, none of the decoder."""
-    return part == "encoder"
-
-
-PLACEMENTS: dict[str, Callable[[str, int, int], bool]] = {"encoder": _encoder}
+PLACEMENTS: dict[str, Callable[[str, int, int], bool]] = {
+    "encoder": lambda part, block, blocks: part == "encoder",  # the paper's
+}
 """Whether block ``block`` (from 0) of ``blocks`` in ``part`` (encoder, decoder) is modulated."""
 
 

@@ -17,7 +17,7 @@ import pandas as pd
 from keras import initializers, layers
 
 from cunet_lib.core.settings import ConfigError
-from cunet_lib.core.systems import INSTRUMENTS, MODELS, PAPER_NAMES, UNETS, VARIANTS
+from cunet_lib.core.systems import INSTRUMENTS, MODELS, UNETS, VARIANTS
 from cunet_lib.models.fast import (
     BatchNormalization,
     Conv2D,
@@ -265,34 +265,33 @@ def count_parameters(model: keras.Model) -> tuple[int, int]:
     return model.count_params(), trainable
 
 
-def parameter_table(**size) -> pd.DataFrame:
-    """Parameters of every model: columns model, paper_name, parameters, trainable.
+def parameter_table() -> pd.DataFrame:
+    """Parameters of every model in the paper's size: columns model, parameters, trainable.
 
-    The row ``unet`` counts the four dedicated U-Nets together. Options are shape, filters and
-    blocks, as for :func:`build`.
+    The row ``unet`` counts the four dedicated U-Nets together.
     """
     rows = []
     for name in ("unet", *VARIANTS):
         copies = len(UNETS) if name == "unet" else 1
-        counts = count_parameters(build(UNETS[0] if name == "unet" else name, **size))
-        rows.append((name, PAPER_NAMES[name], *(copies * count for count in counts)))
-    return pd.DataFrame(rows, columns=["model", "paper_name", "parameters", "trainable"])
+        counts = count_parameters(build(UNETS[0] if name == "unet" else name))
+        rows.append((name, *(copies * count for count in counts)))
+    return pd.DataFrame(rows, columns=["model", "parameters", "trainable"])
 
 
 def describe(model: keras.Model) -> list[dict]:
     """Blocks of a built model in order, read off its layers, for drawings and records.
 
-    Each is a mapping with name, part (control, encoder, decoder, output), type, kernel, stride,
-    input_shape and output_shape (frequency, time, channels), normalization, dropout, film (None,
-    ``"simple"``, ``"complex"``), activation and skip_from.
+    Each is a mapping with name, part (control, encoder, decoder, output), type, input_shape and
+    output_shape (frequency, time, channels), normalization, dropout, film (None, ``"simple"``,
+    ``"complex"``) and skip_from.
     """
     inner = {layer.name: layer for layer in model.layers}
-    rows = []
     control = {layer.name: layer for layer in getattr(inner.get("control"), "layers", [])}
-    for name, layer in control.items():
-        if re.fullmatch(r"control_\d+|gammas|betas", name):
-            row = _row(layer, control, name=name, part="control")
-            rows.append(row | {"activation": layer.activation.__name__})
+    rows = [
+        _row(layer, control, name=name, part="control")
+        for name, layer in control.items()
+        if re.fullmatch(r"control_\d+|gammas|betas", name)
+    ]
     sizes = {layer.name: layer.size for layer in model.layers if isinstance(layer, FiLM)}
     kind = "complex" if max(sizes.values(), default=1) > 1 else "simple"
     for name in [each.removesuffix("_convolution") for each in inner if "_convolution" in each]:
@@ -300,11 +299,8 @@ def describe(model: keras.Model) -> list[dict]:
         row = _row(inner[f"{name}_convolution"], inner, name=name, part=part)
         if skip := inner.get(f"{name}_skip"):
             row["skip_from"] = skip.input[0]._keras_history.operation.name
-        activation = "leaky_relu" if part == "encoder" else "relu" if name in inner else "sigmoid"
-        film = kind if f"{name}_film" in sizes else None
-        rows.append(row | {"film": film, "activation": activation})
-    output = _row(inner["estimate"], inner, name="estimate", part="output")
-    return [*rows, output | {"activation": "multiply"}]
+        rows.append(row | {"film": kind if f"{name}_film" in sizes else None})
+    return [*rows, _row(inner["estimate"], inner, name="estimate", part="output")]
 
 
 def _row(layer, beside: dict, *, name: str, part: str) -> dict:
@@ -315,13 +311,10 @@ def _row(layer, beside: dict, *, name: str, part: str) -> dict:
         "name": name,
         "part": part,
         "type": "Conv2DTranspose" if isinstance(layer, ToOneChannel) else type(layer).__name__,
-        "kernel": list(layer.kernel_size) if hasattr(layer, "kernel_size") else None,
-        "stride": list(layer.strides) if hasattr(layer, "strides") else None,
         "input_shape": list(source.shape[1:]),
         "output_shape": list(layer.output.shape[1:]),
         "normalization": f"{name}_normalization" in beside,
         "dropout": dropout.rate if dropout else 0.0,
         "film": None,
-        "activation": None,
         "skip_from": None,
     }

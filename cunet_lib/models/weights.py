@@ -92,9 +92,14 @@ def _built(content: dict, weights: int, precision: str | None) -> keras.Model:
         blocks=blocks,
         precision=precision or first["dtype"]["config"]["name"],
     )
-    if not _agrees(content, json.loads(json.dumps(keras.saving.serialize_keras_object(model)))):
+    if not _agrees(content, _configuration(model)):
         raise ValueError("It has another architecture.")
     return model
+
+
+def _configuration(model: keras.Model) -> dict:
+    """What a file says of a model."""
+    return json.loads(json.dumps(keras.saving.serialize_keras_object(model)))
 
 
 def _agrees(theirs: Any, ours: Any) -> bool:
@@ -112,22 +117,9 @@ def _agrees(theirs: Any, ours: Any) -> bool:
     return theirs == ours
 
 
-def with_precision(model: keras.Model, precision: str) -> keras.Model:
-    """The same network and weights under another dtype policy."""
-    first = model.get_layer("encoder_1_convolution")
-    other = build(
-        model.name,
-        shape=model.inputs[0].shape[1:],
-        filters=first.filters,
-        blocks=sum(layer.name.endswith("_skip") for layer in model.layers) + 1,
-        precision=precision,
-    )
-    other.set_weights([np.asarray(weight, np.float32) for weight in model.get_weights()])
-    return other
-
-
 def save_half(model: keras.Model, path: Path) -> None:
     """Save weights in half precision, half the size; :func:`load` gives float32 on demand."""
-    half = with_precision(model, "float16")
+    half = _built(_configuration(model), ARCHIVE_BYTES, "float16")
+    half.set_weights([np.asarray(weight, np.float32) for weight in model.get_weights()])
     with replacing(path) as partial:
         half.save(partial)

@@ -63,22 +63,11 @@ ERRATA = {"PR - Oh No": "in MUSDB18 itself its stems do not add up in the left c
 
 @dataclass(frozen=True)
 class Track:
-    """Facts of one track, from its headers.
-
-    Attributes
-    ----------
-    name, subset
-        ``Artist - Title``; ``train`` or ``test``.
-    seconds
-        Length of its longest stem.
-    size
-        Bytes on disk.
-    """
+    """A track's name, its subset (``train`` or ``test``), and the seconds of its longest stem."""
 
     name: str
     subset: str
     seconds: float
-    size: int
 
 
 @dataclass(frozen=True)
@@ -87,8 +76,6 @@ class Layout:
 
     Attributes
     ----------
-    root
-        Folder that holds the tracks.
     format
         ``"folders of stems"`` (MUSDB18-HQ, or one's own) or ``"stem files"`` (MUSDB18).
     tracks
@@ -97,7 +84,6 @@ class Layout:
         What is unusual, one line each.
     """
 
-    root: Path
     format: str
     tracks: tuple[Track, ...]
     remarks: tuple[str, ...] = ()
@@ -116,12 +102,8 @@ def check_corpus(
 ) -> Layout:
     """Fetch the corpus if the profile says so, check all of it, and note in it what was found.
 
-    Parameters
-    ----------
-    sums
-        Whether to decode excerpts too; without it only headers are read.
-    report
-        Gets one line per remark.
+    With ``sums`` excerpts are decoded too, else only headers are read. ``report`` gets one line
+    per remark.
 
     Raises
     ------
@@ -170,12 +152,11 @@ def read_layout(settings: Profile, *, sums: bool = False) -> Layout:
             source.name,
             "test" if source.split == "test" else "train",
             max(file.frames / file.rate for files in stems.values() for file in files),
-            sum(path.stat().st_size for path in {f.path for fs in stems.values() for f in fs}),
         )
         for source, stems in sound
     )
     form = "folders of stems" if any(each.is_folder for each in sources) else "stem files"
-    return Layout(corpus_root(settings), form, tracks, tuple(remarks))
+    return Layout(form, tracks, tuple(remarks))
 
 
 def _unusual(settings: Profile, sources: list[Source], stems: list[dict]) -> Iterator[str]:

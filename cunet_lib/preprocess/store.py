@@ -8,6 +8,7 @@ building again does only what is missing or has changed.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import zipfile
 from dataclasses import asdict, replace
@@ -70,12 +71,7 @@ class Entry:
 
 
 class Store:
-    """A prepared corpus, opened for reading.
-
-    Parameters
-    ----------
-    folder
-        Where :func:`build_store` wrote it.
+    """A prepared corpus, opened for reading in the folder where :func:`build_store` wrote it.
 
     Raises
     ------
@@ -197,7 +193,10 @@ def build_store(settings: Profile, *, workers: int | None = None) -> Store:
         code = code_hash("cunet_lib/signal", "cunet_lib/preprocess")
         means = f"{settings.signal.model_dump_json()} {code}"
         sources = {_fingerprint(source, means): source for source in list_sources(settings)}
-        entries = _known(folder)
+        entries = {}
+        with contextlib.suppress(ConfigError):  # no finished store yet
+            known = Store(folder)
+            entries = {each.source: each for each in known.entries if known._is_whole(each)}
         todo = [(each, key, settings) for key, each in sources.items() if key not in entries]
         options = {"total": len(todo), "label": "tracks prepared", "workers": workers}
         entries |= {entry.source: entry for entry in map_tracks(_prepare, todo, **options)}
@@ -213,15 +212,6 @@ def build_store(settings: Profile, *, workers: int | None = None) -> Store:
             if path.name not in {entry.file for entry in found}:
                 path.unlink()
         return Store(folder)
-
-
-def _known(folder: Path) -> dict[str, Entry]:
-    """Entries of an earlier index whose files are still whole, by source fingerprint."""
-    try:
-        store = Store(folder)
-    except ConfigError:
-        return {}
-    return {entry.source: entry for entry in store.entries if store._is_whole(entry)}
 
 
 def _fingerprint(source: Source, means: str) -> str:

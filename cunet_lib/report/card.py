@@ -12,10 +12,11 @@ from pathlib import Path
 
 import yaml
 
-from cunet_lib.core.files import read_csv, read_run, write_atomically
+from cunet_lib.core.files import read_run, write_atomically
 from cunet_lib.core.settings import ConfigError, Profile
 from cunet_lib.core.systems import INSTRUMENTS, PAPER_NAMES, UNETS
 from cunet_lib.evaluation.metrics import SDR_V4
+from cunet_lib.evaluation.scores import read_scores
 from cunet_lib.separation.catalog import CARD, Found
 
 LICENCE = "MIT"
@@ -31,6 +32,18 @@ DATA = {
     "musdb18": f"MUSDB18, real music. {MUSDB}",
     "folder": "A folder of tracks of the user's own; their terms go with what is trained on them.",
     "musdb7s": f"The 7-second excerpts of MUSDB18, real music and very little of it. {MUSDB}",
+}
+
+LIMITS = """\
+* It hears one channel below half of its rate, and changes magnitudes only: the phase stays the \
+mixture's.
+* Levels between 0 and 1 are asked for, not guaranteed.
+* Not for judging who plays or sings, nor for forensic use."""
+OWN_LIMITS = {
+    "rendered": (
+        "* It has heard no real music. On recordings expect much less than the scores above.\n"
+    ),
+    "musdb7s": "* Seven seconds of each song are far too little to learn from.\n",
 }
 
 KEPT = ("model", "kind", "seed", "profile", "created", "commit", "store", "settings")
@@ -73,8 +86,8 @@ def card(
     unet = model.startswith("unet_")
     paper = PAPER_NAMES.get("unet" if unet else model)
     top = {"file": file, **{key: record[key] for key in KEPT if key in record}}
-    one = f"{model.removeprefix('unet_')}" if unet else ""
     several = f"{', '.join(INSTRUMENTS)}, each at a level between 0 and 1, and sums of them,"
+    isolated = model.removeprefix("unet_") if unet else several
     facts = {name.replace("_", " "): record[name] for name in FACTS if record.get(name) is not None}
     facts["versions"] = ", ".join(f"{k} {v}" for k, v in (record.get("versions") or {}).items())
     return f"""---
@@ -91,9 +104,7 @@ def card(
 
 ## Use
 
-Isolates {one or several} in a mixture, by a mask on its magnitude spectrogram, computed at {
-        rate
-    } Hz
+Isolates {isolated} in a mixture, by a mask on its magnitude spectrogram, computed at {rate} Hz
 mono. `cunet separate song.mp3` applies it to a file at the file's own rate and channels; there the
 mask above that rate's half is an extension, not learned.
 
@@ -111,7 +122,7 @@ mask above that rate's half is an extension, not learned.
 
 ## Limits
 
-{_limits(source, rate)}
+{OWN_LIMITS.get(source, "")}{LIMITS}
 
 ## Licence
 
@@ -140,23 +151,6 @@ def _scores(scores, source, rate, half) -> str:
     if half:
         note += " Measured before the weights were rounded to half precision."
     return f"{_rows('instrument | median SDR, dB | test tracks', rows)}\n\n{note}"
-
-
-def _limits(source, rate) -> str:
-    lines = [
-        "* It hears one channel below half of its rate, and changes magnitudes only: the phase "
-        "stays the mixture's.",
-        "* Levels between 0 and 1 are asked for, not guaranteed.",
-        "* Not for judging who plays or sings, nor for forensic use.",
-    ]
-    if source == "rendered":
-        heard = (
-            "* It has heard no real music. On recordings expect much less than the scores above."
-        )
-        lines.insert(0, heard)
-    if source == "musdb7s":
-        lines.insert(0, "* Seven seconds of each song are far too little to learn from.")
-    return "\n".join(lines)
 
 
 # ------------------------------------------------------------------------------ with scores
@@ -189,20 +183,16 @@ def median_sdr(folder: Path, model: str, seed: int | None) -> dict[str, tuple[fl
         number of tracks with a score; a dedicated U-Net is scored on its own instrument. Empty if
         there are no scores that can be read.
     """
-    keys = {"model": "unet" if model in UNETS else model, "seed": seed, **vars(SDR_V4)}
+    system, targets = model, INSTRUMENTS
+    if model in UNETS:
+        system, targets = "unet", [model.removeprefix("unet_")]
     try:
-        chosen = read_csv(folder / "scores" / "scores.csv", [*keys, "target", "value"])
+        scores = SDR_V4.rows(read_scores(folder / "scores" / "scores.csv"))
     except ConfigError:  # a list of models must not fail for a damaged table of scores
         return {}
-    for column, value in keys.items():
-        chosen = chosen[chosen[column] == value]
-    targets = [model.removeprefix("unet_")] if model in UNETS else INSTRUMENTS
-    values = chosen.dropna(subset="value").groupby("target")["value"].agg(["median", "count"])
-    return {
-        target: (float(values["median"][target]), int(values["count"][target]))
-        for target in targets
-        if target in values.index
-    }
+    chosen = scores[(scores["model"] == system) & (scores["seed"] == seed)].dropna(subset="value")
+    values = {target: chosen.loc[chosen["target"] == target, "value"] for target in targets}
+    return {target: (float(v.median()), len(v)) for target, v in values.items() if len(v)}
 
 
 def scores_of(found: Found) -> dict[str, tuple[float, int]]:

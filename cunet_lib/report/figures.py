@@ -24,7 +24,7 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, MultipleLocator
 
-from cunet_lib.core.files import missing, read_csv, write_atomically
+from cunet_lib.core.files import read_csv, write_atomically
 from cunet_lib.core.settings import Profile
 from cunet_lib.core.systems import INSTRUMENTS, LABELS, SYSTEMS, TRAINED, UNETS, VARIANTS
 from cunet_lib.evaluation import scores as analysis
@@ -159,11 +159,8 @@ def subplots(rows: int, columns: int, *, size: tuple[float, float], **options):
 def differences(settings: Profile, scores: pd.DataFrame, table: pd.DataFrame) -> Figure:
     """Forest plot: mean differences C-U-Net minus dedicated U-Net by both protocols.
 
-    Parameters
-    ----------
-    table
-        Frame of ``tables.differences_table``. Markers are full where the corrected test finds a
-        difference.
+    ``table`` is the frame of ``tables.differences_table``. Markers are full where the corrected
+    test finds a difference.
     """
     models = [model for model in VARIANTS if model in set(table["model"])]
     margin, step = settings.statistics.margin_db, 0.8 / len(models)
@@ -316,8 +313,6 @@ def film_parameters(settings: Profile, runs: pd.DataFrame) -> Figure:
     chosen = runs[runs["seed"] == runs["seed"].min()].set_index("model")
     there = [model for model in VARIANTS if model in chosen.index]
     models = [model for model in there if VARIANTS[model].progressive] or there
-    if not models:
-        raise missing(settings.paths.run(next(iter(VARIANTS)), settings.seed) / "film.csv")
     fig, axes = subplots(len(models), 2, size=(WIDTH, 1.35 * len(models) + 0.9), sharex=True)
     columns = ("instrument", "block", "feature", "gamma", "beta")
     neutral = {"color": "#666666", "lw": 0.9, "ls": (0, (3, 2))}
@@ -402,23 +397,20 @@ def spectrograms(settings: Profile) -> Figure:
 
 
 @drawn
-def dedicated_against_conditioned(
-    settings: Profile, scores: pd.DataFrame, pairs: pd.DataFrame
-) -> Figure:
-    """Each track's score by a C-U-Net against that by the dedicated U-Net, per instrument.
-
-    ``pairs`` is what :func:`cunet_lib.evaluation.statistics.dedicated_and_conditioned` gives.
-    """
+def dedicated_against_conditioned(settings: Profile, scores: pd.DataFrame) -> Figure:
+    """Each track's score by a C-U-Net against that by the dedicated U-Net, per instrument."""
     fig, axes = subplots(1, len(INSTRUMENTS), size=(9, 3.4), sharex=True, sharey=True)
+    pairs = analysis.paired_differences(scores).dropna(subset="difference")
     plain = [model for model in pairs["model"].unique() if VARIANTS[model].progressive]
     pairs = pairs[pairs["model"].isin(plain)] if plain else pairs
     for ax, target in zip(axes[0], INSTRUMENTS, strict=True):
         ax.axline((0, 0), slope=1, color="#888888", linewidth=0.8, zorder=0)
-        shown = pairs[pairs["target"] == target]
-        for model, group in shown.groupby("model", sort=False):
+        r = []
+        for model, group in pairs[pairs["target"] == target].groupby("model", sort=False):
             look = {"color": SYSTEM_COLOURS[model], "marker": SYSTEM_MARKERS[model], "s": 16}
-            ax.scatter(group["dedicated"], group["conditioned"], label=LABELS[model], **look)
-        r = shown.groupby("model")["pearson_r"].first()
+            ax.scatter(group["reference_value"], group["value"], label=LABELS[model], **look)
+            r.append(group["value"].corr(group["reference_value"]))
+        r = pd.Series(r, dtype=float)
         ax.set_title(f"{target}: r {r.min():.2f} to {r.max():.2f}" if len(r) else f"{target}: n/a")
     fig.supxlabel("SDR v4 of the dedicated U-Net (dB)", fontsize=9)
     fig.supylabel("SDR v4 of the C-U-Net (dB)", fontsize=9)

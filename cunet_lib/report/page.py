@@ -10,7 +10,6 @@ import base64
 import html
 import io
 import re
-from collections.abc import Sequence
 from pathlib import Path
 
 import itables.options
@@ -29,9 +28,6 @@ from cunet_lib.evaluation.published import OVERALL, load_published
 from cunet_lib.evaluation.scores import ALL
 from cunet_lib.report.records import TRIALS, Table, count, executed, listed, load_songs
 
-METHODS = ROOT / "docs" / "methods.md"
-"""What scores and tests are; goes with the report as a page."""
-
 REPORT = "05_plot"
 """The notebook that is the report."""
 
@@ -45,12 +41,8 @@ def answer(settings: Profile, differences: Table, training: Table, models: Table
     """The study's answer in plain words: how far apart, where clearly, and at what cost.
 
     The same words stand in the report, at the end of notebook 05 and, of the profile ``study``, in
-    README.md. Profiles that train for minutes give no answer, and say so.
-
-    Parameters
-    ----------
-    differences, training, models
-        As ``tables`` makes them.
+    README.md. Profiles that train for minutes give no answer, and say so. The tables are those of
+    :mod:`cunet_lib.report.tables`.
     """
     cost = _budget(training.frame.set_index("model"), models.frame.set_index("model"))
     data = differences.caption[differences.caption.index("Data: ") :]
@@ -150,10 +142,10 @@ def others() -> Markdown:
 # ------------------------------------------------------------------------------ players
 
 
-def players(settings: Profile, seconds: float = 10.0) -> HTML:
+def players(settings: Profile) -> HTML:
     """One player per song that was kept: choose what is heard, and the place in time stays."""
     blocks = []
-    for place, (song, sounds) in enumerate(load_songs(settings, seconds).items()):
+    for place, (song, sounds) in enumerate(load_songs(settings).items()):
         peak = max(float(np.abs(sound).max(initial=0.0)) for sound in sounds.values()) or 1.0
         sources = {name: _mp3(sound / peak, settings) for name, sound in sounds.items()}
         systems = dict.fromkeys(name.rpartition("/")[0] for name in sounds)
@@ -270,13 +262,16 @@ def write_page(settings: Profile) -> Path:
     for page in folder.glob("*.html"):
         if page.stem not in (*others, "methods", "index"):
             page.unlink()
-    methods = nbformat.v4.new_markdown_cell(METHODS.read_text("utf-8"))
+    text = (ROOT / "docs" / "methods.md").read_text("utf-8")
+    methods = nbformat.v4.new_markdown_cell(text)
     methods = nbformat.v4.new_notebook(cells=[methods])
     write_atomically(folder / "methods.html", _page(methods, "methods", above=_BACK, head=_STYLE))
     bundle = Path(itables.options.dt_bundle)
     head = f"<style>{bundle.with_suffix('.css').read_text('utf-8')}</style>{_STYLE}"
     report = _read(sources[REPORT])
-    below = _fold(report) + _links(others)
+    links = " · ".join(f'<a href="{name}.html">{html.escape(name)}</a>' for name in others)
+    below = _fold(report) + "<details><summary>The executed notebooks</summary>"
+    below += f'<p class="jp-RenderedHTMLCommon">{links}</p></details>'
     below += _SORT % base64.b64encode(bundle.read_bytes()).decode()
     text = _page(report, REPORT, hidden=True, head=head, below=below)
     # The data are named once, below the answer.
@@ -302,14 +297,6 @@ def _fold(notebook: nbformat.NotebookNode) -> str:
     notebook.cells = cells
     cells[0].source = cells[0].source.replace("# 05 · ", "# ")
     return closed
-
-
-def _links(names: Sequence[str]) -> str:
-    links = " · ".join(f'<a href="{name}.html">{html.escape(name)}</a>' for name in names)
-    return (
-        "<details><summary>The executed notebooks</summary>"
-        f'<p class="jp-RenderedHTMLCommon">{links}</p></details>'
-    )
 
 
 def _read(source: Path) -> nbformat.NotebookNode:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import re
 import string
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from cunet_lib.core.files import damaged, missing, read_csv, read_run, write_ato
 from cunet_lib.core.settings import Profile
 from cunet_lib.core.systems import INSTRUMENTS, LABELS, MODELS, TRAINED
 from cunet_lib.evaluation.evaluate import EXCERPT
-from cunet_lib.evaluation.scores import ALL, read_scores
+from cunet_lib.evaluation.scores import ALL
 from cunet_lib.signal.spectral import loudest
 
 TRIALS = ("smoke", "demo")
@@ -48,19 +48,16 @@ class _Cells(string.Formatter):
 _CELLS = _Cells()
 
 
-def number(value: float, decimals: int = 2, *, sign: bool = False) -> str:
-    """A number as text; ``"n/a"`` where there is none."""
-    return _CELLS.format_field(value, f"{'+' if sign else ''}.{decimals}f")
+def number(value: float) -> str:
+    """A number as text with two decimals; ``"n/a"`` where there is none."""
+    return _CELLS.format_field(value, ".2f")
 
 
 def lay_out(frame: pd.DataFrame, columns: Mapping[str, str]) -> pd.DataFrame:
-    """A table as text, for readers.
+    """A table as text, for readers: heading to a template over the columns of ``frame``.
 
-    Parameters
-    ----------
-    columns
-        Heading to a template over the columns of ``frame``, such as ``"{mean:.2f} dB"``; missing
-        values become ``"n/a"``, cells of nothing else too, and ``{model!l}`` is a label.
+    Such as ``"{mean:.2f} dB"``; missing values become ``"n/a"``, cells of nothing else too, and
+    ``{model!l}`` is a label.
     """
     rows = frame.to_dict("records")
     shown = pd.DataFrame(
@@ -229,22 +226,8 @@ def load_runs(settings: Profile) -> pd.DataFrame:
     ConfigError
         If a run of the profile is missing, or a record cannot be read.
     """
-    order = {model: place for place, model in enumerate(MODELS)}
-    rows = []
-    for model, seed in sorted(settings.runs, key=lambda run: (order[run[0]], run[1])):
-        folder = settings.paths.run(model, seed)
-        rows.append({**read_run(folder), "folder": folder})
-    return pd.DataFrame(rows)
-
-
-def _load_each(settings: Profile, folder: str, systems, read: Callable) -> pd.DataFrame:
-    """The tables ``<system>-seed<seed>.csv`` of these systems in a folder of the scores.
-
-    Others may lie beside them: of runs before, or committed ones.
-    """
-    place = settings.paths.scores / folder
-    paths = [place / f"{system}-seed{seed}.csv" for system, seed in systems]
-    return pd.concat([read(path) for path in paths], ignore_index=True)
+    folders = [settings.paths.run(model, seed) for model, seed in settings.runs]
+    return pd.DataFrame([{**read_run(folder), "folder": folder} for folder in folders])
 
 
 def load_excerpt(settings: Profile) -> pd.DataFrame:
@@ -255,20 +238,9 @@ def load_excerpt(settings: Profile) -> pd.DataFrame:
     ConfigError
         If there are none, or a table is damaged.
     """
-    columns = ("model", "seed", "target", "metric", "value")
-    return _load_each(settings, "excerpt", settings.scored, lambda path: read_csv(path, columns))
-
-
-def load_ablation(settings: Profile) -> pd.DataFrame:
-    """Scores under each ablation: column ablation, then those of the long score table.
-
-    Raises
-    ------
-    ConfigError
-        If there are none, or a table is damaged.
-    """
-    shipped = [run for run in settings.trained if run[0] == settings.shipped]
-    return _load_each(settings, "ablation", shipped, read_scores)
+    columns, folder = ("model", "seed", "target", "metric", "value"), settings.paths.scores
+    names = [f"excerpt/{system}-seed{seed}.csv" for system, seed in settings.scored]
+    return pd.concat([read_csv(folder / name, columns) for name in names], ignore_index=True)
 
 
 def load_songs(settings: Profile, seconds: float = 10.0) -> dict[str, dict[str, np.ndarray]]:

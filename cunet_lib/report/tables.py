@@ -10,8 +10,7 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-from cunet_lib.core.files import missing
-from cunet_lib.core.settings import ConfigError, Profile
+from cunet_lib.core.settings import Profile
 from cunet_lib.core.systems import (
     INSTRUMENTS,
     LABELS,
@@ -21,21 +20,11 @@ from cunet_lib.core.systems import (
     UNETS,
     VARIANTS,
 )
-from cunet_lib.evaluation import published
+from cunet_lib.evaluation import metrics, published
 from cunet_lib.evaluation import scores as analysis
 from cunet_lib.evaluation import statistics as inference
 from cunet_lib.evaluation.ablation import ABLATIONS, SOUND
-from cunet_lib.evaluation.metrics import (
-    FURTHER,
-    MIXTURE,
-    PLAIN_SDR,
-    SDR_V3,
-    SDR_V4,
-    SI_SDR,
-    SILENCE,
-    WHOLE_TRACK,
-    Measure,
-)
+from cunet_lib.evaluation.metrics import SDR_V3, SDR_V4, Measure
 from cunet_lib.evaluation.scores import ALL, TARGETS
 from cunet_lib.report.records import Table, basis, count, data_note, lay_out, listed, rate_note
 
@@ -46,7 +35,11 @@ BSS_EVAL = tuple(
 )
 """Measures of the tables of scores."""
 
-ABLATED = (*BSS_EVAL[3:], SDR_V4, *(Measure("SDR", p, WHOLE_TRACK) for p in (PLAIN_SDR, SI_SDR)))
+ABLATED = (
+    *BSS_EVAL[3:],
+    SDR_V4,
+    *(Measure("SDR", p, metrics.WHOLE_TRACK) for p in (metrics.PLAIN_SDR, metrics.SI_SDR)),
+)
 """Measures that ablations are compared by."""
 
 PLACE = ["model", "target"]
@@ -71,19 +64,11 @@ def _spread(measure: Measure) -> str:
 def models_table(settings: Profile, runs: pd.DataFrame, paper: pd.DataFrame) -> Table:
     """Models and their parameters, here and at the paper's size.
 
-    Parameters
-    ----------
-    runs
-        As :func:`cunet_lib.report.records.load_runs` gives them.
-    paper
-        Counts at the paper's size, as ``cunet_lib.models.unet.parameter_table()`` gives them.
+    ``paper``: counts at that size, as ``cunet_lib.models.unet.parameter_table()`` gives them.
     """
     sizes = runs.drop_duplicates("model").set_index("model")
     sizes = sizes[["parameters", "trainable_parameters"]].astype(int)
-    unets = [model for model in UNETS if model in sizes.index]
-    if not unets:
-        raise missing(settings.paths.run(UNETS[0], settings.seed) / "run.json")
-    sizes.loc["unet"] = sizes.loc[unets[0]] * len(INSTRUMENTS)
+    sizes.loc["unet"] = sizes.loc[UNETS[0]] * len(INSTRUMENTS)
     paper = paper.set_index("model")
     chosen = ["unet", *(variant for variant in VARIANTS if variant in sizes.index)]
     frame = sizes.loc[chosen].rename(columns={"trainable_parameters": "trainable"})
@@ -149,15 +134,9 @@ def statistics(
 ) -> pd.DataFrame:
     """Mean, deviation and median of each measure over tracks, by model and target."""
     parts = {each: analysis.summary(scores, each).set_index(PLACE) for each in measures}
-    places = [
-        (model, target)
-        for model in SYSTEMS
-        for target in targets
-        if (model, target) in parts[measures[0]].index
-    ]
-    frame = pd.DataFrame(index=pd.MultiIndex.from_tuples(places, names=PLACE))
     counts = ["tracks", "undefined_tracks", "frames", "undefined_frames"]
-    frame[counts] = parts[measures[0]][counts]
+    first = parts[measures[0]]
+    frame = first.loc[first.index.isin(targets, level="target"), counts].copy()
     for measure, part in parts.items():
         for statistic in STATISTICS:
             frame[f"{measure.column}_{statistic}_db"] = part[statistic]
@@ -172,9 +151,8 @@ def scores_table(settings: Profile, scores: pd.DataFrame, *, by_instrument: bool
     """
     frame = statistics(scores, BSS_EVAL, INSTRUMENTS if by_instrument else (ALL,))
     for measure in BSS_EVAL:
-        seeds = inference.seed_spread(scores, measure)
-        if len(seeds):
-            frame[f"{measure.column}_seed_std_db"] = seeds.set_index(PLACE)["seed_std"]
+        if spread := inference.seed_spread(scores, measure):
+            frame[f"{measure.column}_seed_std_db"] = pd.Series(spread)
     frame = frame.reset_index()
     columns = {"Model": NAMED["Model"]}
     if by_instrument:
@@ -198,17 +176,7 @@ def published_table(settings: Profile, scores: pd.DataFrame) -> Table:
     """All published scores on MUSDB18, each with its protocol spelled out.
 
     Ours stand below those of equal protocol, and nowhere else.
-
-    Raises
-    ------
-    ConfigError
-        If the profile's tracks are not MUSDB18's.
     """
-    if settings.data.source != "musdb18":
-        raise ConfigError(
-            f"Published scores are on MUSDB18; profile {settings.name} has other tracks, and "
-            "nothing can be compared."
-        )
     listed = published.load_published()
     frames = [listed.assign(equal_protocol=False)]
     for measure in BSS_EVAL:
@@ -289,11 +257,11 @@ def further_table(settings: Profile, scores: pd.DataFrame) -> Table:
 
     The sum is of all estimates of a track together: it stands in rows of target ``"all"`` alone.
     """
-    total = scores["target"] == MIXTURE
+    total = scores["target"] == metrics.MIXTURE
     scores = scores.assign(target=scores["target"].mask(total, ALL))
-    frame = statistics(scores, FURTHER, TARGETS).reset_index()
+    frame = statistics(scores, metrics.FURTHER, TARGETS).reset_index()
     frame = frame.drop(columns=["frames", "undefined_frames"])
-    columns = NAMED | {f"{measure.heading}, dB": _spread(measure) for measure in FURTHER}
+    columns = NAMED | {f"{measure.heading}, dB": _spread(measure) for measure in metrics.FURTHER}
     caption = (
         "Scores of whole tracks without filters: mean ± standard deviation over test tracks, "
         f"median in parentheses. {basis(settings, scores)}"
@@ -310,7 +278,7 @@ def silence_table(settings: Profile, scores: pd.DataFrame) -> Table:
         frame[f"undefined_tracks_{version}"] = undefined
     names = {"PES": ("silent_target", "predicted"), "EPS": ("silent_estimate", "missed")}
     for metric, (silent, energy) in names.items():
-        part = scores[(scores["metric"] == metric) & (scores["protocol"] == SILENCE)]
+        part = scores[(scores["metric"] == metric) & (scores["protocol"] == metrics.SILENCE)]
         # The mean over frames, not over tracks: a track with one silent second counts once.
         part = part.assign(frames=part["frames"] - part["undefined_frames"])
         part["sum"] = part["value"] * part["frames"]
@@ -336,23 +304,15 @@ def silence_table(settings: Profile, scores: pd.DataFrame) -> Table:
 
 
 def ablation_table(settings: Profile, ablations: pd.DataFrame) -> Table:
-    """What the released code's evaluation does to scores, each step alone and all together.
-
-    Parameters
-    ----------
-    ablations
-        As :func:`cunet_lib.report.records.load_ablation` gives them.
-    """
+    """What the released code's evaluation does to scores, each step alone and all together."""
     parts = []
     for measure in ABLATED:
-        sound = ablations[ablations["ablation"] == SOUND]
-        reference = analysis.track_scores(sound, measure).set_index(["model", "track", "target"])
+        values = {
+            ablation: analysis.track_scores(rows, measure).set_index([*PLACE, "track"])["value"]
+            for ablation, rows in ablations.groupby("ablation")
+        }
         for ablation in ABLATIONS[1:]:
-            chosen = ablations[ablations["ablation"] == ablation]
-            pairs = analysis.track_scores(chosen, measure)
-            pairs = pairs.set_index(["model", "track", "target"])[["value"]]
-            pairs["difference"] = pairs.pop("value") - reference["value"]
-            pairs = pairs.reset_index()
+            pairs = (values[ablation] - values[SOUND]).rename("difference").reset_index()
             mean = pairs.dropna().groupby(["model", "track"], as_index=False)["difference"].mean()
             pairs = pd.concat([mean.assign(target=ALL), pairs])
             parts.append(pairs.assign(ablation=ablation, measure=measure.column))
@@ -380,13 +340,7 @@ def ablation_table(settings: Profile, ablations: pd.DataFrame) -> Table:
 
 
 def excerpt_table(settings: Profile, excerpt: pd.DataFrame) -> Table:
-    """Scores on the one real recording at hand, apart from the test set; means over seeds.
-
-    Parameters
-    ----------
-    excerpt
-        As :func:`cunet_lib.report.records.load_excerpt` gives it.
-    """
+    """Scores on the one real recording at hand, apart from the test set; means over seeds."""
     groups = excerpt.groupby(["model", "target", "metric"], as_index=False)
     frame = groups.agg(seeds=("seed", "nunique"), sdr_whole_excerpt_db=("value", "mean"))
     frame = frame.sort_values(PLACE, key=lambda c: c.map(ORDER), ignore_index=True)

@@ -1,8 +1,7 @@
-"""The table of all scores, the manifest, and the comparison with the committed results."""
+"""The manifest, and the comparison with the committed results."""
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import io
 import json
@@ -10,22 +9,14 @@ import os
 import platform
 import re
 import subprocess
-from collections.abc import Iterable
 from pathlib import Path
 
 import pandas as pd
 import psutil
 
-from cunet_lib.core.files import (
-    code_hash,
-    read_json,
-    sha256,
-    write_atomically,
-    write_json,
-)
+from cunet_lib.core.files import code_hash, sha256, write_json
 from cunet_lib.core.hardware import cpu, usable_cores
 from cunet_lib.core.settings import ROOT, ConfigError, Profile
-from cunet_lib.evaluation.metrics import SCORE_COLUMNS
 from cunet_lib.report.records import count, executed
 
 VARIABLES = (
@@ -35,48 +26,23 @@ VARIABLES = (
 )
 """Environment variables that change how numbers are computed; none of them holds a path."""
 
-PACKAGES = (
-    *("tensorflow", "keras", "numpy", "scipy", "librosa", "soxr", "soundfile", "musdb"),
-    *("museval", "stempeg", "pretty_midi", "midirenderer", "pandas", "matplotlib", "papermill"),
-)
-"""Packages whose versions the manifest records."""
-
-RUN_KEYS = ("model", "seed", "steps", "epochs", "best_epoch", "best_val_loss", "seconds")
-RUN_KEYS += ("precision", "threads", "store", "versions", "commit")
-
-
-def save_scores(settings: Profile, scores: pd.DataFrame) -> Path:
-    """Write all systems' scores as one table, ``scores/scores.csv``."""
-    text = scores[list(SCORE_COLUMNS)].to_csv(index=False, lineterminator="\n")
-    return write_atomically(settings.paths.scores / "scores.csv", text)
-
 
 def write_manifest(settings: Profile, runs: pd.DataFrame) -> Path:
     """Write ``manifest.json``: what is needed to explain a difference between two machines.
 
     Hashed are the tables that this process wrote and the scores of the profile's systems, not
     what lay there before.
-
-    Parameters
-    ----------
-    runs
-        As :func:`cunet_lib.report.records.load_runs` gives them.
     """
-    paths, index = settings.paths, settings.paths.store / "index.json"
-    tracks = read_json(index)["tracks"] if index.is_file() else []
-    splits = pd.Series([track["split"] for track in tracks], dtype=str)
-    audio = [f"{track.get('name')} {track.get('split')} {track.get('sha256')}" for track in tracks]
-    began = psutil.Process().create_time()
+    paths, began = settings.paths, psutil.Process().create_time()
     tables = [path for path in paths.tables.glob("*.csv") if path.stat().st_mtime >= began]
     systems = [paths.scores / f"{system}-seed{seed}.csv" for system, seed in settings.scored]
     corpus, lock = paths.corpus / "corpus.json", ROOT / "requirements.lock"
+    needed = [each for each in importlib.metadata.requires("cunet-lib") if "extra" not in each]
+    packages = [re.match(r"[\w.-]+", each)[0] for each in needed]
     manifest = {
         "profile": settings.name,
         "settings": settings.model_dump(mode="json"),
-        "settings_hash": settings.section_hash(),
         "corpus_sha256": sha256(corpus) if corpus.is_file() else None,
-        "store_sha256": hashlib.sha256("\n".join(audio).encode()).hexdigest() if audio else None,
-        "tracks": splits.value_counts().to_dict(),
         "code": {
             "library": code_hash("cunet_lib"),
             "corpus": code_hash("rendered_corpus"),
@@ -91,17 +57,15 @@ def write_manifest(settings: Profile, runs: pd.DataFrame) -> Path:
             "usable_cores": usable_cores(),
         },
         "variables": {name: os.environ[name] for name in VARIABLES if name in os.environ},
-        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "versions": {name: importlib.metadata.version(name) for name in packages},
         # As pandas writes JSON: plain numbers, and null for not-a-number.
-        "runs": json.loads(runs.reindex(columns=RUN_KEYS).to_json(orient="records")),
-        "tables": _digests(tables),
-        "scores": _digests(systems),
+        "runs": json.loads(runs.drop(columns=["folder", "settings"]).to_json(orient="records")),
+        **{
+            kind: {path.name: sha256(path) for path in sorted(files)}
+            for kind, files in {"tables": tables, "scores": systems}.items()
+        },
     }
     return write_json(paths.manifest, manifest)
-
-
-def _digests(paths: Iterable[Path]) -> dict[str, str]:
-    return {path.name: sha256(path) for path in sorted(paths)}
 
 
 # ------------------------------------------------------------------------------ verification

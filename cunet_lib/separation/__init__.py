@@ -2,6 +2,6 @@
 
 ``separator`` is the one pipeline of masks, used by test tracks, users' songs and the control
 panel; ``stream`` applies its masks to songs of any rate, channels and length; ``songs`` is what
-users ask for, files in and out; ``folders`` finds songs, ``catalog`` trained models. References are
-never seen here. May import core, signal and models.
+users ask for, files in and out; ``catalog`` finds trained models. References are never seen here.
+May import core, signal and models.
 """

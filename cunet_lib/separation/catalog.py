@@ -7,12 +7,13 @@ A model is named ``demo/cnn_complex``, ``demo/cnn_complex-seed0``, or by the las
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
 from pydantic import ValidationError
+from tabulate import tabulate
 
 from cunet_lib.core.files import is_file, read_run
 from cunet_lib.core.settings import ROOT, ConfigError, Separate, Signal, load_profile
@@ -57,11 +58,6 @@ class Found:
     results: Path | None
 
 
-def available() -> list[Found]:
-    """All models of the results folder: shipped ones first, ``demo`` before other profiles."""
-    return [describe(path) for path in _files().values()]
-
-
 def find(name: str | None = None) -> Found:
     """Find a model.
 
@@ -80,8 +76,8 @@ def find(name: str | None = None) -> Found:
     files = _files()
     if name is None:
         for full, path in files.items():
-            profile, last = full.split("/")
-            if profile != MEANINGLESS and not last.startswith(UNETS):
+            profile, own = full.split("/")
+            if profile != MEANINGLESS and not own.startswith(UNETS):
                 return describe(path)
         raise ConfigError(
             "There is no trained model yet; run `make reproduce`, or name one by --model PATH."
@@ -90,7 +86,9 @@ def find(name: str | None = None) -> Found:
     for path in (given, given / "model.keras"):
         if is_file(path):
             return describe(path)
-    fits = [full for full in files if name in _names(full)]
+    # A model answers to its full name, to the last part of it, and to that without a seed.
+    last = {full: full.split("/")[1] for full in files}
+    fits = [full for full in files if name in (full, last[full], last[full].split("-seed")[0])]
     if not fits or given.suffix == ".keras":
         raise ConfigError(f"No model {name!r}; `cunet models` lists those at hand.")
     best = [full for full in fits if _rank(files[full]) == _rank(files[fits[0]])]
@@ -112,22 +110,25 @@ def describe(path: Path) -> Found:
     """
     path = path.resolve()
     names = {file.resolve(): name for name, file in _files().items()}
-    results = None
-    if path in names:
-        results = path.parents[1 if path.parent.name == "models" else 2]
-    record = _record(path)
+    if (path.parent / "run.json").is_file():
+        record = read_run(path.parent)
+    else:
+        card = read_card(path.parent / CARD) or {}
+        record = card if card.get("file") == path.name else {}
     settings, model = record.get("settings") or {}, record.get("model")
     try:
-        if not isinstance(settings, Mapping) or not isinstance(model, str | None):
-            raise TypeError("settings are a mapping, a model has a name")
+        if not isinstance(model, str | None):
+            raise TypeError("a model has a name")
         signal = Signal.model_validate(settings.get("signal", {}))
         separate = Separate.model_validate(settings.get("separate", {}))
-        trained_on = _trained_on(settings)
-    except (ValidationError, TypeError) as error:
+        trained_on = str(settings.get("title") or "unknown data (no record beside it)")
+        if (settings.get("data") or {}).get("source") == "rendered":
+            trained_on = f"{trained_on}, no real music"
+    except (ValidationError, TypeError, AttributeError) as error:
         raise ConfigError(
             f"The record beside {path} has settings that make no sense; train it again."
         ) from error
-    name = names.get(path, str(path))
+    name, results = names.get(path, str(path)), _results(path) if path in names else None
     return Found(path, name, model, record.get("seed"), signal, separate, trained_on, results)
 
 
@@ -141,32 +142,24 @@ def read_card(path: Path) -> dict | None:
     return content if isinstance(content, dict) else None
 
 
-def table(
-    models: Sequence[Found], scores: Callable[[Found], Mapping[str, tuple[float, int]]]
-) -> str:
-    """Models with their scores, as lines for a terminal.
+def table(scores: Callable[[Found], Mapping[str, tuple[float, int]]]) -> str:
+    """All models with their scores, as lines for a terminal, in the order of :func:`find`.
 
-    Parameters
-    ----------
-    scores
-        Gives a model's median SDR in dB and number of test tracks by instrument
-        (:func:`cunet_lib.report.card.scores_of`).
+    ``scores`` gives a model's median SDR in dB and number of test tracks, by instrument.
     """
-    if not models:
-        return "No trained model yet; `make reproduce` trains them."
-    width = max(5, *(len(found.name) for found in models))
-    columns = "".join(f"{instrument:>9}" for instrument in INSTRUMENTS)
-    lines = [f"{'model':<{width}}{columns}  trained on"]
-    for found in models:
+    rows = []
+    for found in map(describe, _files().values()):
         known = scores(found)
-        cells = (known.get(instrument) for instrument in INSTRUMENTS)
-        numbers = "".join(f"{cell[0]:9.1f}" if cell else f"{'-':>9}" for cell in cells)
-        lines.append(f"{found.name:<{width}}{numbers}  {found.trained_on}")
-    lines += [
-        "Median over test tracks of SDR in dB (BSS Eval v4, median over frames), each on test",
-        "songs of its own kind: compare models of one profile only.",
-    ]
-    return "\n".join(lines)
+        values = (known.get(instrument, (None,))[0] for instrument in INSTRUMENTS)
+        rows.append([found.name, *values, found.trained_on])
+    if not rows:
+        return "No trained model yet; `make reproduce` trains them."
+    header = ["model", *INSTRUMENTS, "trained on"]
+    lines = tabulate(rows, header, tablefmt="plain", floatfmt=".1f", missingval="-")
+    return (
+        f"{lines}\nMedian over test tracks of SDR in dB (BSS Eval v4, median over frames), each on "
+        "test\nsongs of its own kind: compare models of one profile only."
+    )
 
 
 def _files() -> dict[str, Path]:
@@ -185,29 +178,11 @@ def _files() -> dict[str, Path]:
     return dict(sorted(found.items(), key=lambda item: (*_rank(item[1]), item[0])))
 
 
+def _results(path: Path) -> Path:
+    """The folder ``results/<profile>`` of a model in it."""
+    return path.parents[1 if path.parent.name == "models" else 2]
+
+
 def _rank(path: Path) -> tuple[bool, bool, bool]:
-    shipped = path.parent.name == "models"
-    profile = path.parents[1 if shipped else 2].name
-    return (profile == MEANINGLESS, not shipped, profile != "demo")
-
-
-def _names(full: str) -> tuple[str, str, str]:
-    """What a model answers to: its full name, the last part, and that without a seed."""
-    last = full.split("/")[1]
-    return full, last, last.split("-seed")[0]
-
-
-def _record(path: Path) -> dict:
-    if (path.parent / "run.json").is_file():
-        return read_run(path.parent)
-    card = read_card(path.parent / CARD)
-    return card if card and card.get("file") == path.name else {}
-
-
-def _trained_on(settings: Mapping) -> str:
-    title, data = settings.get("title"), settings.get("data") or {}
-    if not title:
-        return "unknown data (no record beside it)"
-    if not isinstance(title, str) or not isinstance(data, Mapping):
-        raise TypeError("a title is text, data are settings")
-    return f"{title}, no real music" if data.get("source") == "rendered" else title
+    profile = _results(path).name
+    return (profile == MEANINGLESS, path.parent.name != "models", profile != "demo")

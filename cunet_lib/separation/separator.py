@@ -14,7 +14,7 @@ import numpy as np
 
 from cunet_lib.core.files import read_run
 from cunet_lib.core.settings import ConfigError, Profile, Separate, Signal
-from cunet_lib.core.systems import INSTRUMENTS, UNETS
+from cunet_lib.core.systems import UNETS
 from cunet_lib.models.conditions import all_one_hot
 from cunet_lib.models.unet import is_conditioned, mask_model
 from cunet_lib.models.weights import load
@@ -36,6 +36,8 @@ class Separator:
 
     Attributes
     ----------
+    name
+        Of the network.
     conditioned
         Whether conditions are needed.
     frames
@@ -50,7 +52,7 @@ class Separator:
         *,
         at_once: int = 1,
     ):
-        self.conditioned = is_conditioned(model)
+        self.name, self.conditioned = model.name, is_conditioned(model)
         self.signal = signal
         self.separate = separate or Separate()
         self._mask = mask_model(model)
@@ -118,7 +120,7 @@ class Separator:
             given = [conditions] if self._at_once > 1 else conditions[:, None]
         masks = []
         for z in given:
-            for each in self.mask_patches(patches, z):
+            for each in self._mask_patches(patches, z):
                 mask = join_patches(each, starts, total)
                 masks.append(np.concatenate([mask, mask[-1:]]))
         return np.stack(masks)
@@ -126,10 +128,8 @@ class Separator:
     def shares(self, magnitude: np.ndarray) -> np.ndarray:
         """Masks of every instrument, each divided by their sum: estimates add up to the mixture.
 
-        On the demo's 8 validation songs (the shipped model; plain SDR at 8192 Hz, mean over
-        instruments) songs score 0.24 dB more than by masks as they are, seven of them 0.1 to
-        0.6 dB more, one 0.4 dB less: drums gain 0.7 dB, vocals 0.4, other 0.2, bass loses 0.4. By
-        masks as they are, 10 dB below the mixture is left over.
+        By masks as they are, some of the mixture is in none of the estimates and some in several:
+        nothing in training makes masks add up to one.
 
         Parameters and shapes as of :meth:`masks`, under :func:`all_one_hot`.
         """
@@ -137,21 +137,11 @@ class Separator:
         masks /= np.maximum(masks.sum(axis=0), np.finfo(np.float32).tiny)
         return masks
 
-    def mask_patches(self, patches: np.ndarray, conditions: np.ndarray | None = None) -> np.ndarray:
-        """Masks of magnitude patches, which are divided by the song's largest magnitude.
+    def _mask_patches(self, patches: np.ndarray, conditions: np.ndarray | None) -> np.ndarray:
+        """Masks ``(conditions, patches, bins, frames)`` of patches ``(patches, bins, frames)``.
 
-        Parameters
-        ----------
-        patches
-            ``(patches, n_fft // 2, frames)`` float32, the Nyquist bin dropped.
-        conditions
-            ``(conditions, instruments)`` for a C-U-Net, None for a dedicated U-Net.
-
-        Returns
-        -------
-        numpy.ndarray
-            ``(conditions, patches, n_fft // 2, frames)`` float32 in [0, 1]; as of one condition
-            for a dedicated U-Net.
+        These are divided by the song's largest magnitude, and have no Nyquist bin. A dedicated
+        U-Net gives one mask, as under one condition.
         """
         count = len(patches)
         rows = count * (1 if conditions is None else len(conditions))
@@ -174,20 +164,8 @@ class Separator:
         return np.concatenate(parts)[:rows].reshape(-1, *patches.shape)
 
 
-def separate_instruments(separator: Separator, mixture: np.ndarray) -> dict[str, np.ndarray]:
-    """Every instrument by name, isolated by one C-U-Net from a mono mixture ``(samples,)``."""
-    return dict(zip(INSTRUMENTS, separator(mixture, all_one_hot()), strict=True))
-
-
 def load_run(settings: Profile, model: str, *, seed: int) -> tuple[dict, keras.Model]:
-    """Record and network of a finished training run.
-
-    Parameters
-    ----------
-    model
-        A dedicated U-Net, or a C-U-Net variant.
-    seed
-        Of the run.
+    """Record and network of the finished training run of a dedicated U-Net or C-U-Net.
 
     Raises
     ------
@@ -238,6 +216,5 @@ class System:
 
     def __call__(self, mixture: np.ndarray) -> np.ndarray:
         """Estimates ``(instruments, samples)`` of a mono mixture ``(samples,)``."""
-        if self._separators[0].conditioned:
-            return self._separators[0](mixture, all_one_hot())
-        return np.concatenate([separator(mixture) for separator in self._separators])
+        conditions = all_one_hot() if self._separators[0].conditioned else None
+        return np.concatenate([each(mixture, conditions) for each in self._separators])

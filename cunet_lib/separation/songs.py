@@ -9,28 +9,31 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from cunet_lib.core.files import abandoned, is_file, locked
+from cunet_lib.core.files import is_file
 from cunet_lib.core.processes import progress
 from cunet_lib.core.settings import ConfigError, printable
 from cunet_lib.core.systems import INSTRUMENTS, UNETS
 from cunet_lib.models import conditions
 from cunet_lib.separation import catalog
-from cunet_lib.separation.folders import find_songs, stem
 from cunet_lib.separation.stream import OVERLAP, Song, SongSeparator
 from cunet_lib.signal import audio
 from cunet_lib.signal.writing import Output
 
-MOST_CHANNELS = 1024
-"""Of an array, as of any file that libsndfile reads."""
-
 RESIDUAL = "residual"
+
+SUFFIXES = (
+    *(".aac", ".aif", ".aiff", ".ape", ".au", ".caf", ".flac", ".m4a", ".mka", ".mp3", ".mp4"),
+    *(".oga", ".ogg", ".opus", ".tta", ".w64", ".wav", ".webm", ".wma", ".wv"),
+)
+"""Of songs in a folder; a song that is named may have any, or none."""
 
 
 def requests(
@@ -137,33 +140,37 @@ def separate(
     ConfigError
         If the song or what is asked for makes no sense; nothing is written then.
     """
-    output = Output(format, bits=bits, bitrate=bitrate)
-    if not isinstance(model, SongSeparator):
-        requests(instruments, two_stems=two_stems)
-        found = catalog.find(None if model is None else os.fspath(model))
-        requests(instruments, found.model, two_stems=two_stems)
-        model = ready(found, highs=highs, overlap=overlap)
-    wanted = requests(instruments, model.model, two_stems=two_stems)
+    separator = ready(model, highs=highs, overlap=overlap)
+    wanted = requests(instruments, separator.model, two_stems=two_stems)
     if isinstance(song, np.ndarray):
-        return _separate_array(model, song, rate, wanted, residual)
+        return _separate_array(separator, song, rate, wanted, residual)
     if rate is not None:
         raise ConfigError("A file says its own rate; give rate with an array only.")
-    file = audio.open_audio(os.fspath(song))
-    options = {"residual": residual, "out": Path(out), "output": output, "force": force}
-    return separate_file(model, file, wanted, start=start, length=length, **options).files
+    if Path(song).is_dir():
+        raise ConfigError(f"{song} is a folder; name the audio files in it.")
+    output = Output(format, bits=bits, bitrate=bitrate)
+    given = {"start": start, "length": length, "force": force, "residual": residual}
+    songs = separate_files([Path(song)], separator, wanted, out=Path(out), output=output, **given)
+    (result,) = songs
+    if result.error:
+        raise ConfigError(result.error)
+    return result.files
 
 
-_LAST: dict[tuple, SongSeparator] = {}
+def ready(
+    model: str | os.PathLike | SongSeparator | None, *, highs: str, overlap: float
+) -> SongSeparator:
+    """The model of :func:`separate`: the last one again, if it is the same."""
+    if isinstance(model, SongSeparator):
+        return model
+    path = catalog.find(None if model is None else os.fspath(model)).path
+    return _last(path, path.stat().st_mtime_ns, highs, overlap)
 
 
-def ready(found: catalog.Found, *, highs: str, overlap: float) -> SongSeparator:
-    """A model that is ready to separate: the last one again, if it is the same."""
-    key = (found.path, found.path.stat().st_mtime_ns, highs, overlap)
-    if key not in _LAST:
-        fresh = SongSeparator(found, highs=highs, overlap=overlap)
-        _LAST.clear()
-        _LAST[key] = fresh
-    return _LAST[key]
+@functools.lru_cache(maxsize=1)
+def _last(path: Path, changed: int, highs: str, overlap: float) -> SongSeparator:
+    """``changed`` is when the file was, so that a new model under an old name is loaded."""
+    return SongSeparator(catalog.describe(path), highs=highs, overlap=overlap)
 
 
 def _separate_array(separator, samples, rate, wanted, residual) -> dict[str, np.ndarray]:
@@ -173,19 +180,18 @@ def _separate_array(separator, samples, rate, wanted, residual) -> dict[str, np.
             f"An array needs its rate, a whole number of Hz between {low} and {high} "
             f"(given: {rate!r})."
         )
-    if samples.ndim not in (1, 2) or not np.issubdtype(samples.dtype, np.floating):
+    if (
+        samples.ndim not in (1, 2)
+        or samples.shape[1:] > (1024,)
+        or not np.issubdtype(samples.dtype, np.floating)
+    ):
         raise ConfigError(
-            "An array of audio has the shape (samples,) or (samples, channels) and holds floating "
-            f"point (given: {samples.shape}, {samples.dtype})."
+            "An array of audio has the shape (samples,) or (samples, channels), at most 1024 "
+            f"channels, and holds floating point (given: {samples.shape}, {samples.dtype}); "
+            "convert or transpose it."
         )
-    columns = samples[:, None] if samples.ndim == 1 else samples
-    if columns.shape[1] > MOST_CHANNELS:
-        raise ConfigError(
-            f"An array of audio has at most {MOST_CHANNELS} channels, and they are its second axis "
-            f"(given: {samples.shape}); transpose it."
-        )
-    columns = np.asarray(columns, np.float32)
-    song = Song("The array", int(rate), columns.shape[1], lambda: iter([columns]))
+    columns = np.asarray(samples[:, None] if samples.ndim == 1 else samples, np.float32)
+    song = Song("The array", int(rate), lambda: iter([columns]))
     _, _, stream = separator.stream(song, list(wanted.values()))
     parts = np.concatenate([estimates for _, estimates in stream], axis=1)
     named = dict(zip(wanted, parts, strict=True))
@@ -231,71 +237,54 @@ class Result:
         return text
 
 
-def separate_file(
-    separator: SongSeparator,
-    file: audio.AudioFile,
-    wanted: Mapping[str, np.ndarray | None],
-    *,
-    residual: bool = False,
-    out: Path = Path("separated"),
-    name: Path | None = None,
-    output: Output | None = None,
-    start: float = 0.0,
-    length: float | None = None,
-    force: bool = False,
-    show: bool = False,
-) -> Result:
-    """Separate a file into files, all of them or none.
+def find_songs(paths: Sequence[Path], out: Path) -> tuple[dict[Path, Path], set[Path]]:
+    """Songs, those in folders too, at any depth.
 
-    Parameters
-    ----------
-    separator, file
-        Model and song.
-    wanted
-        As :func:`requests` gives it.
-    residual, out, start, length, force
-        As for :func:`separate`.
-    name
-        Folder of the song in ``out``; by default the song's name.
-    output
-        Kind of file to write; WAV if not given.
-    show
-        Whether to show progress.
+    Returns
+    -------
+    names
+        Song to its folder in ``out``: its name without the suffix; with it, or with the name of the
+        folder it lies in, where several would meet. Songs of a folder keep the folders below it.
+    within
+        Those that were found in folders.
 
     Raises
     ------
     ConfigError
-        If the song is damaged, the format cannot hold it, files are in the way or do not fit on
-        the disk.
+        If two would still meet.
     """
-    began = time.perf_counter()
-    if not start >= 0 or not (length is None or length > 0):
-        raise ConfigError("An excerpt starts at 0 s or later and is longer than 0 s.")
-    output = output or Output("wav")
-    names = [*wanted, RESIDUAL] if residual else [*wanted]
-    folder = out / (name or stem(file.path))
-    files = targets(file.path, names, folder=folder, format=output.format, force=force)
-    blocks = functools.partial(file.blocks, start, length)
-    told = f"{file.path} from {start:g} s" if start else str(file.path)
-    song = Song(told, file.rate, file.channels, blocks)
-    frames, stretches, stream = separator.stream(song, list(wanted.values()))
-    with _fresh_folder(out) as scratch:
-        output = output.like(file).check(frames, scratch)
-        needed, free = output.size(frames) * len(names), shutil.disk_usage(scratch).free
-        if needed > free:
-            raise ConfigError(
-                f"{file.path} needs {needed / 1e6:,.1f} MB for its parts and the disk has "
-                f"{free / 1e6:,.1f} MB left; choose another --out."
-            )
-        partial = {name: scratch / path.name for name, path in files.items()}
-        if show:
-            stream = progress(stream, printable(file.path.name), stretches)
-        peaks = _write(stream, partial, output)
-        for name, path in files.items():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            partial[name].replace(path)
-    clipped = tuple(name for name, peak in peaks.items() if peak > 1 and output.depth != 32)
-    return Result(file.path, files, frames / file.rate, time.perf_counter() - began, clipped)
+    left, within = {}, set()
+    for path in paths:
+        if not os.path.isdir(path):  # noqa: PTH112 - False too for a name that is too long
+            left[path] = Path(path.name)
+            continue
+        found = [
+            each
+            for each in sorted(path.rglob("*"))
+            if each.suffix.lower() in SUFFIXES
+            and not any(part.startswith((".", "@", "__")) for part in each.relative_to(path).parts)
+            and out.resolve() not in each.resolve().parents
+            and each.is_file()
+        ]
+        # Reading the folder itself tells that it holds none.
+        left |= {each: each.relative_to(path) for each in found} or {path: Path(path.name)}
+        within |= {*found}
+    names: dict[Path, Path] = {}
+    for naming in (
+        lambda path, name: name.parent / (name.stem.strip(".") or name.name.strip(".") or "song"),
+        lambda path, name: name,
+        lambda path, name: path.absolute().parent.name / name,
+    ):
+        named = {path: naming(path, name) for path, name in left.items()}
+        number = Counter(named.values())
+        names |= {path: name for path, name in named.items() if number[name] == 1}
+        left = {path: name for path, name in left.items() if path not in names}
+    if left:
+        raise ConfigError(
+            f"{' and '.join(map(str, left))} would be written to one folder; separate them apart, "
+            "each with another --out."
+        )
+    return names, within
 
 
 def _write(stream, files: Mapping[str, Path], output: Output) -> dict[str, float]:
@@ -320,10 +309,8 @@ def _write(stream, files: Mapping[str, Path], output: Output) -> dict[str, float
     return peaks
 
 
-def targets(
-    path: Path, names: Sequence[str], *, folder: Path, format: str, force: bool
-) -> dict[str, Path]:
-    """Files to write for a song: ``<folder>/<name>.<format>``.
+def check_free(path: Path, files: Iterable[Path], *, force: bool) -> None:
+    """Refuse to write a song's parts, which are files of one folder, where something is in the way.
 
     Raises
     ------
@@ -331,6 +318,7 @@ def targets(
         If one exists and ``force`` does not allow to replace it, or is the song itself or a folder;
         or if nothing can be written there.
     """
+    folder = next(iter(files)).parent
     try:
         there = next(place for place in (folder, *folder.parents) if place.exists())
     except OSError as error:
@@ -339,41 +327,29 @@ def targets(
         raise ConfigError(f"{there} is a file and no folder; choose another --out.")
     if not os.access(there, os.W_OK | os.X_OK, effective_ids=True):
         raise _unwritable(there, os.strerror(errno.EACCES))
-    files = {name: folder / f"{name}.{format}" for name in names}
-    for file in filter(Path.exists, files.values()):
+    for file in filter(Path.exists, files):
         if file.is_dir():
             raise ConfigError(f"{file} is a folder; move it away, or choose another --out.")
         if file.samefile(path):
             raise ConfigError(f"{path} would be overwritten by its own part; choose another --out.")
         if not force:
             raise ConfigError(f"{file} exists; --force replaces it, --out writes elsewhere.")
-    return files
 
 
 @contextlib.contextmanager
 def _fresh_folder(out: Path) -> Iterator[Path]:
-    """A temporary folder in ``out``; gone at the end, and so is ``out`` if nothing came of it.
-
-    Those that killed processes left there go first, as nobody holds their locks any more.
-    """
+    """A temporary folder in ``out``; gone at the end, and so is ``out`` if nothing came of it."""
     try:
         made = not out.exists()
         out.mkdir(parents=True, exist_ok=True)
-        for lock in out.glob(".partial-*/.lock"):
-            if abandoned(lock):
-                shutil.rmtree(lock.parent, ignore_errors=True)
-        scratch = Path(tempfile.mkdtemp(prefix=".partial-", dir=out))
+        options = {"prefix": ".partial-", "dir": out, "ignore_cleanup_errors": True}
+        scratch = tempfile.TemporaryDirectory(**options)
     except OSError as error:
         raise _unwritable(out, error.strerror) from error
     try:
-        with locked(scratch / ".locking", f"Another process works in {scratch}."):
-            # A file of this other name is held from its first moment on. Systems without locks
-            # have none.
-            with contextlib.suppress(FileNotFoundError):
-                (scratch / ".locking").rename(scratch / ".lock")
-            yield scratch
+        with scratch as name:
+            yield Path(name)
     finally:
-        shutil.rmtree(scratch, ignore_errors=True)
         if made:
             with contextlib.suppress(OSError):
                 out.rmdir()
@@ -385,69 +361,99 @@ def _unwritable(place: Path, reason: str) -> ConfigError:
 
 def separate_files(
     paths: Sequence[Path],
-    found: catalog.Found,
+    separator: SongSeparator,
+    wanted: Mapping[str, np.ndarray | None],
     *,
-    instruments: Sequence[str] | None = None,
-    two_stems: str | None = None,
-    highs: str = "extend",
-    overlap: float = OVERLAP,
     residual: bool = False,
     out: Path = Path("separated"),
     output: Output,
+    start: float = 0.0,
+    length: float | None = None,
     force: bool = False,
-    **options,
+    show: bool = False,
 ) -> Iterator[Result]:
-    """Separate files, and folders of files, one after the other.
+    """Separate files, and folders of files, one after the other: each wholly or not at all.
 
     Songs of a folder that are separated already are not separated again. What is in the way of a
-    song is told before the first one is separated; one that fails does not stop the others.
+    song is told before the first one is separated; one that fails does not stop the others: if it
+    is damaged, the format cannot hold it, files are in the way or do not fit on the disk.
 
     Parameters
     ----------
     paths
         Songs and folders.
-    found
-        The model; it is loaded when the first song turns out to be readable.
-    instruments, two_stems, highs, overlap, residual, out, force
+    wanted
+        As :func:`requests` gives it.
+    residual, out, start, length, force
         As for :func:`separate`.
-    output, options
-        As for :func:`separate_file`.
+    output
+        Kind of file to write.
+    show
+        Whether to show progress.
+
+    Raises
+    ------
+    ConfigError
+        If the excerpt makes no sense, or songs would be written to one folder.
     """
-    names, within = find_songs(paths, out)
-    wanted = requests(instruments, found.model, two_stems=two_stems)
+    if not start >= 0 or not (length is None or length > 0):
+        raise ConfigError("An excerpt starts at 0 s or later and is longer than 0 s.")
     parts = [*wanted, RESIDUAL] if residual else [*wanted]
+    names, within = find_songs(paths, out)
+    results = [
+        Result(path, {part: out / name / f"{part}.{output.format}" for part in parts})
+        for path, name in names.items()
+    ]
 
-    def free(path: Path) -> dict[str, Path]:
-        where = {"folder": out / names[path], "format": output.format}
-        return targets(path, parts, force=force, **where)
+    def check(song: Result) -> Result:
+        check_free(song.song, song.files.values(), force=force)
+        return song
 
-    def work(path: Path) -> Result:
-        file = audio.open_audio(path)
-        separator = ready(found, highs=highs, overlap=overlap)
-        asked = requests(instruments, separator.model, two_stems=two_stems)
-        given = {"residual": residual, "out": out, "name": names[path], "force": force}
-        return separate_file(separator, file, asked, output=output, **given, **options)
+    def work(song: Result) -> Result:
+        began = time.perf_counter()
+        file = audio.open_audio(song.song)
+        check(song)
+        told = f"{file.path} from {start:g} s" if start else str(file.path)
+        stretch = Song(told, file.rate, functools.partial(file.blocks, start, length))
+        frames, stretches, stream = separator.stream(stretch, list(wanted.values()))
+        with _fresh_folder(out) as scratch:
+            own = output.like(file).check(frames, scratch)
+            needed, free = own.size(frames) * len(parts), shutil.disk_usage(scratch).free
+            if needed > free:
+                raise ConfigError(
+                    f"{file.path} needs {needed / 1e6:,.1f} MB for its parts and the disk has "
+                    f"{free / 1e6:,.1f} MB left; choose another --out."
+                )
+            partial = {part: scratch / path.name for part, path in song.files.items()}
+            if show:
+                stream = progress(stream, printable(file.path.name), stretches)
+            peaks = _write(stream, partial, own)
+            for part, path in song.files.items():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                partial[part].replace(path)
+        clipped = tuple(part for part, peak in peaks.items() if peak > 1 and own.depth != 32)
+        took = time.perf_counter() - began
+        return replace(song, seconds=frames / file.rate, took=took, clipped=clipped)
 
     todo = []
-    for path, name in names.items():
-        files = {part: out / name / f"{part}.{output.format}" for part in parts}
-        if path in within and not force and all(map(is_file, files.values())):
-            yield Result(path, files)
-        elif error := _told(path, free)[1]:
-            yield Result(path, {}, error=error)
+    for song in results:
+        done = song.song in within and not force and all(map(is_file, song.files.values()))
+        checked = song if done else _tried(check, song)
+        if done or checked.error:
+            yield checked
         else:
-            todo.append(path)
-    for path in todo:
-        result, error = _told(path, work)
-        yield result or Result(path, {}, error=error)
+            todo.append(song)
+    for song in todo:
+        yield _tried(work, song)
 
 
-def _told(path: Path, call: Callable) -> tuple:
-    """What ``call(path)`` gives, and an empty text; or None, and a sentence about its failure."""
+def _tried(call: Callable[[Result], Result], song: Result) -> Result:
+    """What ``call(song)`` gives; or, if it fails, no files and a sentence about the failure."""
     try:
-        return call(path), ""
+        return call(song)
     except ConfigError as error:
-        return None, str(error)
+        told = str(error)
     except OSError as error:
         reason = error.strerror or error
-        return None, printable(f"{path} could not be separated: {reason}; look after the disk.")
+        told = printable(f"{song.song} could not be separated: {reason}; look after the disk.")
+    return replace(song, files={}, error=told)

@@ -7,9 +7,8 @@ channel at its own rate, which keeps the stereo image. Neighbouring stretches sh
 neighbouring patches share, and their estimates are cross-faded there as patches are: there are no
 seams, and memory does not grow with the song.
 
-Each stretch has its own largest magnitude, so that what follows something louder is heard as well.
-The demo's validation songs, cut into stretches of 15 s, score 0.03 dB less than with one for the
-whole song; 20 dB below it they would lose 1.1 dB.
+Each stretch has its own largest magnitude, so that what follows something louder is heard as well:
+a network knows songs whose magnitudes reach 1.
 
 Above half the study rate the network hears nothing. There the mask is, frame by frame, the mean of
 the mask over the top octave that it does hear, weighted by the mixture's magnitudes
@@ -36,8 +35,6 @@ from cunet_lib.separation.catalog import Found
 from cunet_lib.signal.audio import check_samples
 from cunet_lib.signal.spectral import hann, pad_centre, stft
 
-HIGHS = ("extend", "cut")
-
 FADE = 0.9
 """Share of the study's band above which masks fade to their extension; soxr's filter is flat up to
 0.91 of it."""
@@ -45,24 +42,20 @@ FADE = 0.9
 PATCHES = 4
 """Patches of the training's length in one of a song's.
 
-The longer they are, the less is computed twice; but at eight the network takes two fifths longer
-for as many frames (paper size, two cores).
+The longer they are, the less is computed twice, and the more memory the network's layers take.
 """
 
 OVERLAP = 0.25
 """What a patch shares with the next, in patches of the training's length, whatever the model's
 profile says.
 
-Laid end to end, as the paper's evaluation has them, patches can be heard to change. On the demo's 8
-validation songs (the shipped model's plain SDR at 8192 Hz, mean over instruments) songs score as
-with the study's patches, which have the training's length and overlap by half: the difference is
-0.000 dB (standard deviation over songs 0.11 dB), and at most 0.005 dB with half or double the
-overlap or length.
+Laid end to end, as the paper's evaluation has them, patches can be heard to change. The study's
+overlap by half; patches that are four times as long have a quarter of the ends.
 """
 
 STRETCH_SECONDS = 15
-"""Length of a stretch, but one patch at least. The arrays of a longer one are fresh memory each
-time: of a minute, songs take a quarter longer."""
+"""Length of a stretch, but one patch at least. The arrays of a longer one would be fresh memory
+each time, which the system has to clear."""
 
 AT_ONCE = 2
 """Patches that the network computes side by side."""
@@ -77,30 +70,23 @@ OPPOSED = -0.5
 
 @dataclass(frozen=True)
 class Song:
-    """What is separated.
+    """What is separated: a name for messages, a rate in Hz, and samples.
 
-    Attributes
-    ----------
-    name
-        For messages.
-    rate, channels
-        Hz, and number.
-    blocks
-        Gives the samples in order, ``(frames, channels)`` float32; called twice.
+    ``blocks`` gives these in order, ``(frames, channels)`` float32; it is called twice.
     """
 
     name: str
     rate: int
-    channels: int
     blocks: Callable[[], Iterator[np.ndarray]]
 
 
 class SongSeparator:
     """A trained model, ready to separate songs at their own rate and channels.
 
-    Patches are :data:`PATCHES` times as long as in training, and the network has its normalisation
-    folded away (:func:`cunet_lib.models.unet.folded`): more than half as fast again, for masks that
-    score alike (:data:`OVERLAP`).
+    The network is loaded when it is first needed: Keras takes seconds to be imported, and what is
+    wrong with a song or a request is told before. Patches are :data:`PATCHES` times as long as in
+    training, and its normalisation is folded away (:func:`cunet_lib.models.unet.folded`): the same
+    function with fewer steps, up to the ends of patches.
 
     Parameters
     ----------
@@ -110,52 +96,56 @@ class SongSeparator:
         ``"extend"`` or ``"cut"``: what becomes of frequencies that the network does not hear.
     overlap
         What a patch shares with the next, in patches of the training's length, 0 to below 1.
-    precision
-        Keras dtype policy of the network. If not given, bfloat16 on processors that multiply it
-        themselves, float32 on others and on GPUs. The mask is float32 in any case. On the demo's 8
-        validation songs (the shipped model) bfloat16 changes the parts' plain SDR by -0.0015 dB in
-        the mean (standard deviation over songs 0.002 dB), and the parts by 45 dB below themselves.
 
     Raises
     ------
     ConfigError
-        If the model cannot be loaded, does not fit its settings, ``highs`` or ``overlap`` makes no
-        sense, or the process was forked from one that has separated.
+        If ``highs`` or ``overlap`` makes no sense; later, if the model cannot be loaded or does not
+        fit its settings, or the process was forked from one that has separated.
     """
 
-    def __init__(
-        self,
-        found: Found,
-        *,
-        highs: str = "extend",
-        overlap: float = OVERLAP,
-        precision: str | None = None,
-    ):
+    def __init__(self, found: Found, *, highs: str = "extend", overlap: float = OVERLAP):
+        if highs not in ("extend", "cut"):
+            raise ConfigError(f"highs must be extend or cut, not {highs!r}.")
+        if not 0 <= overlap < 1:
+            raise ConfigError(f"overlap must be at least 0 and below 1, not {overlap:g}.")
+        self.found, self.signal = found, found.signal
+        self.highs, self._overlap = highs, overlap
+
+    @functools.cached_property
+    def precision(self) -> str:
+        """Keras dtype policy of the network, whose mask is float32 in any case.
+
+        bfloat16 on processors that multiply it themselves, float32 on others and on GPUs. A test
+        holds how little bfloat16 changes the parts of real music.
+        """
+        quick = hardware.computes_bfloat16() and not hardware.gpus()
+        return "mixed_bfloat16" if quick else "float32"
+
+    @property
+    def model(self) -> str:
+        """Name of the network: its record's, or, where no record says it, its own."""
+        return self.found.model or self.separator.name
+
+    @functools.cached_property
+    def separator(self):
+        """The network, as a :class:`cunet_lib.separation.separator.Separator`."""
         _refuse_fork()
-        # Keras takes seconds to be imported; wrong requests are told before.
         from cunet_lib.models.unet import folded
         from cunet_lib.models.weights import load
         from cunet_lib.separation.separator import Separator
 
-        if highs not in HIGHS:
-            raise ConfigError(f"highs must be one of {', '.join(HIGHS)}, not {highs!r}.")
-        if not 0 <= overlap < 1:
-            raise ConfigError(f"overlap must be at least 0 and below 1, not {overlap:g}.")
-        quick = hardware.computes_bfloat16() and not hardware.gpus()
-        self.precision = precision or ("mixed_bfloat16" if quick else "float32")
-        model = load(found.path, precision=self.precision)
+        model = load(self.found.path, precision=self.precision)
         bins = model.inputs[0].shape[1]
-        if bins != found.signal.bins:
+        if bins != self.signal.bins:
             raise ConfigError(
-                f"{found.path} takes {bins} frequency bins, its settings say "
-                f"{found.signal.bins}; put the run.json of its training beside it."
+                f"{self.found.path} takes {bins} frequency bins, its settings say "
+                f"{self.signal.bins}; put the run.json of its training beside it."
             )
-        self.model = model.name
-        self.highs = highs
-        self.signal = found.signal
-        joined = found.separate.model_copy(update={"overlap": overlap / PATCHES, "batch_size": 1})
+        joined = {"overlap": self._overlap / PATCHES, "batch_size": 1}
+        joined = self.found.separate.model_copy(update=joined)
         long = folded(model, frames=PATCHES * model.inputs[0].shape[2])
-        self.separator = Separator(long, found.signal, joined, at_once=AT_ONCE)
+        return Separator(long, self.signal, joined, at_once=AT_ONCE)
 
     def stream(
         self, song: Song, wanted: Sequence[np.ndarray | None]
@@ -170,8 +160,7 @@ class SongSeparator:
             Levels ``(instruments,)``, or None for a dedicated U-Net. One instrument alone is the
             network's answer to that condition. Several are weighted sums of all instruments'
             shares (:meth:`cunet_lib.separation.separator.Separator.shares`): a network trained on
-            one instrument at a time does not know sums. On the demo's validation songs the sum of
-            three scores 8.4 dB in this way and 2.5 dB as a condition.
+            one instrument at a time does not know sums.
 
         Returns
         -------

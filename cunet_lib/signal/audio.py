@@ -15,7 +15,7 @@ import shutil
 import struct
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -128,21 +128,17 @@ class AudioFile:
                     )
                 check_samples(self.path, block)
                 yield block
-        if seconds is None and self.lacks(frames + round(start * self.rate)):
+        if seconds is None and self.is_short(frames + round(start * self.rate), self.frames):
             raise _damaged(self.path, "it is cut short")
 
-    def lacks(self, frames: int, *, written: bool = False) -> bool:
-        """Whether so many samples that were read are fewer than the header says, but for padding.
-
-        Of samples that were ``written``: whether the header says fewer.
-        """
-        less, more = (self.frames, frames) if written else (frames, self.frames)
-        return bool(self.frames) and less < more - SHORTAGE_SECONDS * self.rate - PADDING
+    def is_short(self, frames: int, wanted: int) -> bool:
+        """Whether so many frames are too few, padding aside; not where the header has no length."""
+        return bool(self.frames) and frames < wanted - SHORTAGE_SECONDS * self.rate - PADDING
 
     def _by_libsndfile(self, start: float, seconds: float | None) -> Iterator[np.ndarray]:
         left = round((2 * LONGEST_SECONDS if seconds is None else seconds) * self.rate)
         try:
-            with soundfile.SoundFile(_native(self.path)) as file:
+            with soundfile.SoundFile(os.fsencode(self.path)) as file:
                 if start:
                     file.seek(min(round(start * self.rate), file.frames))
                 while len(block := file.read(min(BLOCK, left), dtype="float32", always_2d=True)):
@@ -163,43 +159,26 @@ class AudioFile:
             inputs = "".join(f"[0:{number}]" for number in self.streams)
             merged = f"{inputs}amerge=inputs={len(self.streams)},aformat=sample_fmts=s16"
             chosen = ["-filter_complex", merged]
-        command = ["ffmpeg", *LOCAL, *options, "-i", address(self.path), *chosen]
-        command += ["-c:a", "pcm_f32le", "-f", "f32le", "pipe:1"]
-        ensure_ffmpeg()
-        with tempfile.TemporaryFile() as complaints:
-            process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=complaints
-            )
+        words = [*options, "-i", address(self.path), *chosen]
+        words += ["-c:a", "pcm_f32le", "-f", "f32le", "pipe:1"]
+        with ffmpeg(*words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as (process, reason):
+            size = 4 * self.channels * BLOCK
+            rest, ended = b"", False
+            while not ended:
+                if not select.select([process.stdout], [], [], STALL_SECONDS)[0]:
+                    raise _stalled(self.path)
+                data = os.read(process.stdout.fileno(), 1 << 20)
+                rest, ended = rest + data, not data
+                while len(rest) >= (4 * self.channels if ended else size):
+                    whole = min(size, len(rest) // (4 * self.channels) * 4 * self.channels)
+                    samples = np.frombuffer(rest[:whole], "<f4").reshape(-1, self.channels)
+                    yield samples.astype(np.float32)
+                    rest = rest[whole:]
             try:
-                size = 4 * self.channels * BLOCK
-                rest = b""
-                while data := self._read(process.stdout.fileno()):
-                    rest += data
-                    while len(rest) >= size:
-                        yield self._samples(rest[:size])
-                        rest = rest[size:]
-                if len(rest) >= 4 * self.channels:
-                    yield self._samples(rest)
                 if process.wait(STALL_SECONDS):
-                    complaints.seek(0)
-                    lines = complaints.read().decode("utf-8", "replace").strip().splitlines()
-                    raise _damaged(self.path, lines[-1] if lines else "ffmpeg gives no reason")
+                    raise _damaged(self.path, reason() or "ffmpeg gives no reason")
             except subprocess.TimeoutExpired as error:
                 raise _stalled(self.path) from error
-            finally:
-                process.kill()
-                process.stdout.close()
-                process.wait()
-
-    def _read(self, descriptor: int) -> bytes:
-        ready, _, _ = select.select([descriptor], [], [], STALL_SECONDS)
-        if not ready:
-            raise _stalled(self.path)
-        return os.read(descriptor, 1 << 20)
-
-    def _samples(self, data: bytes) -> np.ndarray:
-        whole = len(data) // (4 * self.channels) * self.channels
-        return np.frombuffer(data, "<f4", whole).reshape(-1, self.channels).astype(np.float32)
 
 
 def open_audio(path: Path | str) -> AudioFile:
@@ -242,7 +221,7 @@ def _ask_libsndfile(path: Path) -> AudioFile | None:
     if wav and _is_open_ended(path):
         return _ask_ffprobe(path, "-ignore_length", "1", "-f", "wav")
     try:
-        info = soundfile.info(_native(path))
+        info = soundfile.info(os.fsencode(path))
     except (soundfile.LibsndfileError, TypeError):
         return None
     if not 0 < info.frames <= LONGEST_SECONDS * info.samplerate:
@@ -354,12 +333,12 @@ def probe(path: Path, *options: str) -> dict:
             timeout=PROBE_SECONDS,
             check=False,
         )
-        found = {"streams": [], "format": {}, **json.loads(done.stdout or b"{}")}
-        return {**found, "complaints": done.stderr.decode("utf-8", "replace")}
     except subprocess.TimeoutExpired as error:
         raise _stalled(path) from error
-    except ValueError:
-        return {"streams": [], "format": {}, "complaints": ""}
+    found = {"streams": [], "format": {}, "complaints": done.stderr.decode("utf-8", "replace")}
+    with contextlib.suppress(ValueError):
+        found |= json.loads(done.stdout)
+    return found
 
 
 def ensure_ffmpeg() -> str:
@@ -384,6 +363,28 @@ def ensure_ffmpeg() -> str:
     return shutil.which("ffmpeg")
 
 
+@contextlib.contextmanager
+def ffmpeg(*words: str, **pipes) -> Iterator[tuple[subprocess.Popen, Callable[[], str]]]:
+    """A running ffmpeg, which ends with the body, and a function that gives its last complaint."""
+    ensure_ffmpeg()
+    with tempfile.TemporaryFile() as complaints:
+        process = subprocess.Popen(["ffmpeg", *LOCAL, *words], stderr=complaints, **pipes)
+
+        def complaint() -> str:
+            complaints.seek(0)
+            lines = complaints.read().decode("utf-8", "replace").strip().splitlines()
+            return lines[-1] if lines else ""
+
+        try:
+            yield process, complaint
+        finally:
+            process.kill()
+            process.wait()
+            for pipe in filter(None, (process.stdin, process.stdout)):
+                with contextlib.suppress(BrokenPipeError):
+                    pipe.close()
+
+
 def downmix(audio: np.ndarray) -> np.ndarray:
     """Mean of the channels of ``(samples, channels)``: ``(samples,)`` float32."""
     # Channel by channel: NumPy's mean over an axis of two takes several times as long.
@@ -401,11 +402,6 @@ def check_samples(path: Path | str, samples: np.ndarray) -> None:
         raise ConfigError(
             f"{path} holds values beyond {LOUDEST:g} times full scale; export it again."
         )
-
-
-def _native(path: Path) -> bytes | Path:
-    """A path as soundfile takes it, which fails at names that are no text."""
-    return os.fsencode(path) if os.name == "posix" else path
 
 
 def address(path: Path) -> str:

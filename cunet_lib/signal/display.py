@@ -7,7 +7,6 @@ from collections.abc import Mapping
 
 import matplotlib.pyplot as plt
 import numpy as np
-import soxr
 from IPython.display import HTML, Audio
 from matplotlib.figure import Figure
 
@@ -67,27 +66,13 @@ def spectrograms(audios: Mapping[str, np.ndarray], signal: Signal, *, columns: i
     return figure
 
 
-def players(audios: Mapping[str, np.ndarray], rate: int, *, play_rate: int = 16000) -> HTML:
-    """Audio players with their titles, all at one level relative to the loudest.
-
-    Parameters
-    ----------
-    audios
-        Title to mono audio ``(samples,)``.
-    rate
-        Hz of the audio.
-    play_rate
-        Hz of the players; lower than ``rate`` keeps executed notebooks small. Never above 16 kHz
-        unless asked, and never above what the audio holds.
-    """
+def players(audios: Mapping[str, np.ndarray], rate: int) -> HTML:
+    """Players of mono audio ``(samples,)`` at a rate in Hz, by title; the loudest at full scale."""
     peak = max(float(np.abs(audio).max(initial=0.0)) for audio in audios.values()) or 1.0
-    play_rate = min(rate, play_rate)
     rows = []
     for title, audio in audios.items():
         audio = np.asarray(audio, np.float32) / peak
-        if play_rate < rate:
-            audio = soxr.resample(audio, rate, play_rate)
-        player = Audio(np.clip(audio, -1, 1), rate=play_rate, normalize=False)._repr_html_()
+        player = Audio(audio, rate=rate, normalize=False)._repr_html_()
         label = html.escape(title)
         rows.append(f"<tr><th style='text-align:left'>{label}</th><td>{player}</td></tr>")
     return HTML(f"<table>{''.join(rows)}</table>")

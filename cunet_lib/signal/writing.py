@@ -10,7 +10,6 @@ import contextlib
 import math
 import re
 import subprocess
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,11 +18,10 @@ import numpy as np
 
 from cunet_lib.core.settings import ConfigError
 from cunet_lib.signal.audio import (
-    LOCAL,
     STALL_SECONDS,
     AudioFile,
     address,
-    ensure_ffmpeg,
+    ffmpeg,
     open_audio,
     probe,
 )
@@ -197,17 +195,12 @@ class Output:
         layout = self.layout if self.channels > 2 else ""
         layout = layout or LAYOUTS.get(self.channels)
         # With the song as a second input, ffmpeg sleeps whenever a queue of 8 packets is empty.
-        command = ["ffmpeg", *LOCAL, "-y", "-thread_queue_size", "512"]
-        command += ["-f", "f32le", "-ar", str(self.rate)]
-        command += ["-ac", str(self.channels), *(["-channel_layout", layout] if layout else [])]
-        command += ["-i", "pipe:0", *self.kept, "-map", "0:a", "-c:a"]
+        words = ["-y", "-thread_queue_size", "512", "-f", "f32le", "-ar", str(self.rate)]
+        words += ["-ac", str(self.channels), *(["-channel_layout", layout] if layout else [])]
+        words += ["-i", "pipe:0", *self.kept, "-map", "0:a", "-c:a"]
         options = f"-b:a {self.bitrate}" if self.bitrate else kind.options
-        command += f"{kind.encoders[self.depth]} {options}".split()
-        ensure_ffmpeg()
-        with tempfile.TemporaryFile() as complaints:
-            process = subprocess.Popen(
-                [*command, address(path)], stdin=subprocess.PIPE, stderr=complaints
-            )
+        words += f"{kind.encoders[self.depth]} {options}".split()
+        with ffmpeg(*words, address(path), stdin=subprocess.PIPE) as (process, complaint):
 
             def write(block: np.ndarray) -> None:
                 nonlocal frames
@@ -218,18 +211,11 @@ class Output:
             try:
                 yield write
                 process.stdin.close()
-                process.wait(STALL_SECONDS)
+                reason = process.wait(STALL_SECONDS) and "ffmpeg failed"
             except (BrokenPipeError, subprocess.TimeoutExpired):
                 reason = "ffmpeg stopped"
-            finally:
-                process.kill()
-                process.wait()
-                with contextlib.suppress(BrokenPipeError):
-                    process.stdin.close()
-            complaints.seek(0)
-            lines = complaints.read().decode("utf-8", "replace").strip().splitlines()
-            reason = lines[-1] if lines else reason or (process.returncode and "ffmpeg failed")
-        if reason or open_audio(path).lacks(frames, written=True):
+            reason = complaint() or reason
+        if reason or (file := open_audio(path)).is_short(file.frames, frames):
             raise ConfigError(
                 f"{path.name} could not be written ({reason or 'it came out too short'}); free "
                 "some space on the disk."

@@ -63,20 +63,11 @@ class _Track:
 
 
 class TrainingBatches:
-    """Random batches from the training tracks only.
+    """Random batches from the training tracks of a store only.
 
-    Parameters
-    ----------
-    store
-        Prepared corpus; its ``train`` split is used.
-    settings
-        Patch size, batch size, kinds of condition, and the probabilities of remixing and of
-        progressive conditions.
-    model
-        A C-U-Net variant (each patch draws a condition; by default a random instrument) or
-        ``unet_<instrument>``.
-    seed
-        Of the run.
+    ``model`` is ``unet_<instrument>`` or a C-U-Net variant: each patch draws a condition then, by
+    default a random instrument. Patch size, batch size, kinds of condition, and the probabilities
+    of remixing and of progressive conditions are settings; ``seed`` is the run's.
     """
 
     def __init__(self, store: Store, settings: Profile, *, model: str, seed: int):

@@ -115,19 +115,11 @@ class History(keras.callbacks.Callback):
 
 
 class State(keras.callbacks.Callback):
-    """Write a checkpoint at the end of each epoch, and put one back.
+    """Write a checkpoint at the end of each epoch to a folder, and put one back.
 
-    Parameters
-    ----------
-    folder
-        Of the checkpoints.
-    network
-        Whose variables are kept: weights, statistics of batch normalisation and the states of
-        dropout's random generators.
-    facts
-        What the training belongs to.
-    history, callbacks
-        Whose states are kept.
+    Kept are the states of history and callbacks, and the network's variables: weights, statistics
+    of batch normalisation and the states of dropout's random generators. ``facts`` say what the
+    training belongs to.
     """
 
     ATTRIBUTES = ("best", "wait", "cooldown_counter")
@@ -159,12 +151,9 @@ class State(keras.callbacks.Callback):
 
     def restore(self, trainer: keras.Model, found: checkpoint.Checkpoint) -> None:
         """Put variables and history back; the callbacks' states follow when training begins."""
-        for variables, values in (
-            (self.network.variables, found.network),
-            (trainer.optimizer.variables, found.optimizer),
-        ):
-            for variable, value in zip(variables, values, strict=True):
-                variable.assign(value)
+        variables = (*self.network.variables, *trainer.optimizer.variables)
+        for variable, value in zip(variables, found.variables, strict=True):
+            variable.assign(value)
         self.before = found.state["seconds"]
         self.resumed = found.state["resumed"] + 1
         self.finished = found.state["finished"]
@@ -195,10 +184,6 @@ class State(keras.callbacks.Callback):
             "history": self.history.rows,
             "callbacks": states,
         }
-        found = checkpoint.Checkpoint(
-            facts=self.facts,
-            state=state,
-            network=[ops.convert_to_numpy(value) for value in self.network.variables],
-            optimizer=[ops.convert_to_numpy(value) for value in self.model.optimizer.variables],
-        )
-        checkpoint.save(self.folder, found, epochs=epoch + 1)
+        variables = (*self.network.variables, *self.model.optimizer.variables)
+        values = [ops.convert_to_numpy(variable) for variable in variables]
+        checkpoint.save(self.folder, checkpoint.Checkpoint(self.facts, state, values))

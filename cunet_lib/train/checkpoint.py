@@ -1,6 +1,6 @@
 """The state of an unfinished training on disk: whole, or not at all.
 
-A checkpoint is one file, ``epoch-<number>.<hash>.npz``: the arrays of network and optimiser, and
+A checkpoint is one file, ``epoch-<number>.<hash>.npz``: the variables of network and optimiser, and
 the rest as JSON. Its name carries the SHA-256 of its content, so that a file cut short or altered
 is seen; it is written under another name and renamed, and the one before it goes only then. It also
 says which training it belongs to: one of another training is never continued.
@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from cunet_lib.core.files import remove_unfinished, sync_folder, write_atomically
+from cunet_lib.core.files import remove_unfinished, write_atomically
 
 FOLDER = "checkpoint"
 """Inside a run folder, until the training is finished."""
@@ -42,19 +42,18 @@ class Checkpoint:
     facts
         What the training belongs to: hashes of settings, data and code, by name.
     state
-        Everything that is no array, as JSON can hold it.
-    network, optimizer
-        Values of their variables, in their order.
+        Everything that is no array, as JSON can hold it; ``epochs`` says how many are done.
+    variables
+        Values of the network's and then the optimiser's, in their order.
     """
 
     facts: Mapping[str, Any]
     state: Mapping[str, Any]
-    network: Sequence[np.ndarray]
-    optimizer: Sequence[np.ndarray]
+    variables: Sequence[np.ndarray]
 
 
-def save(folder: Path, checkpoint: Checkpoint, *, epochs: int) -> Path:
-    """Write a checkpoint after so many epochs; the one before is kept, older ones are deleted.
+def save(folder: Path, checkpoint: Checkpoint) -> Path:
+    """Write a checkpoint; the one before is kept, older ones are deleted.
 
     Raises
     ------
@@ -63,16 +62,12 @@ def save(folder: Path, checkpoint: Checkpoint, *, epochs: int) -> Path:
     """
     about = {"facts": checkpoint.facts, "state": checkpoint.state}
     text = json.dumps(about, allow_nan=False).encode()
-    arrays = {"about": np.frombuffer(text, np.uint8)}
-    for part in ("network", "optimizer"):
-        values = getattr(checkpoint, part)
-        arrays |= {f"{part}_{index:04d}": value for index, value in enumerate(values)}
     buffer = io.BytesIO()
-    np.savez(buffer, **arrays)
+    np.savez(buffer, *checkpoint.variables, about=np.frombuffer(text, np.uint8))
     content = buffer.getvalue()
     digest = hashlib.sha256(content).hexdigest()[:16]
-    path = write_atomically(folder / f"epoch-{epochs:06d}.{digest}.npz", content)
-    sync_folder(folder)
+    name = f"epoch-{checkpoint.state['epochs']:06d}.{digest}.npz"
+    path = write_atomically(folder / name, content)
     for older in _files(folder)[_KEPT:]:
         older.unlink(missing_ok=True)
     return path
@@ -81,19 +76,10 @@ def save(folder: Path, checkpoint: Checkpoint, *, epochs: int) -> Path:
 def load(
     folder: Path, facts: Mapping[str, Any], report: Callable[[str], None] = print
 ) -> Checkpoint | None:
-    """The newest sound checkpoint of this training, or None.
+    """The newest sound checkpoint of the training that these facts name, or None.
 
     Damaged ones are passed over, and all are if they belong to another training; each time one
     line says so.
-
-    Parameters
-    ----------
-    folder
-        Of the checkpoints.
-    facts
-        What this training belongs to.
-    report
-        Gets the lines.
     """
     remove_unfinished(folder)
     for path in _files(folder):
@@ -117,11 +103,11 @@ def changed(known: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
 
 
 def kept(run: Path) -> str:
-    """What the stopped training of a run folder has kept, and how to go on; for people."""
+    """What the stopped training of a run folder has kept, and what to do next; for people."""
     if (run / "run.json").exists():
         return "the training is finished and kept; the same command does the rest of its notebook"
     if files := _files(run / FOLDER):
-        return f"epoch {_epochs(files[0])} is kept; the same command goes on from there"
+        return f"epoch {_epochs(files[0])} is kept; the same command continues from there"
     return "no epoch was finished; the same command starts this training anew"
 
 
@@ -143,10 +129,7 @@ def _read(path: Path) -> Checkpoint | None:
             return None
         with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
             about = json.loads(arrays["about"].tobytes())
-            parts = {
-                part: [arrays[name] for name in sorted(arrays.files) if name.startswith(part)]
-                for part in ("network", "optimizer")
-            }
-        return Checkpoint(facts=dict(about["facts"]), state=dict(about["state"]), **parts)
+            variables = [arrays[f"arr_{place}"] for place in range(len(arrays.files) - 1)]
+        return Checkpoint(dict(about["facts"]), dict(about["state"]), variables)
     except Exception:  # the name fits, but it is another archive: a dozen kinds of error
         return None

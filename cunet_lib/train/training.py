@@ -6,7 +6,7 @@ written last, ``run.json``, which says by its ``facts`` what decided the numbers
 fit, the training is not repeated.
 
 Until it is finished, its folder ``checkpoint`` holds the state at the end of the last epoch, and a
-training that was stopped or killed goes on from there. With the same number of threads it ends with
+training that was stopped or killed continues there. With the same number of threads it ends with
 the same weights, bit for bit: batches are a function of (seed, step), dropout draws from variables
 of the network, and optimiser, schedule and every callback's state are kept too. Keras' own
 ``BackupAndRestore`` keeps no callback's state: after it, patience and plateau would begin anew, and
@@ -124,28 +124,19 @@ def train(
 ) -> dict:
     """Train one model and write its run folder, or finish what an earlier call began.
 
-    A training that was stopped goes on from the end of its last epoch, and one that was finished is
+    A training that was stopped continues after its last whole epoch, and one that was finished is
     not repeated, if settings, data, code, precision and versions are still the same; otherwise it
     starts anew.
 
-    Parameters
-    ----------
-    settings, store
-        Profile and prepared corpus.
-    model
-        ``unet_<instrument>`` or a C-U-Net variant.
-    seed
-        Of initial weights, dropout and batches.
-    folder
-        Run folder; an earlier run in it is replaced.
-    report
-        Gets one line per epoch, and one when a training goes on, stops, or was finished before.
+    ``model`` is ``unet_<instrument>`` or a C-U-Net variant; ``seed`` is that of initial weights,
+    dropout and batches. Another run in the folder is replaced. ``report`` gets one line per epoch,
+    and one when a training resumes, stops, or was finished before.
 
     Returns
     -------
     dict
-        The run record, as written to ``run.json``; ``resumed`` says how often the training went
-        on after a stop, and ``seconds`` counts all its parts up to their last epochs.
+        The run record, as written to ``run.json``; ``resumed`` says how often the training was
+        resumed, and ``seconds`` counts all its parts up to their last epochs.
 
     Raises
     ------
@@ -169,10 +160,9 @@ def train(
         record = _finished(folder, facts, report)
         if record is None:
             unfinished = checkpoint.load(folder / checkpoint.FOLDER, facts, report)
-            if unfinished is not None and not _best_is_whole(folder, report):
-                unfinished = None
-            if unfinished is None:
+            if unfinished is None or not _best_is_whole(folder, report):
                 # Nothing of an earlier run may pass for this one's.
+                unfinished = None
                 shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True, exist_ok=True)
             remove_unfinished(folder)
@@ -249,7 +239,7 @@ def _fitted(
     state = State(folder / checkpoint.FOLDER, network, facts, history, [best, *others])
     if unfinished is not None:
         state.restore(trainer, unfinished)
-        report(f"goes on after epoch {len(history.rows)}, where it was stopped")
+        report(f"continues after epoch {len(history.rows)}, where it was stopped")
     if state.finished:
         return state
     if hint := idle_gpu():

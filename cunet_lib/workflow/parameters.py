@@ -20,14 +20,11 @@ from cunet_lib.core.systems import INSTRUMENTS, VARIANTS
 
 NOTEBOOKS = ROOT / "notebooks"
 
-Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9_]*$")]
-"""Part of the name of a file."""
-
 KINDS = {
     "instrument": Literal[INSTRUMENTS],
     "variant": Literal[tuple(VARIANTS)],
     "seed": Annotated[int, Field(ge=0)],
-    "model": Word,
+    "model": Annotated[str, Field(pattern=r"^[A-Za-z0-9_]*$")],  # part of a file's name
     "against": Literal[tuple(VARIANTS)],
 }
 """Parameters that mean the same in every notebook; others are of the type of their default."""
@@ -96,12 +93,8 @@ def check_variants() -> None:
 def check_injected(history: Sequence[str] | None = None) -> None:
     """Check what papermill put into the running notebook; call it before anything else.
 
-    Does nothing where papermill injected nothing, as in JupyterLab.
-
-    Parameters
-    ----------
-    history
-        Sources of the cells that have run, in order; those of the running kernel if not given.
+    Does nothing where papermill injected nothing, as in JupyterLab. ``history``: sources of the
+    cells that have run, in order; those of the running kernel if not given.
 
     Raises
     ------

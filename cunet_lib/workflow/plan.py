@@ -103,21 +103,11 @@ def lengths(settings: Profile) -> tuple[dict[str, list[float]], float]:
 
 
 def estimate(
-    settings: Profile,
-    music: dict[str, list[float]],
-    corpus: float,
-    unit: Calibration,
+    settings: Profile, music: dict[str, list[float]], corpus: float, unit: Calibration
 ) -> list[Part]:
-    """Parts of a run of the study.
+    """Parts of a run of the study, from what :func:`lengths` and :func:`calibrate` return.
 
     Seconds are upper bounds: every training runs to its last epoch, with the cores of one job.
-
-    Parameters
-    ----------
-    music, corpus
-        As :func:`lengths` returns them.
-    unit
-        As :func:`calibrate` returns it.
     """
     train, rate = settings.train, settings.signal.sample_rate
     tracks = [seconds for each in music.values() for seconds in each]
@@ -211,16 +201,8 @@ def calibrate(
 ) -> Calibration:
     """Measure this machine with the profile's own network, batch and signal settings.
 
-    Parameters
-    ----------
-    settings
-        Profile.
-    longest
-        Seconds of the longest track.
-    seconds
-        About this long for the training step, which matters most.
-    report
-        Gets a line per part: building the graph of a large network takes a minute.
+    ``longest`` is the longest track in seconds; about ``seconds`` go to the training step, which
+    matters most. ``report`` gets a line per part: building a large network's graph takes a minute.
     """
     rng = np.random.default_rng(0)
     report("plan | measures scoring ...")

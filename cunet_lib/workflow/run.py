@@ -7,6 +7,7 @@ then it lies in the profile's ``logs`` folder.
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import logging
 import os
@@ -23,13 +24,10 @@ from typing import Any, TextIO
 
 from cunet_lib.core.files import locked, write_atomically, writing
 from cunet_lib.core.processes import THREAD_VARIABLES, duration
-from cunet_lib.core.settings import ROOT, ConfigError, Profile, load_profile
+from cunet_lib.core.settings import ROOT, ConfigError, load_profile
 from cunet_lib.core.startup import ENVIRONMENT, OWN_KERAS
 from cunet_lib.workflow.parameters import check_parameters
-from cunet_lib.workflow.stages import Stage, fingerprint, is_current, parse_stage
-
-SOCKET_FOLDER = 80
-"""Longest name of a temporary folder, in bytes, that leaves room for the names of its sockets."""
+from cunet_lib.workflow.stages import fingerprint, is_current, parse_stage
 
 
 class NotebookFailed(RuntimeError):
@@ -54,18 +52,9 @@ def say(line: str) -> None:
 def run_stage(name: str, parameters: Mapping[str, Any], *, address: str = "") -> bool:
     """Run a stage here, or on a cluster, unless its executed copy is up to date.
 
-    Parameters
-    ----------
-    name, parameters
-        As :func:`cunet_lib.workflow.stages.parse_stage` reads them; ``profile`` and ``overrides``
-        are among the parameters.
-    address
-        Of a Dask scheduler; empty for this machine.
-
-    Returns
-    -------
-    bool
-        False if the notebook failed; the terminal has been told why.
+    Name and parameters are read by :func:`cunet_lib.workflow.stages.parse_stage`; ``profile`` and
+    ``overrides`` are among them. ``address`` is that of a Dask scheduler, empty for this machine.
+    Returns False if the notebook failed; the terminal has been told why.
 
     Raises
     ------
@@ -95,19 +84,13 @@ def run_stage(name: str, parameters: Mapping[str, Any], *, address: str = "") ->
         print(f"\n{error}", file=sys.stderr, flush=True)
         return False
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(_stopped(stage, settings)) from None
+        words = "what was finished is kept, nothing half-written is; the same command continues"
+        if folder := stage.run_folder(settings):
+            from cunet_lib.train.checkpoint import kept
+
+            words = kept(folder)
+        raise KeyboardInterrupt(f"{stage.name} | Stopped; {words}.") from None
     return True
-
-
-def _stopped(stage: Stage, settings: Profile) -> str:
-    """What a stage that was stopped has kept, and how to go on: one sentence for the terminal."""
-    folder = stage.run_folder(settings)
-    words = "what was finished is kept, nothing half-written is; the same command goes on"
-    if folder is not None:
-        from cunet_lib.train.checkpoint import kept
-
-        words = kept(folder)
-    return f"{stage.name} | Stopped; {words}."
 
 
 def run_notebook(
@@ -123,16 +106,12 @@ def run_notebook(
 
     Parameters
     ----------
-    source
-        The notebook.
     output
         Where the executed copy goes, ``<results>/<profile>/notebooks/<stage>.ipynb``; it is put
         there only when every cell has run. Log and unfinished copy lie in ``logs`` beside its
         folder.
     parameters
         Values for the ``parameters`` cell; strings are read as the types of its defaults.
-    kernel
-        Jupyter kernel.
     echo
         Called with each line for the terminal: what the notebook prints, prefixed with the stage.
     fingerprint
@@ -178,8 +157,8 @@ def _execute(
 
     logging.getLogger("papermill").setLevel(logging.CRITICAL)
     lines, groups, place = _Lines(echo, log), [], tempfile.gettempdir()
-    # Names of sockets have an end, at 107 bytes.
-    short = place if len(os.fsencode(place)) <= SOCKET_FOLDER else "/tmp"
+    # Names of sockets have an end, at 107 bytes; a folder's name must leave room for them.
+    short = place if len(os.fsencode(place)) <= 80 else "/tmp"
     with tempfile.TemporaryDirectory(prefix="cunet-", dir=short) as scratch:
         try:
             with warnings.catch_warnings():
@@ -214,7 +193,7 @@ def _execute(
                     os.killpg(group, signal.SIGKILL)
 
 
-class _Lines:
+class _Lines(io.TextIOBase):
     """A text file that passes on whole lines; what a carriage return overwrites is dropped."""
 
     def __init__(self, echo: Callable[[str], None] | None, log: TextIO):
@@ -230,9 +209,6 @@ class _Lines:
             if self._echo and line:
                 self._echo(line)
         return len(text)
-
-    def flush(self) -> None:
-        """Do nothing: part of a line stays until the line ends."""
 
     def finish(self) -> None:
         if self._rest:

@@ -7,8 +7,6 @@ kept in the executed copy, and a stage whose fingerprint is still the same need 
 
 from __future__ import annotations
 
-import ast
-import functools
 import hashlib
 import json
 import os
@@ -18,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cunet_lib.core.files import bare, sha256
+from cunet_lib.core.files import parsed, sha256
 from cunet_lib.core.settings import ROOT, ConfigError, Profile
 from cunet_lib.core.systems import INSTRUMENTS
 from cunet_lib.workflow.parameters import (
@@ -42,18 +40,10 @@ TRAININGS = {"02_train_unet": "unet_", "03_train_cunet": ""}
 
 @dataclass(frozen=True)
 class Stage:
-    """One run of one notebook.
+    """One run of one notebook, ``"03_train_cunet"``.
 
-    Attributes
-    ----------
-    notebook
-        Name of the source notebook, ``"03_train_cunet"``.
-    name
-        Name of the executed copy without suffix, ``"03_train_cunet.dense_simple-seed0"``.
-    parameters
-        Values for the notebook's parameters cell, those that were given.
-    values
-        All of its parameters, given or default.
+    Its name is that of the executed copy without suffix, ``"03_train_cunet.dense_simple-seed0"``.
+    ``parameters`` are those that were given, ``values`` all of them, given or default.
     """
 
     notebook: str
@@ -141,14 +131,10 @@ def notebook_names() -> list[str]:
 
 
 def parse_stage(name: str, parameters: Mapping[str, Any] | None = None) -> Stage:
-    """Read a stage's name, ``<notebook>`` or ``<notebook>.<subject>-seed<n>``.
+    """Read a stage's name, ``<notebook>`` or ``<notebook>.<subject>-seed<n>``, and parameters.
 
-    Parameters
-    ----------
-    name
-        The stage; without a subject, ``parameters`` or the notebook's defaults supply it.
-    parameters
-        Further notebook parameters; strings are read as the type of the parameter's default.
+    Without a subject in the name, the parameters or the notebook's defaults supply it. Strings are
+    read as the type of the parameter's default.
 
     Raises
     ------
@@ -195,8 +181,12 @@ def fingerprint(stage: Stage, settings: Profile) -> str:
     or of a folder of one's own.
     """
     sources = [text for text, tags in code_cells(stage.source) if "parameters" not in tags]
-    code, names = zip(*map(_parsed, sources), strict=True) if sources else ((), ())
+    code, names = zip(*map(parsed, sources), strict=True) if sources else ((), ())
     values = {k: v for k, v in stage.values.items() if k not in ("profile", "overrides")}
+    inputs = {}
+    for each in map(parse_stage, stage.inputs(settings)):
+        result, made = each.result(settings), recorded(each.output(settings))
+        inputs[each.name] = made, sha256(result) if result.is_file() else None
     facts = {
         "cells": code,
         "parameters": values,
@@ -204,7 +194,7 @@ def fingerprint(stage: Stage, settings: Profile) -> str:
             mode="json", exclude=None if stage.notebook == "05_plot" else {"seeds"}
         ),
         "code": used_code(set().union(*names)),
-        "inputs": {name: _input(parse_stage(name), settings) for name in stage.inputs(settings)},
+        "inputs": inputs,
     }
     if stage.notebook == "00_corpus" and settings.data.source in ("musdb18", "folder"):
         root = Path(os.environ.get("CUNET_MUSDB") or ".").expanduser()
@@ -227,13 +217,10 @@ def recorded(copy: Path) -> str | None:
 def used_code(names: Iterable[str]) -> dict[str, str]:
     """Digest of each file of this project's code among modules and what these import, by path.
 
-    A data file below a module's folder counts where the module names it. ``__init__`` modules do
-    not count: they hold documentation, and the door to functions that no notebook calls.
-
-    Parameters
-    ----------
-    names
-        Dotted names, such as ``"cunet_lib.models.film"``; those of other packages are passed over.
+    Modules are given by dotted names, such as ``"cunet_lib.models.film"``; those of other packages
+    are passed over. A data file below a module's folder counts where the module names it.
+    ``__init__`` modules do not count: they hold documentation, and the door to functions that no
+    notebook calls.
     """
     todo, found = set(names), {}
     while todo:
@@ -242,31 +229,10 @@ def used_code(names: Iterable[str]) -> dict[str, str]:
         if key in found or not path.is_file():
             continue
         source = path.read_text(encoding="utf-8")
-        code, further = _parsed(source)
+        code, further = parsed(source)
         found[key] = hashlib.sha256(code.encode()).hexdigest()
         todo |= further
         for data in path.parent.rglob("*.*"):
             if data.suffix not in (".py", ".pyc") and data.name in source:
                 found[data.relative_to(ROOT).as_posix()] = sha256(data)
     return found
-
-
-def _input(stage: Stage, settings: Profile) -> tuple[str | None, str | None]:
-    result = stage.result(settings)
-    return recorded(stage.output(settings)), sha256(result) if result.is_file() else None
-
-
-@functools.cache
-def _parsed(source: str) -> tuple[str, frozenset[str]]:
-    """Source without comments and docstrings, and the dotted names that it imports anywhere."""
-    try:
-        tree = ast.parse(source)
-    except SyntaxError:  # such as a notebook's magic commands
-        return source, frozenset()
-    names = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
-    return bare(tree), frozenset(names)

@@ -16,16 +16,11 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from cunet_lib.core.files import read_run
 from cunet_lib.core.settings import ConfigError, Profile, load_profile
 from cunet_lib.workflow.run import run_stage, say
 from cunet_lib.workflow.stages import TRAININGS, Stage, parse_stage, run_name
-
-if TYPE_CHECKING:
-    from cunet_lib.report.figures import Figure
-    from cunet_lib.report.tables import Table
 
 EXAMPLE = "variant=dense_simple,dense_complex train.learning_rate=1e-3,3e-4"
 
@@ -100,16 +95,7 @@ def parse_grid(grid: str) -> dict[str, list[str]]:
 
 
 def plan(profile: str, notebook: str, grid: str) -> Sweep:
-    """Check a grid, every name and value of it, and lay out its runs.
-
-    Parameters
-    ----------
-    profile
-        Settings that the grid departs from.
-    notebook
-        One that trains.
-    grid
-        See :func:`parse_grid`.
+    """Check a grid, every name and value of it, and lay out its runs of a notebook that trains.
 
     Raises
     ------
@@ -147,8 +133,8 @@ def _run(base: Profile, profile: str, notebook: str, point: dict[str, str], fold
 def run(sweep: Sweep, *, address: str = "") -> list[Run]:
     """Run what is not finished, one after the other, then gather all that is.
 
-    A run that fails is told, and the others go on. ``address`` is that of a Dask scheduler, if the
-    runs go there. While a run goes on, ``CUNET_RESULTS`` is its folder.
+    A run that fails is told, and the others run all the same. ``address`` is that of a Dask
+    scheduler, if the runs go there. During a run, ``CUNET_RESULTS`` is its folder.
 
     Returns
     -------
@@ -177,12 +163,12 @@ def run(sweep: Sweep, *, address: str = "") -> list[Run]:
     return failed
 
 
-def gather(sweep: Sweep) -> tuple[Table, Figure]:
-    """Table and figure of the finished runs; :class:`ConfigError` if there is none."""
+def gather(sweep: Sweep) -> tuple:
+    """``Table`` and ``Figure`` of the finished runs; :class:`ConfigError` if there is none."""
     import pandas as pd
 
-    from cunet_lib.report.records import data_note, rate_note
-    from cunet_lib.report.tables import Table
+    from cunet_lib.report.figures import SYSTEM_COLOURS, Figure, drawn, subplots, system_of
+    from cunet_lib.report.records import Table, data_note, rate_note
 
     keys = ("model", "seed", "best_val_loss", "best_epoch", "epochs", "steps", "seconds")
     finished = [(each, record) for each in sweep.runs if (record := each.record)]
@@ -196,24 +182,19 @@ def gather(sweep: Sweep) -> tuple[Table, Figure]:
         f"{len(sweep.runs)} runs, one for each point of the grid. Models of different targets do "
         f"not compare by it. {data_note(sweep.settings)} {rate_note(sweep.settings)}."
     )
-    figure = _figure(frame, [each.label for each, _ in finished], caption)
-    return Table("sweep", frame, display, caption), figure
-
-
-def _figure(frame, labels: list[str], caption: str) -> Figure:
-    from cunet_lib.report.figures import SYSTEM_COLOURS, Figure, drawn, subplots, system_of
 
     @drawn
-    def draw() -> Figure:
+    def figure() -> Figure:
         fig, axes = subplots(1, 1, size=(8.5, 0.32 * len(frame) + 1.5))
         ax, losses = axes[0, 0], frame["best_val_loss"]
         colours = [SYSTEM_COLOURS[system_of(model)] for model in frame["model"]]
         ax.scatter(losses, range(len(frame)), c=colours, s=50, edgecolors="white", zorder=3)
         ax.axvline(losses.min(), color="#AAAAAA", lw=0.8, zorder=0)
+        labels = [each.label for each, _ in finished]
         ax.set_yticks(range(len(frame)), labels)
         ax.set_ylim(len(frame) - 0.4, -0.6)
         ax.set_xlabel("Lowest validation loss (mean absolute error of magnitudes)")
         ax.set_title(f"Lowest: {labels[int(losses.argmin())]}", loc="right")
         return Figure("sweep", fig, caption)
 
-    return draw()
+    return Table("sweep", frame, display, caption), figure()
