@@ -63,6 +63,20 @@ def test_every_module_lies_in_a_room():
     assert {path.name for path in ROOT.glob("cunet_lib/*.py")} == {"__init__.py", "cli.py"}
 
 
+def test_the_table_of_rooms_names_every_file_and_counts_its_lines():
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| ")]
+    told = {row[0].strip("`"): (set(row[2].split(", ")), row[3]) for row in rows[1:]}
+    assert set(told) == {*ROOMS, "the door", "rendered_corpus", "benchmarks"}
+    for room, (files, lines) in told.items():
+        folder = ROOT / ("" if room in ("rendered_corpus", "benchmarks") else "cunet_lib")
+        paths = list((folder / ("" if room == "the door" else room)).glob("*.py"))
+        names = {f"`{path.stem}`" for path in paths}
+        assert files == (names if room == "the door" else names - {"`__init__`"}), room
+        counted = sum(len(path.read_text(encoding="utf-8").splitlines()) for path in paths)
+        assert int(lines.replace(",", "")) == pytest.approx(counted, rel=0.1), room
+
+
 def test_the_corpus_shares_only_a_folder_with_the_study():
     for path in ROOT.glob("rendered_corpus/**/*.py"):
         assert not [name for name in imported(path) if name.startswith("cunet_lib")], path
