@@ -410,9 +410,10 @@ def separate_files(
         return song
 
     def work(song: Result) -> Result:
-        began = time.perf_counter()
         file = audio.open_audio(song.song)
         check(song)
+        _ = separator.separator  # is loaded now: that is no time of this song's
+        began = time.perf_counter()
         told = f"{file.path} from {start:g} s" if start else str(file.path)
         stretch = Song(told, file.rate, functools.partial(file.blocks, start, length))
         frames, stretches, stream = separator.stream(stretch, list(wanted.values()))
