@@ -144,10 +144,8 @@ def test_uncontrolled_network_has_neutral_film_and_ignores_z(name, rng):
     for old, now in zip(before, network.get_weights(), strict=True):
         np.testing.assert_array_equal(old, now)
     # Neutral FiLM hands on what normalisation gave it.
-    probe = keras.Model(
-        free.inputs,
-        [free.get_layer(f"encoder_2_{part}").output for part in ("normalization", "film")],
-    )
+    parts = [f"{VARIANTS[name].placement}_2_{part}" for part in ("normalization", "film")]
+    probe = keras.Model(free.inputs, [free.get_layer(part).output for part in parts])
     normalised, modulated = probe.predict_on_batch([mixture, all_one_hot()])
     np.testing.assert_array_equal(normalised, modulated)
 

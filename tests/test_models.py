@@ -54,8 +54,9 @@ def test_saved_model_gives_identical_outputs_in_safe_mode(name, tmp_path, rng):
     np.testing.assert_array_equal(outputs(model, inputs), outputs(again, inputs))
 
 
-# Each control network and each kind of FiLM once.
-SOME = ("dense_simple", "cnn_complex")
+# Each control network, each kind of FiLM and of masks once.
+SOME = ("dense_simple", "cnn_complex", "shares")
+ENCODED = [name for name, variant in VARIANTS.items() if variant.placement == "encoder"]
 
 
 @pytest.mark.slow
@@ -102,7 +103,7 @@ def test_film_scales_and_shifts_each_channel():
     np.testing.assert_array_equal(out[1], np.full((3, 5, 4), gammas[1, 1]))
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", ENCODED)
 def test_film_acts_in_the_encoder_between_normalization_and_activation(name):
     model = models.build(name, **SMALL)
     order = [layer.name for layer in model.layers]
@@ -123,6 +124,29 @@ def test_dropout_and_skips_are_where_the_paper_has_them():
     assert skips == [None, "encoder_5", "encoder_4", "encoder_3", "encoder_2", "encoder_1"]
     assert [rows[f"control_{layer}"]["dropout"] for layer in (1, 2, 3)] == [0, 0.5, 0.5]
     assert [rows[f"control_{layer}"]["normalization"] for layer in (1, 2, 3)] == [False, True, True]
+
+
+def test_shares_take_one_encoder_pass_and_obey_every_condition(rng):
+    model = models.build("shares", **SMALL, start="he", seed=1)
+    mixture = np.repeat(rng.random((1, 64, 32, 1), np.float32), 4, axis=0)
+
+    def estimates(z):
+        return outputs(model, [mixture[: len(z)], np.array(z, np.float32)])
+
+    silence, everything, half, full = estimates(
+        [[0, 0, 0, 0], [1, 1, 1, 1], [0, 0, 0.5, 0], [0, 0, 1, 0]]
+    )
+    np.testing.assert_array_equal(silence, 0)
+    np.testing.assert_allclose(everything, mixture[0], atol=1e-6)
+    np.testing.assert_allclose(half, full / 2, atol=1e-6)
+    single = estimates(np.eye(4))
+    assert np.abs(np.diff(single, axis=0)).max() > 0.01
+    np.testing.assert_allclose(estimates([[1, 0, 0, 1]])[0], single[0] + single[3], atol=1e-6)
+    rows = {row["name"]: row for row in models.describe(model)}
+    assert [rows[f"decoder_{block}"]["film"] for block in range(1, 5)] == 4 * ["complex"]
+    skips = [rows[f"decoder_{block}"]["skip_from"] for block in range(1, 5)]
+    assert skips == [None, "encoder_3", "encoder_2", "encoder_1"]
+    assert models.shares_model(models.build("dense_simple", **SMALL)) is None
 
 
 @pytest.fixture
@@ -185,6 +209,8 @@ def test_folded_network_gives_the_same_masks_at_any_length(name, tmp_path, rng):
         if layer.name.endswith("_normalization"):
             weights = [rng.uniform(0.5, 1.5, weight.shape) for weight in layer.get_weights()]
             layer.set_weights(weights)
+        if "_frequencies_" in layer.name:
+            layer.set_weights([rng.normal(0, 0.2, each.shape) for each in layer.get_weights()])
     before = model.get_weights()
     inputs = inputs_of(model, rng)
     expected = outputs(models.mask_model(model), inputs)

@@ -164,6 +164,24 @@ def test_answer_tells_of_variants_without_progressive_conditions_apart(study):
     assert re.search(r"\(np\), the C-U-Nets score [789]\.\d\d to", added)
 
 
+def test_answer_tells_of_a_network_beyond_the_paper_by_itself(study):
+    differences = study.differences.frame
+    one = differences[differences["model"] == "cnn_complex"].assign(model="shares")
+    one["difference_mean_db"] += 9.0
+    both = replace(study.differences, frame=pd.concat([differences, one], ignore_index=True))
+    settings = study.settings.model_copy(update={"name": "study"})
+    sizes = study.models.frame
+    size = sizes[sizes["model"] == "cnn_complex"].assign(model="shares", share_of_four=0.25)
+    models = replace(study.models, frame=pd.concat([sizes, size], ignore_index=True))
+    costs = tables.training_table(settings, study.runs), models
+    alone = page.answer(settings, study.differences, *costs).data.splitlines()
+    text = page.answer(settings, both, *costs).data.splitlines()
+    (added,) = [line for line in text if line not in alone]
+    assert [line for line in text if line != added] == alone
+    assert "with 25% of their parameters" in added
+    assert re.search(r"\(C-U-Net shares\) scores \d+\.\d\d dB above the dedicated", added)
+
+
 @pytest.mark.parametrize("name", ["demo", "smoke"])
 def test_a_trial_gives_no_answer_and_says_which_profile_does(study, name):
     text = said(study, name=name, vocals=(1, 0.5, 2))

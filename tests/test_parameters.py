@@ -68,8 +68,8 @@ def test_command_knows_the_same_choices():
     ("part", "value", "there"),
     [
         ("film", "wide", "simple, complex"),
-        ("control", "gated", "dense, cnn"),
-        ("placement", "everywhere", "encoder"),
+        ("control", "gated", "dense, cnn, small"),
+        ("placement", "everywhere", "encoder, decoder"),
     ],
 )
 def test_a_variant_that_the_models_do_not_have_is_refused_before_any_stage(
@@ -81,6 +81,13 @@ def test_a_variant_that_the_models_do_not_have_is_refused_before_any_stage(
         check_parameters(ROOT / "notebooks" / "00_corpus.ipynb", {})
     text = f"Variant odd of cunet_lib/core/systems.py has the {part} {value!r}; there are: {there}."
     assert str(error.value) == text
+
+
+def test_shares_with_film_in_the_encoder_are_refused(monkeypatch):
+    odd = replace(VARIANTS["shares"], placement="encoder")
+    monkeypatch.setattr(parameters, "VARIANTS", {"odd": odd})
+    with pytest.raises(ConfigError, match=r"odd .* has shares.* must be 'decoder', not 'encoder'"):
+        parameters.check_variants()
 
 
 @pytest.mark.parametrize(

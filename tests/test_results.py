@@ -1,6 +1,7 @@
 """The committed results hold what is said of them; README.md says what those of `study` say."""
 
 import pandas as pd
+import pytest
 from conftest import ROOT
 
 from cunet_lib.core.settings import load_profile
@@ -48,17 +49,19 @@ def test_every_median_reaches_the_bounds_of_the_study():
     assert medians.sub(low, axis=0).ge(5).all(axis=None)
 
 
-def test_shipped_model_is_small():
-    models = list((DEMO / "models").glob("*.keras"))
-    assert [path.stem for path in models] == [load_profile("demo").shipped]
+@pytest.mark.parametrize("folder", [DEMO, STUDY])
+def test_shipped_model_is_small(folder):
+    models = list((folder / "models").glob("*.keras"))
+    assert [path.stem for path in models] == [load_profile(folder.name).shipped]
     assert models[0].stat().st_size <= 6_000_000
 
 
-def test_shipped_model_has_its_card():
-    card = DEMO / "models" / catalog.CARD
+@pytest.mark.parametrize("folder", [DEMO, STUDY])
+def test_shipped_model_has_its_card(folder):
+    card, settings = folder / "models" / catalog.CARD, load_profile(folder.name)
     facts = catalog.read_card(card)
-    assert facts["file"] == f"{load_profile('demo').shipped}.keras"
-    assert facts["settings"]["signal"] == load_profile("demo").signal.model_dump(mode="json")
+    assert facts["file"] == f"{settings.shipped}.keras"
+    assert facts["settings"]["signal"] == settings.signal.model_dump(mode="json")
     text = card.read_text(encoding="utf-8")
     assert all(f"| {instrument} |" in text for instrument in INSTRUMENTS)
 

@@ -13,9 +13,9 @@ SETTINGS = load_profile("smoke")
 SHAPE = {"shape": SETTINGS.patch_shape, "filters": 2, "blocks": 4}
 
 
-@pytest.fixture(scope="module")
-def conditioned():
-    return models.build("dense_simple", **SHAPE, start="he")
+@pytest.fixture(scope="module", params=["dense_simple", "shares"])
+def conditioned(request):
+    return models.build(request.param, **SHAPE, start="he")
 
 
 def open_mask(name):

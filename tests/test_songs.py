@@ -513,14 +513,15 @@ def test_shipped_models_come_first_and_smoke_last(tmp_path, monkeypatch):
         "musdb18/models/cnn_complex.keras",
         "project/results/demo/models/cnn_complex.keras",
         "demo/models/cnn_complex.keras",
+        "project/results/study/models/cnn_complex.keras",
     ):
         path = tmp_path / place
         path.parent.mkdir(parents=True)
         path.touch()
         if not place.startswith("project/results/demo/runs"):
             assert catalog.find("cnn_complex").path == path
-    assert catalog.find().name == "demo/cnn_complex"
-    assert len(catalog.table(cards.scores_of).splitlines()) == 1 + 5 + 2
+    assert catalog.find().name == "study/cnn_complex"
+    assert len(catalog.table(cards.scores_of).splitlines()) == 1 + 6 + 2
     card = cards.card(run_record(load_profile("demo"), "cnn_complex"), file=path.name)
     (path.parent / catalog.CARD).write_text(card)
     assert "no real music" in catalog.find().trained_on
@@ -547,9 +548,11 @@ def test_patches_overlap_even_if_the_study_lays_them_end_to_end(tmp_path):
         songs.SongSeparator(found, overlap=1)
 
 
-def test_bfloat16_changes_the_shipped_models_parts_of_real_music_by_little():
+@pytest.mark.parametrize("name", ["demo", "study"])
+def test_bfloat16_changes_the_shipped_models_parts_of_real_music_by_little(name):
     mixture = real_excerpt(STUDY_RATE)[0]
-    found = catalog.describe(ROOT / "results" / "demo" / "models" / "cnn_complex.keras")
+    (path,) = (ROOT / "results" / name / "models").glob("*.keras")
+    found = catalog.describe(path)
     rounded, exact = songs.SongSeparator(found), songs.SongSeparator(found)
     rounded.precision, exact.precision = "mixed_bfloat16", "float32"
     rounded, exact = (songs.separate(mixture, STUDY_RATE, model=each) for each in (rounded, exact))

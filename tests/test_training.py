@@ -10,6 +10,7 @@ from conftest import changed
 from cunet_lib.core.settings import load_profile
 from cunet_lib.models import unet as models
 from cunet_lib.models.weights import load
+from cunet_lib.signal.spectral import graph_magnitude, graph_spectrum
 from cunet_lib.train import training
 from cunet_lib.train.callbacks import SaveBest
 
@@ -52,6 +53,26 @@ def test_kept_weights_are_those_of_the_best_epoch(run):
     )
     loss = trainer.evaluate(inputs, target, batch_size=settings.train.batch_size, verbose=0)
     assert loss == pytest.approx(record["best_val_loss"], rel=1e-4)
+
+
+def test_shares_are_trained_as_they_separate(tones, tmp_path):
+    """One pass for the four rows of a mixture gives what the saved network gives each."""
+    settings, store = tones
+    settings = changed(settings, "train", conditions_per_mixture=4, batch_size=8)
+    record = training.train(
+        settings, store, "shares", seed=0, folder=tmp_path / "run", report=lambda line: None
+    )
+    network, signal = load(tmp_path / "run" / "model.keras"), settings.signal
+    trainer = training.compiled(network, settings)
+    validation = training.validation_batch(store, settings, model="shares")
+    inputs, target = validation.pair(conditioned=True)
+    loss = trainer.evaluate(inputs, target, batch_size=settings.train.batch_size, verbose=0)
+    assert loss == pytest.approx(record["best_val_loss"], rel=1e-4)
+    magnitude = graph_magnitude(inputs[0], signal)
+    masks = models.mask_model(network)([np.asarray(magnitude), inputs[1]])
+    expected = np.asarray(masks * graph_spectrum(inputs[0], signal))
+    error = np.abs(np.asarray(graph_spectrum(target, signal)) - expected)
+    assert np.hypot(*np.moveaxis(error, -1, 0)).mean() == pytest.approx(loss, rel=1e-3)
 
 
 def test_only_the_best_epoch_is_kept(tmp_path):

@@ -35,6 +35,11 @@ class Variant:
         Whether training scales some conditions and targets (``train.progressive``). Without it
         ("np") every condition asks for whole instruments, and a profile trains the variant only if
         it lists it.
+    shares
+        Whether the masks of all instruments add up to one everywhere, by a softmax over
+        instruments, and *z* weights them; the paper has no network of this kind. One encoder pass
+        over compressed magnitudes serves them all, so FiLM acts in the decoder; training compares
+        complex spectra.
     paper
         The paper's name for it, if it is one of the paper's.
     colour, marker
@@ -46,6 +51,7 @@ class Variant:
     label: str
     placement: str = "encoder"
     progressive: bool = True
+    shares: bool = False
     paper: str = ""
     colour: str = ""
     marker: str = ""
@@ -61,6 +67,16 @@ VARIANTS |= {
     f"{name}_np": replace(each, label=f"{each.label}, np", progressive=False, paper="")
     for name, each in VARIANTS.items()
 }
+VARIANTS["shares"] = Variant(
+    "small",
+    "complex",
+    "C-U-Net shares",
+    placement="decoder",
+    progressive=False,
+    shares=True,
+    colour="#770000",
+    marker="*",
+)
 
 # Told apart by colour-blind people too, as tests/test_report.py measures.
 _COLOURS = ("#56B4E9", "#0067A8", "#F0A830", "#B8400E", "#AA55FF", "#6600DD", "#AAEE88", "#771166")

@@ -52,7 +52,7 @@ def architecture(settings: Profile, model: str) -> Figure:
     bottom = -2.9
     if control:
         bottom = _MIDDLE - 2.3
-        right = max(right, _draw_control(ax, control, encoder, taps, colour))
+        right = max(right, _draw_control(ax, control, [*encoder, *decoder], taps, colour))
     ax.set_xlim(-0.9, right + 0.5)
     ax.set_ylim(bottom, top + 0.75)
     ax.set_aspect("equal")
@@ -79,18 +79,15 @@ def _draw_maps(
     mixture, x = _map(ax, 0.0, shape, "input", "Mixture")
     anchors, taps = {}, []
     for place, block in enumerate(encoder, start=1):
-        start, x = x, x + _GAP + (0.28 if block["film"] else 0)
-        _arrow(ax, (start + 0.04, 0), (x - 0.03, 0))
-        if block["film"]:
-            taps.append((start + x) / 2 - 0.03)
-            ax.add_patch(Circle((taps[-1], 0), 0.17, facecolor=colour, edgecolor="white", zorder=6))
+        x = _film(ax, x, block, taps, colour)
         anchors[block["name"]], x = _map(ax, x, block["output_shape"], "encoder", f"E{place}")
     level = top - 0.3 * sum(block["skip_from"] is not None for block in decoder)
     for place, block in enumerate(decoder, start=1):
-        start, x = x, x + _GAP
-        _arrow(ax, (start + 0.04, 0), (x - 0.03, 0))
+        # A skip comes before FiLM.
+        place_of_skip = (x + _GAP / 2 - (0.2 if block["film"] else 0), 0)
+        x = _film(ax, x, block, taps, colour)
         if source := block["skip_from"]:
-            _bracket(ax, anchors[source], (x - _GAP / 2, 0), level, "#7D8894")
+            _bracket(ax, anchors[source], place_of_skip, level, "#7D8894")
             level += 0.3
         last = place == len(decoder)
         kind, name = ("mask", f"D{place}: mask") if last else ("decoder", f"D{place}")
@@ -103,6 +100,16 @@ def _draw_maps(
     _arrow(ax, (x + 0.18, 0), (x + 0.57, 0))
     _, x = _map(ax, x + 0.6, shape, "input", "Estimate")
     return taps, x, top
+
+
+def _film(ax: Axes, x: float, block: dict, taps: list[float], colour: str) -> float:
+    """Arrow to a block's map, with FiLM on it where the block has it; returns its right end."""
+    end = x + _GAP + (0.28 if block["film"] else 0)
+    _arrow(ax, (x + 0.04, 0), (end - 0.03, 0))
+    if block["film"]:
+        taps.append((x + end) / 2 - 0.03)
+        ax.add_patch(Circle((taps[-1], 0), 0.17, facecolor=colour, edgecolor="white", zorder=6))
+    return end
 
 
 def _height(shape: list[int]) -> float:
@@ -142,7 +149,7 @@ def _bracket(ax: Axes, start: tuple, end: tuple, level: float, colour: str) -> N
 
 
 def _draw_control(
-    ax: Axes, control: list[dict], encoder: list[dict], taps: list[float], colour: str
+    ax: Axes, control: list[dict], blocks: list[dict], taps: list[float], colour: str
 ) -> float:
     """Draw the control network and its lines to the FiLM layers; returns its right end."""
     x, half = 0.6, _CELL * len(INSTRUMENTS) / 2
@@ -170,10 +177,11 @@ def _draw_control(
     end = x + 0.35
     line = {"color": colour, "lw": 1.5, "solid_joinstyle": "round", "zorder": 2}
     ax.plot([x + 0.06, end, end], [_MIDDLE, _MIDDLE, _BUS], **line)
-    ax.plot([taps[0], max(end, taps[-1])], [_BUS, _BUS], **line)
+    ax.plot([min(end, taps[0]), max(end, taps[-1])], [_BUS, _BUS], **line)
     for tap in taps:
         _arrow(ax, (tap, _BUS), (tap, -0.18), colour)
-    per = "block" if encoder[0]["film"] == "simple" else "feature map"
+    kinds = {block["film"] for block in blocks}
+    per = "block" if "simple" in kinds else "feature map"
     words = f"FiLM: γ · x + β, one γ and one β per {per}"
     ax.text(end + 0.3, _MIDDLE, words, ha="left", va="center", fontsize=8.5, color=_INK)
     return end + 5.0

@@ -87,7 +87,7 @@ class Picture:
             ax.grid(visible=False, axis="x")
             ax.set_xlim(0, len(films))
             ax.margins(y=0.15)
-            ax.set(xlabel="Encoder block", title=f"FiLM {name} ({neutral}: no effect)")
+            ax.set(xlabel="Block", title=f"FiLM {name} ({neutral}: no effect)")
 
     def _faders(self, ax) -> None:
         self.curves, self.markers = {}, {}

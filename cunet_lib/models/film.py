@@ -63,6 +63,7 @@ class FiLM(layers.Layer):
 
 PLACEMENTS: dict[str, Callable[[str, int, int], bool]] = {
     "encoder": lambda part, block, blocks: part == "encoder",  # the paper's
+    "decoder": lambda part, block, blocks: part == "decoder",
 }
 """Whether block ``block`` (from 0) of ``blocks`` in ``part`` (encoder, decoder) is modulated."""
 
@@ -109,8 +110,10 @@ class Control:
 CONTROLS = {
     "dense": Control(_dense, {"simple": (16, 64, 256), "complex": (16, 256, 1024)}),
     "cnn": Control(_cnn, {"simple": (16, 32, 64), "complex": (32, 64, 256)}),
+    "small": Control(_dense, {"complex": (64,)}),
 }
-"""The control networks by name (paper, section 3.3)."""
+"""The control networks by name: the paper's two (section 3.3), and a small one with one hidden
+layer, enough for four one-hot conditions."""
 
 
 def control_network(variant: Variant, values: int, *, dropout: float, start, dtype: str):

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import keras
 import numpy as np
 import pandas as pd
-from keras import initializers, layers
+from keras import initializers, layers, ops
 
 from cunet_lib.core.settings import ConfigError
 from cunet_lib.core.systems import INSTRUMENTS, MODELS, UNETS, VARIANTS
@@ -26,6 +26,9 @@ from cunet_lib.models.fast import (
     ToOneChannel,
 )
 from cunet_lib.models.film import FiLM, modulation
+
+MOST_FREQUENCIES = 64
+"""Feature maps with more frequencies than this get no layers over frequency."""
 
 
 class Start:
@@ -73,6 +76,63 @@ class Start:
             return {"kernel_initializer": self.kernel()}
         kernel = initializers.VarianceScaling(1.0, mode="fan_in", seed=self.seed())
         return {"kernel_initializer": kernel, "bias_initializer": "ones" if scale else "zeros"}
+
+
+@keras.saving.register_keras_serializable(package="cunet")
+class Compressed(layers.Layer):
+    """Magnitudes to the power of 0.3, about as loudness goes: quiet sounds count as well."""
+
+    def call(self, x):
+        """Of ``x``, at least 0; same shape. At 0 the slope of a power is infinite."""
+        return ops.power(x + 1e-7, 0.3)
+
+
+@keras.saving.register_keras_serializable(package="cunet")
+class PerInstrument(layers.Layer):
+    """Each row of a batch repeated for each instrument: ``(batch * instruments, ...)``."""
+
+    def call(self, x):
+        """Repeat the rows of ``x (batch, ...)``."""
+        return ops.repeat(x, len(INSTRUMENTS), axis=0)
+
+
+@keras.saving.register_keras_serializable(package="cunet")
+class OneHots(layers.Layer):
+    """The one-hot conditions ``(batch * instruments, instruments)`` of the rows of a batch."""
+
+    def call(self, x):
+        """Four rows for each row of ``x (batch, ...)``."""
+        return ops.tile(ops.eye(len(INSTRUMENTS), dtype=self.dtype), (ops.shape(x)[0], 1))
+
+    def compute_output_spec(self, x):
+        """Shape for any batch."""
+        return keras.KerasTensor((None, len(INSTRUMENTS)), self.compute_dtype)
+
+
+@keras.saving.register_keras_serializable(package="cunet")
+class Shares(layers.Layer):
+    """A softmax over instruments: what each has of every place of a patch.
+
+    ``(batch * instruments, frequency, time, 1)`` to ``(batch, instruments, frequency, time)``.
+    """
+
+    def call(self, x):
+        """Shares in [0, 1] that add up to one over the instruments."""
+        return ops.softmax(ops.reshape(x, (-1, len(INSTRUMENTS), *x.shape[1:3])), axis=1)
+
+    def compute_output_shape(self, shape):
+        """For a batch of unknown size, which JAX could not divide by the instruments."""
+        return (None, len(INSTRUMENTS), *shape[1:3])
+
+
+@keras.saving.register_keras_serializable(package="cunet")
+class Weighted(layers.Layer):
+    """The mask that a condition asks for: the sum of the shares, each times its level in *z*."""
+
+    def call(self, inputs):
+        """From shares ``(batch, instruments, frequency, time)`` and ``z (batch, instruments)``."""
+        shares, z = inputs
+        return ops.expand_dims(ops.einsum("bi,bift->bft", z, shares), -1)
 
 
 def build(
@@ -132,15 +192,22 @@ def build(
         "decoder": [filters * 2**block for block in reversed(range(blocks - 1))] + [1],
     }
     mixture = keras.Input(tuple(shape), name="mixture")
-    inputs, modulate = mixture, _unmodulated
+    inputs, modulate, shared = mixture, _unmodulated, False
     if name in VARIANTS:
         condition = keras.Input((len(INSTRUMENTS),), name="condition")
-        inputs = [mixture, condition]
+        inputs, shared = [mixture, condition], VARIANTS[name].shares
+        asked = OneHots(dtype=stable, name="one_hots")(mixture) if shared else condition
         options = {"dropout": control_dropout, "start": begin, "dtype": stable}
-        modulate = modulation(VARIANTS[name], condition, channels, **options)
-    skips = _encoded(mixture, channels["encoder"], modulate, begin, precision)
-    x = _decoded(skips, channels["decoder"], modulate, begin, precision, stable, dropout)
-    mask = layers.Activation("sigmoid", dtype=stable, name="mask")(x)
+        modulate = modulation(VARIANTS[name], asked, channels, **options)
+    heard = Compressed(dtype=stable, name="compressed")(mixture) if shared else mixture
+    skips = _encoded(heard, channels["encoder"], modulate, begin, precision, shared=shared)
+    options = {"dropout": dropout, "shared": shared}
+    x = _decoded(skips, channels["decoder"], modulate, begin, precision, stable, **options)
+    if shared:
+        shares = Shares(dtype=stable, name="shares")(x)
+        mask = Weighted(dtype=stable, name="mask")([shares, condition])
+    else:
+        mask = layers.Activation("sigmoid", dtype=stable, name="mask")(x)
     estimate = layers.Multiply(dtype=stable, name="estimate")([mixture, mask])
     return keras.Model(inputs, estimate, name=name)
 
@@ -150,55 +217,104 @@ def _unmodulated(x, part, block, precision):
     return x
 
 
-def _encoded(x, channels, modulate, begin, precision) -> list:
+def _encoded(x, channels, modulate, begin, precision, *, shared) -> list:
     """Outputs of all encoder blocks."""
     outputs = []
     for block, count in enumerate(channels):
         name = f"encoder_{block + 1}"
-        x = _normalised(Conv2D, x, count, name, begin, precision, precision)
+        x = _convolved(Conv2D, x, count, name, begin, precision)
+        x = _normalised(x, name, precision)
         x = modulate(x, "encoder", block, precision)
         x = layers.LeakyReLU(negative_slope=0.2, dtype=precision, name=name)(x)
+        if shared:
+            x = _over_frequencies(x, name, begin, precision)
         outputs.append(x)
     return outputs
 
 
-def _decoded(skips, channels, modulate, begin, precision, stable, dropout):
-    """Output of the last decoder block, before the sigmoid."""
+def _decoded(skips, channels, modulate, begin, precision, stable, *, dropout, shared):
+    """Output of the last decoder block, before the mask's activation.
+
+    ``shared``: a row for each instrument. What they have in common is computed once: the first
+    block's convolution, and those of the skips.
+    """
     x, last = skips[-1], len(channels) - 1
     for block, count in enumerate(channels):
         name = f"decoder_{block + 1}"
-        if block:
-            x = layers.Concatenate(dtype=precision, name=f"{name}_skip")([skips[-1 - block], x])
         kind = Conv2DTranspose if block < last else ToOneChannel
         dtype = precision if block < last else stable
-        start = {} if block < last else begin.logits()
-        x = _normalised(kind, x, count, name, begin, precision, dtype, **start)
+        # A softmax compares instruments: no start of the logits makes all masks lower.
+        start = begin.logits() if block == last and not shared else {}
+        beside = skips[-1 - block] if block and shared else None
+        if block and not shared:
+            x = layers.Concatenate(dtype=precision, name=f"{name}_skip")([skips[-1 - block], x])
+        x = _convolved(kind, x, count, name, begin, precision, beside)
+        if shared and not block:
+            x = PerInstrument(dtype=precision, name=f"{name}_each")(x)
+        x = _normalised(x, name, dtype, **start)
         x = modulate(x, "decoder", block, dtype)
         # Dropout in decoder blocks 2, 3 and 4 of 6: not in the first, nor in the last two.
         if 1 <= block < last - 1:
             x = Dropout(dropout, seed=begin.seed(), dtype=precision, name=f"{name}_dropout")(x)
         if block < last:
             x = layers.ReLU(dtype=precision, name=name)(x)
+            if shared:
+                x = _over_frequencies(x, name, begin, precision)
     return x
 
 
-def _normalised(kind, x, channels, name, begin, precision, dtype, **start):
-    """A convolution, and batch normalisation in ``dtype``."""
-    x = kind(
-        channels,
-        5,
-        strides=2,
-        padding="same",
-        kernel_initializer=begin.kernel(),
-        dtype=precision,
-        name=f"{name}_convolution",
-    )(x)
+def _over_frequencies(x, name, begin, precision):
+    """Maps with few frequencies, and what two dense layers make of these, added up.
+
+    The layers are the same for every frame and channel (time-distributed; Choi et al. 2020): unlike
+    a convolution, they see a whole harmonic series. The second starts at zero.
+    """
+    count = x.shape[1]
+    if count > MOST_FREQUENCIES:
+        return x
+    name, options = f"{name}_frequencies", {"dtype": precision}
+    y = layers.Permute((2, 3, 1), **options, name=f"{name}_last")(x)
+    start = {"activation": "relu", "kernel_initializer": begin.kernel()}
+    y = layers.Dense(max(count // 2, 8), **start, **options, name=f"{name}_1")(y)
+    start = {"use_bias": False, "kernel_initializer": "zeros"}
+    y = layers.Dense(count, **start, **options, name=f"{name}_2")(y)
+    y = layers.Permute((3, 1, 2), **options, name=f"{name}_first")(y)
+    return layers.Add(**options, name=name)([x, y])
+
+
+def _convolved(kind, x, channels, name, begin, precision, beside=None):
+    """A convolution of ``x``, or of ``x`` and a skip ``beside`` it that instruments share."""
+    options = {"strides": 2, "padding": "same", "dtype": precision}
+
+    def convolution(name, **bias):
+        kernel = begin.kernel()
+        return kind(channels, 5, **options, **bias, kernel_initializer=kernel, name=name)
+
+    y = convolution(f"{name}_convolution")(x)
+    if beside is None:
+        return y
+    skip = convolution(f"{name}_skip_convolution", use_bias=False)(beside)
+    skip = PerInstrument(dtype=precision, name=f"{name}_each")(skip)
+    return layers.Add(dtype=precision, name=f"{name}_skip")([skip, y])
+
+
+def _normalised(x, name, dtype, **start):
+    """Batch normalisation in ``dtype``."""
     return BatchNormalization(momentum=0.9, **start, dtype=dtype, name=f"{name}_normalization")(x)
 
 
 def is_conditioned(model: keras.Model) -> bool:
     """Whether the model takes a condition vector."""
     return len(model.inputs) == 2
+
+
+def shares_model(model: keras.Model) -> keras.Model | None:
+    """The part of a C-U-Net with shares that needs no condition, or None for another network.
+
+    ``mixture (batch, frequency, time, 1) -> shares (batch, instruments, frequency, time)``.
+    """
+    shares = next((layer for layer in model.layers if layer.name == "shares"), None)
+    return shares and keras.Model(model.inputs[0], shares.output, name=f"{model.name}_shares")
 
 
 def mask_model(model: keras.Model) -> keras.Model:
@@ -220,17 +336,16 @@ def folded(model: keras.Model, *, frames: int) -> keras.Model:
     frames
         Frames of a patch, a multiple of ``2 ** blocks``.
     """
-    suffix = "_convolution"
     normalised = {
-        layer.name: model.get_layer(layer.name.replace(suffix, "_normalization"))
+        layer.name: model.get_layer(re.sub("(_skip)?_convolution", "_normalization", layer.name))
         for layer in model.layers
-        if layer.name.endswith(suffix)
+        if layer.name.endswith("_convolution")
     }
     dropped = [layer.name for layer in normalised.values()]
 
     def taken(layer):
-        """The control network is shared; kernels are set below."""
-        if isinstance(layer, keras.Model):
+        """Dense layers, as of the control network, are shared; kernels are set below."""
+        if isinstance(layer, keras.Model | layers.Dense):
             return layer
         start = {"kernel_initializer": "zeros"} if layer.name in normalised else {}
         return type(layer).from_config({**layer.get_config(), **start})
@@ -248,14 +363,14 @@ def folded(model: keras.Model, *, frames: int) -> keras.Model:
         call_function=called,
     )
     for name, normalisation in normalised.items():
-        kernel, bias = model.get_layer(name).get_weights()
+        kernel, *bias = model.get_layer(name).get_weights()
         gamma, beta, mean, variance = normalisation.get_weights()
         scale = gamma / np.sqrt(variance + normalisation.epsilon)
         layer = other.get_layer(name)
         # Kernels of transposed convolutions have their output channels last but one.
         transposed = isinstance(layer, layers.Conv2DTranspose)
         kernel = kernel * (scale[:, None] if transposed else scale)
-        layer.set_weights([kernel, (bias - mean) * scale + beta])
+        layer.set_weights([kernel, *((each - mean) * scale + beta for each in bias)])
     return other
 
 
@@ -294,11 +409,14 @@ def describe(model: keras.Model) -> list[dict]:
     ]
     sizes = {layer.name: layer.size for layer in model.layers if isinstance(layer, FiLM)}
     kind = "complex" if max(sizes.values(), default=1) > 1 else "simple"
-    for name in [each.removesuffix("_convolution") for each in inner if "_convolution" in each]:
+    for name in re.findall(r"^(\w+_\d+)_convolution$", "\n".join(inner), re.MULTILINE):
         part = name.split("_")[0]
         row = _row(inner[f"{name}_convolution"], inner, name=name, part=part)
         if skip := inner.get(f"{name}_skip"):
-            row["skip_from"] = skip.input[0]._keras_history.operation.name
+            beside = inner.get(f"{name}_skip_convolution")
+            source = beside.input if beside else skip.input[0]
+            source = source._keras_history.operation.name
+            row["skip_from"] = source.removesuffix("_frequencies")
         rows.append(row | {"film": kind if f"{name}_film" in sizes else None})
     return [*rows, _row(inner["estimate"], inner, name="estimate", part="output")]
 

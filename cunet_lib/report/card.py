@@ -37,7 +37,7 @@ DATA = {
 LIMITS = """\
 * It hears one channel below half of its rate, and changes magnitudes only: the phase stays the \
 mixture's.
-* Levels between 0 and 1 are asked for, not guaranteed.
+* Levels between 0 and 1 are asked for; only a network with shares guarantees them.
 * Not for judging who plays or sings, nor for forensic use."""
 OWN_LIMITS = {
     "rendered": (

@@ -215,11 +215,13 @@ def scores_by_instrument(settings: Profile, scores: pd.DataFrame) -> Figure:
         data = tracks[tracks["target"] == target]
         for row, system in enumerate(systems):
             parts = ("boxprops", "medianprops", "whiskerprops", "capprops")
-            look = {part: {"color": SYSTEM_COLOURS[system]} for part in parts}
+            look = {part: {"color": "#1A1A1A", "lw": 0.9} for part in parts}
             values = data.loc[data["model"] == system, "value"]
             where = {"positions": [row], "orientation": "horizontal", "widths": 0.7}
-            ax.boxplot(values, **where, **look, showfliers=False)
-        dots = {"orient": "h", "native_scale": True, "size": 3, "warn_thresh": 1.0}
+            ax.boxplot(values, **where, **look, showfliers=False, zorder=3)
+        # Many points are faint, lest they hide the boxes.
+        look = {"size": 3} if data["track"].nunique() <= 30 else {"size": 1.8, "alpha": 0.4}
+        dots = {"orient": "h", "native_scale": True, "warn_thresh": 1.0, **look}
         dots |= {"hue": "model", "palette": SYSTEM_COLOURS, "legend": False}
         data = data.assign(row=data["model"].map(systems.index).astype(int))
         sns.swarmplot(data, x="value", y="row", **dots, ax=ax)
@@ -277,7 +279,7 @@ def scores_against_cost(settings: Profile, scores: pd.DataFrame, runs: pd.DataFr
 def training_curves(settings: Profile, runs: pd.DataFrame) -> Figure:
     """Training and validation loss of every run of the first seed, with shared axes."""
     chosen = runs[runs["seed"] == runs["seed"].min()]
-    fig, axes = subplots(1, 2, size=(WIDTH, 3.3), sharex=True, sharey=True)
+    fig, axes = subplots(1, 2, size=(WIDTH, 4.0), sharex=True, sharey=True)
     dashed, ring = {"lw": 1.0, "ls": (0, (3, 1.5))}, {"marker": "o", "mfc": "white", "mew": 1.6}
     colours = {f"unet_{name}": colour for name, colour in INSTRUMENT_COLOURS.items()}
     for ax, title, models in zip(
@@ -293,9 +295,11 @@ def training_curves(settings: Profile, runs: pd.DataFrame) -> Figure:
             ax.plot(best, history["val_loss"][best], color=colour, **ring)
         ax.set(title=title, xlabel="Epoch")
         ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
-        ax.legend(frameon=False, loc="best")
+        # Below: with many variants a legend would hide their curves.
+        place = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.2)}
+        ax.legend(**place, frameon=False, ncols=2, fontsize=8)
     ax = axes[0, 0]
-    ax.set(yscale="log", ylabel="Mean absolute error")
+    ax.set(yscale="log", ylabel="Loss")
     ax.yaxis.set_major_locator(mpl.ticker.LogLocator(subs=(1, 2, 5)))
     ax.yaxis.set_major_formatter(mpl.ticker.FormatStrFormatter("%g"))
     ax.yaxis.set_minor_formatter(mpl.ticker.NullFormatter())
@@ -331,7 +335,7 @@ def film_parameters(settings: Profile, runs: pd.DataFrame) -> Figure:
             ax.set_title(f"{LABELS[model]}: {value} ({'scale' if none else 'shift'})")
             ax.xaxis.set_major_locator(MultipleLocator(1))
             ax.grid(visible=False, axis="x")
-    fig.supxlabel("Encoder block", fontsize=9)
+    fig.supxlabel("Block", fontsize=9)
     handles = [Line2D([], [], label=name, **_dot(name)) for name in INSTRUMENTS]
     handles.append(Line2D([], [], label="no modulation", **neutral))
     fig.legend(handles=handles, loc="outside upper center", ncols=len(handles), frameon=False)

@@ -54,8 +54,12 @@ def answer(settings: Profile, differences: Table, training: Table, models: Table
         )
         return Markdown("\n* ".join([f"{first}\n", cost, data]))
     table, margin = differences.frame, settings.statistics.margin_db
-    progressive = table["model"].map(lambda model: VARIANTS[model].progressive)
-    plain, beside = table[progressive], table[~progressive]
+    kinds = table["model"].map(lambda model: VARIANTS[model])
+    progressive, further = (
+        kinds.map(lambda variant, name=name: getattr(variant, name))
+        for name in ("progressive", "shares")
+    )
+    plain, beside, beyond = table[progressive], table[~progressive & ~further], table[further]
     songs = count(int(table["tracks"].max()), "test song")
     by_v4, by_v3 = _apart(plain)
     first = (
@@ -80,7 +84,7 @@ def answer(settings: Profile, differences: Table, training: Table, models: Table
         f"Each protocol makes {len(parts[0])} comparisons: each C-U-Net, each instrument and the "
         f"mean. By v4 and v3, {worse} of them say worse, {better} better, {equal} equivalent (a "
         f"difference below {margin:g} dB, the margin that was set beforehand) and {left} leave it "
-        "undecided. Tests of a difference are corrected for their number.",
+        "undecided. Tests of a difference are corrected for the number of all comparisons.",
         cost,
         data,
     ]
@@ -88,6 +92,12 @@ def answer(settings: Profile, differences: Table, training: Table, models: Table
         by_v4, by_v3 = _apart(beside)
         text = f"Trained without progressive conditions (np), the C-U-Nets score {by_v4} the "
         words.insert(2, f"{text}dedicated U-Nets by v4, and {by_v3} them by v3.")
+    for model, rows in beyond.groupby("model"):
+        by_v4, by_v3 = _apart(rows)
+        share = models.frame.set_index("model").loc[model, "share_of_four"]
+        text = f"Beyond the paper, one network whose masks add up to one ({LABELS[model]}) scores "
+        text += f"{by_v4} the dedicated U-Nets by v4, and {by_v3} them by v3, with {share:.0%} of "
+        words.insert(-2, f"{text}their parameters.")
     return Markdown("\n* ".join([f"{first}\n", *words]))
 
 
@@ -109,7 +119,8 @@ def _apart(table: pd.DataFrame) -> list[str]:
 def _budget(training: pd.DataFrame, models: pd.DataFrame) -> str:
     """What a C-U-Net had in parameters, steps and mixtures, and whether that was enough."""
     sizes, costs = models["parameters"], training[["steps", "mixtures"]].groupby("model").mean()
-    shared = [model for model in VARIANTS if model in costs.index]
+    papers = [model for model, variant in VARIANTS.items() if not variant.shares]
+    shared = [model for model in papers if model in costs.index]
     steps, mixtures = costs.loc[shared].mean() / costs.loc["unet"]
     size = sizes[shared].mean() / sizes["unet"]
     runs = training[training["best_epoch"].notna()]

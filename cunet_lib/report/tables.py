@@ -119,8 +119,9 @@ def training_table(settings: Profile, runs: pd.DataFrame) -> Table:
         "Patches/s": "{patches_per_second:.1f}",
     }
     caption = (
-        "Training cost (dedicated U-Nets: all four); loss: mean absolute error of magnitudes, "
-        f"time: with validation, on the machine of the manifest. {basis(settings, runs)}"
+        "Training cost (dedicated U-Nets: all four); loss: mean absolute error of magnitudes (of "
+        "C-U-Net shares, mean distance of complex spectra), time: with validation, on the machine "
+        f"of the manifest. {basis(settings, runs)}"
     )
     display = lay_out(frame.assign(minutes=frame["seconds"] / 60), columns)
     return Table("training", frame, display, caption)

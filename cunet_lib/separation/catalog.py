@@ -65,8 +65,8 @@ def find(name: str | None = None) -> Found:
     ----------
     name
         A path to a ``.keras`` file or to a run folder; ``profile/name``; a name alone, which is
-        looked for among shipped models first, then among runs, and in ``demo`` first. If not
-        given, the shipped C-U-Net.
+        looked for among shipped models first, then among runs, in ``study`` and ``demo`` first. If
+        not given, the shipped C-U-Net.
 
     Raises
     ------
@@ -183,6 +183,7 @@ def _results(path: Path) -> Path:
     return path.parents[1 if path.parent.name == "models" else 2]
 
 
-def _rank(path: Path) -> tuple[bool, bool, bool]:
+def _rank(path: Path) -> tuple[bool, ...]:
     profile = _results(path).name
-    return (profile == MEANINGLESS, path.parent.name != "models", profile != "demo")
+    shipped = path.parent.name == "models"
+    return (profile == MEANINGLESS, not shipped, profile != "study", profile != "demo")

@@ -16,7 +16,7 @@ from cunet_lib.core.files import read_run
 from cunet_lib.core.settings import ConfigError, Profile, Separate, Signal
 from cunet_lib.core.systems import UNETS
 from cunet_lib.models.conditions import all_one_hot
-from cunet_lib.models.unet import is_conditioned, mask_model
+from cunet_lib.models.unet import is_conditioned, mask_model, shares_model
 from cunet_lib.models.weights import load
 from cunet_lib.signal.spectral import cut_patches, istft, join_patches, stft
 
@@ -55,7 +55,9 @@ class Separator:
         self.name, self.conditioned = model.name, is_conditioned(model)
         self.signal = signal
         self.separate = separate or Separate()
-        self._mask = mask_model(model)
+        shares = shares_model(model)
+        self._mask = shares or mask_model(model)
+        self._weighs = shares is not None
         # Keras would compile with XLA, which is slower on processors.
         self._mask.jit_compile = False
         # Here, lest several threads do.
@@ -112,8 +114,8 @@ class Separator:
         patches, starts = cut_patches(
             magnitude[: self.signal.bins] / peak, self.frames, self.separate.overlap
         )
-        given = [None]
-        if conditions is not None:
+        given = [conditions]
+        if conditions is not None and not self._weighs:
             conditions = np.asarray(conditions, np.float32)
             # One at a time, since the patches of a whole song are in memory; together where they
             # shall fill several batches.
@@ -128,8 +130,8 @@ class Separator:
     def shares(self, magnitude: np.ndarray) -> np.ndarray:
         """Masks of every instrument, each divided by their sum: estimates add up to the mixture.
 
-        By masks as they are, some of the mixture is in none of the estimates and some in several:
-        nothing in training makes masks add up to one.
+        By masks as they are, some of the mixture is in none of the estimates and some in several,
+        unless the network itself gives shares.
 
         Parameters and shapes as of :meth:`masks`, under :func:`all_one_hot`.
         """
@@ -144,7 +146,9 @@ class Separator:
         U-Net gives one mask, as under one condition.
         """
         count = len(patches)
-        rows = count * (1 if conditions is None else len(conditions))
+        # Where conditions weigh shares, one pass answers all of them.
+        conditioned = self.conditioned and not self._weighs
+        rows = count * (len(conditions) if conditioned else 1)
         size = self.separate.batch_size
 
         def masked(first: int) -> np.ndarray:
@@ -152,8 +156,8 @@ class Separator:
             # the last batch is filled up from the beginning.
             row = np.arange(first, first + size) % rows
             part = patches[row % count, ..., None]
-            inputs = [part, conditions[row // count]] if self.conditioned else part
-            return self._mask.predict_on_batch(inputs)[..., 0]
+            inputs = [part, conditions[row // count]] if conditioned else part
+            return self._mask.predict_on_batch(inputs)
 
         batches = range(0, rows, size)
         if self._at_once == 1:
@@ -161,7 +165,10 @@ class Separator:
         else:
             with ThreadPoolExecutor(self._at_once) as pool:
                 parts = list(pool.map(masked, batches))
-        return np.concatenate(parts)[:rows].reshape(-1, *patches.shape)
+        found = np.concatenate(parts)[:rows]
+        if self._weighs:
+            return np.tensordot(np.asarray(conditions, np.float32), found, (1, 1))
+        return found.reshape(-1, *patches.shape)
 
 
 def load_run(settings: Profile, model: str, *, seed: int) -> tuple[dict, keras.Model]:

@@ -110,19 +110,42 @@ def graph_magnitude(audio, signal: Signal):
     import keras
     from keras import ops
 
-    audio = ops.cast(audio, "float32")
     if keras.backend.backend() == "tensorflow":
-        # Measured at more than twice the speed of keras.ops.stft on CPU.
         import tensorflow as tf
 
-        frames = tf.signal.stft(audio, signal.n_fft, signal.hop, window_fn=tf.signal.hann_window)
-        magnitude = tf.abs(frames)
+        magnitude = tf.abs(_tensorflow_stft(audio, signal))
+        return ops.expand_dims(ops.transpose(magnitude[..., : signal.bins], (0, 2, 1)), -1)
+    return ops.sqrt(ops.sum(graph_spectrum(audio, signal) ** 2, axis=-1, keepdims=True))
+
+
+def graph_spectrum(audio, signal: Signal):
+    """Complex patches of waveforms, inside the graph; ``audio`` as of :func:`graph_magnitude`.
+
+    Returns
+    -------
+    tensor
+        ``(batch, n_fft // 2, frames, 2)`` float32: real and imaginary parts.
+    """
+    import keras
+    from keras import ops
+
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        frames = _tensorflow_stft(audio, signal)
+        parts = tf.math.real(frames), tf.math.imag(frames)
     else:
-        real, imaginary = ops.stft(
-            audio, signal.n_fft, signal.hop, signal.n_fft, window="hann", center=False
-        )
-        magnitude = ops.sqrt(real**2 + imaginary**2)
-    return ops.expand_dims(ops.transpose(magnitude[..., : signal.bins], (0, 2, 1)), -1)
+        audio, size = ops.cast(audio, "float32"), signal.n_fft
+        parts = ops.stft(audio, size, signal.hop, size, window="hann", center=False)
+    return ops.transpose(ops.stack(parts, axis=-1)[..., : signal.bins, :], (0, 2, 1, 3))
+
+
+def _tensorflow_stft(audio, signal: Signal):
+    """Measured at more than twice the speed of ``keras.ops.stft`` on CPU."""
+    import tensorflow as tf
+
+    audio = tf.cast(audio, tf.float32)
+    return tf.signal.stft(audio, signal.n_fft, signal.hop, window_fn=tf.signal.hann_window)
 
 
 def cut_patches(spectrogram: np.ndarray, frames: int, overlap: float) -> tuple[np.ndarray, list]:

@@ -16,6 +16,7 @@ a worse epoch could replace the best.
 from __future__ import annotations
 
 import contextlib
+import math
 import platform
 import shutil
 import subprocess
@@ -43,10 +44,10 @@ from cunet_lib.core.systems import INSTRUMENTS, VARIANTS
 from cunet_lib.models.conditions import all_one_hot
 from cunet_lib.models.fast import Adam
 from cunet_lib.models.film import film_parameters
-from cunet_lib.models.unet import build, count_parameters, describe, is_conditioned
+from cunet_lib.models.unet import build, count_parameters, describe, is_conditioned, shares_model
 from cunet_lib.models.weights import load
 from cunet_lib.preprocess.store import Store
-from cunet_lib.signal.spectral import graph_magnitude
+from cunet_lib.signal.spectral import graph_magnitude, graph_spectrum
 from cunet_lib.train import checkpoint
 from cunet_lib.train.batches import TrainingBatches, validation_batch
 from cunet_lib.train.callbacks import Finite, History, SaveBest, State
@@ -56,23 +57,42 @@ class WaveformModel(keras.Model):
     """A network together with the STFT that feeds it, so that both run in one graph.
 
     Takes a mixture waveform ``(batch, samples)``, or ``(mixture, condition)`` for a C-U-Net, and
-    gives the network's magnitude estimate ``(batch, bins, frames, 1)``.
+    gives the network's magnitude estimate ``(batch, bins, frames, 1)``. A C-U-Net with shares gives
+    real and imaginary part, ``(batch, bins, frames, 2)``.
+
+    Parameters
+    ----------
+    network
+        A network of the study.
+    group
+        Rows of a batch that follow each other and have the same mixture: shares are computed once
+        for all of them.
     """
 
-    def __init__(self, network: keras.Model, signal: Signal, **kwargs):
+    def __init__(self, network: keras.Model, signal: Signal, *, group: int = 1, **kwargs):
         # float32, so that a mixed policy does not round the waveform before the STFT.
         super().__init__(dtype="float32", **kwargs)
         self.network = network
+        self.shares = shares_model(network)
         self.signal = signal
+        self.group = group
 
     def call(self, inputs, training=False):
         """Magnitudes of the mixture, then the network."""
         if not is_conditioned(self.network):
             return self.network(graph_magnitude(inputs, self.signal), training=training)
-        mixture, condition = inputs
         # JAX would not take a tensor and an array side by side.
-        given = [graph_magnitude(mixture, self.signal), ops.convert_to_tensor(condition)]
-        return self.network(given, training=training)
+        mixture, condition = map(ops.convert_to_tensor, inputs)
+        if self.shares is None:
+            given = [graph_magnitude(mixture, self.signal), condition]
+            return self.network(given, training=training)
+        spectrum = graph_spectrum(mixture[:: self.group], self.signal)
+        magnitude = ops.sqrt(ops.sum(spectrum**2, axis=-1, keepdims=True))
+        shares = self.shares(magnitude, training=training)
+        asked = ops.reshape(condition, (-1, self.group, condition.shape[-1]))
+        masks = ops.einsum("mci,mift->mcft", asked, shares)
+        estimates = ops.expand_dims(masks, -1) * ops.expand_dims(spectrum, 1)
+        return ops.reshape(estimates, (-1, *spectrum.shape[1:]))
 
 
 def magnitude_error(signal: Signal) -> Callable:
@@ -82,6 +102,21 @@ def magnitude_error(signal: Signal) -> Callable:
         return ops.mean(ops.abs(graph_magnitude(target, signal) - estimate))
 
     return mean_absolute_error
+
+
+def complex_error(signal: Signal) -> Callable:
+    """Loss: mean distance in the complex plane between an estimate's and a target's spectrum.
+
+    Where the target's phase is not the mixture's, the best mask is lower, which magnitudes alone
+    do not tell.
+    """
+
+    def mean_complex_error(target, estimate):
+        error = ops.sum((graph_spectrum(target, signal) - estimate) ** 2, axis=-1)
+        # At 0 the slope of a square root is infinite.
+        return ops.mean(ops.sqrt(error + 1e-12))
+
+    return mean_complex_error
 
 
 def new_network(settings: Profile, model: str, *, seed: int) -> keras.Model:
@@ -101,11 +136,14 @@ def precision_of(settings: Profile) -> str:
 def compiled(network: keras.Model, settings: Profile) -> WaveformModel:
     """A network with its STFT, ready to be trained as the profile says."""
     train = settings.train
-    trainer = WaveformModel(network, settings.signal)
+    # Validation asks each mixture for every instrument.
+    group = math.gcd(train.conditions_per_mixture, len(INSTRUMENTS))
+    trainer = WaveformModel(network, settings.signal, group=group)
+    error = magnitude_error if trainer.shares is None else complex_error
     rate = _learning_rate(settings, _epochs(settings, network))
     trainer.compile(
         optimizer=Adam(rate, beta_1=train.beta_1, epsilon=train.epsilon),
-        loss=magnitude_error(settings.signal),
+        loss=error(settings.signal),
         jit_compile=_jit(settings),
     )
     # Else the graph of the first step makes Adam's variables, and is traced twice for it.
@@ -180,7 +218,7 @@ def _facts(settings: Profile, store: Store, model: str, *, seed: int) -> dict:
     return {
         "model": model,
         "variant": variant
-        and [variant.control, variant.film, variant.placement, variant.progressive],
+        and [variant.control, variant.film, variant.placement, variant.progressive, variant.shares],
         "seed": seed,
         "settings": settings.section_hash("signal", "model", "train"),
         "data": store.hash,

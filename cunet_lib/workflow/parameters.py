@@ -88,6 +88,11 @@ def check_variants() -> None:
                     f"Variant {name} of cunet_lib/core/systems.py has the {part} {value!r}; "
                     f"there are: {', '.join(known[part])}."
                 )
+        if variant.shares and variant.placement != "decoder":
+            raise ConfigError(
+                f"Variant {name} of cunet_lib/core/systems.py has shares, whose FiLM acts in the "
+                f"decoder: its placement must be 'decoder', not {variant.placement!r}."
+            )
 
 
 def check_injected(history: Sequence[str] | None = None) -> None:
