@@ -50,6 +50,7 @@ def test_a_room_imports_only_what_it_may_and_says_so(room):
     words = ast.get_docstring(ast.parse((folder / "__init__.py").read_text(encoding="utf-8")))
     assert words and len(words.splitlines()) >= 3, "what enters, what leaves, what it may import"
     for path in folder.glob("*.py"):
+        assert len(path.read_text(encoding="utf-8").splitlines()) < 500, path
         names = set(imported(path))
         tops = {name.split(".")[0] for name in names}
         assert "rendered_corpus" not in tops and not tops & set(NEVER.get(room, ())), path

@@ -218,9 +218,7 @@ class Evaluate(_Section):
 class Statistics(_Section):
     """Tests of the comparisons; stated before any score is known."""
 
-    margin_db: float = Field(
-        0.5, gt=0, description="mean differences of SDR below it count as equivalent"
-    )
+    margin_db: float = Field(0.5, gt=0, description="mean differences below it are equivalent")
     alpha: float = Field(0.05, gt=0, lt=0.5, description="level of the tests and intervals")
     power: float = Field(0.8, gt=0.5, lt=1, description="wanted of the test for equivalence")
 
@@ -230,9 +228,7 @@ class Profile(_Section):
 
     name: str = Field(pattern=r"^[A-Za-z0-9_-]{1,40}$")
     title: str = Field(min_length=1, description="how captions name the data")
-    like: str | None = Field(
-        None, description="another profile: its settings, where this one has none, and its data"
-    )
+    like: str | None = Field(None, description="another profile, whose data and settings it takes")
     seed: int = Field(0, ge=0)
     data: Data
     signal: Signal = Signal()
