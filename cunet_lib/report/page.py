@@ -54,11 +54,8 @@ def answer(settings: Profile, differences: Table, training: Table, models: Table
         )
         return Markdown("\n* ".join([f"{first}\n", cost, data]))
     table, margin = differences.frame, settings.statistics.margin_db
-    kinds = table["model"].map(lambda model: VARIANTS[model])
-    progressive, further = (
-        kinds.map(lambda variant, name=name: getattr(variant, name))
-        for name in ("progressive", "shares")
-    )
+    progressive = table["model"].map(lambda model: VARIANTS[model].progressive)
+    further = table["model"].map(lambda model: VARIANTS[model].shares)
     plain, beside, beyond = table[progressive], table[~progressive & ~further], table[further]
     songs = count(int(table["tracks"].max()), "test song")
     by_v4, by_v3 = _apart(plain)
