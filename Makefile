@@ -1,5 +1,4 @@
-# The study as a graph of stages. This file holds their order; `cunet run` decides which of them are
-# up to date (cunet_lib/workflow/stages.py). `make` alone lists targets and variables.
+# The study as a graph of stages; `cunet run` decides which are up to date. `make` alone lists targets.
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .ONESHELL:
@@ -37,7 +36,7 @@ ifneq ($(filter-out env test test-fast lint torture lab bench distclean lock hel
   endif
 endif
 
-# In order: the user's own interpreter; an active conda environment made from environment.yml; .venv.
+# In order: the user's own interpreter; a conda environment made from environment.yml; .venv.
 # The stamp names the folder it was made for: an unfinished, moved or copied .venv is made again.
 CONDA := $(if $(CONDA_PREFIX),$(filter $(shell sed -n 's/^name: *//p' environment.yml),$(CONDA_DEFAULT_ENV)))
 PYTHON := $(or $(CUNET_PYTHON),$(if $(CONDA),$(CONDA_PREFIX)/bin/python,.venv/bin/python))
@@ -69,7 +68,6 @@ env:  ## make the Python environment (.venv, or the active conda environment)
 	printf '%s\n' "$(CURDIR)" > "$(STAMP)"
 	cards
 	echo "The environment is ready: $(PYTHON)"
-
 # What the stages are and read, `cunet stages` tells the make that runs them.
 STEERED := 07_conditions.dense_complex-seed0
 OVERRIDES := $(SEEDS:%=--overrides seeds=%)
@@ -89,8 +87,7 @@ page: 05_plot
 	echo "report | written from the results"
 	$(CUNET) report $(PROFILE) >/dev/null
 # One run of a profile at a time: the shell, make and its jobs hold the lock through descriptor 9
-# until the last of them has ended. The cluster is looked at before anything is sent to it. Jobs are
-# as many as `make -j` says, else JOBS, else the slots of the cluster.
+# until the last has ended. Jobs are as many as `make -j` says, else JOBS, else the cluster's slots.
 DRY_RUN = $(findstring n,$(firstword -$(filter-out --no-%,$(MAKEFLAGS))))
 LOCK = $(if $(DRY_RUN),,mkdir -p "$(RESULTS)"; exec 9>>"$(RESULTS)/.lock"; { "$(PYTHON)" -c "import fcntl; fcntl.flock(9, 6)" 2>&1 || :; } | { ! grep -q Blocking || \
   { echo "Another run of profile $(PROFILE) is going on with these results; wait until it ends, or stop it." >&2; exit 1; }; })
@@ -105,6 +102,9 @@ conditions: env  ## measure what the conditions do (trains dense_complex_np if n
 	+@$(LOCK)
 	$(SUBMAKE) $(STEERED)
 	echo "What the conditions do, profile $(PROFILE): $(RESULTS)/figures/conditions_*.png"
+beyond: env  ## from the paper's network to a better one: profile beyond, hours; then notebook 08
+	+@$(MAKE) reproduce PROFILE=beyond
+	$(if $(DRY_RUN),:) $(CUNET) run 08_beyond --profile beyond
 sweep: export CUNET_SWEEP_STAGE := $(value STAGE)
 sweep: export CUNET_SWEEP_GRID := $(value GRID)
 sweep: env  ## run the training notebook STAGE for each point of GRID
@@ -139,7 +139,7 @@ clean:  ## delete what `make reproduce` made for PROFILE, except what is committ
 	@git checkout --quiet -- "$(RESULTS)/runs" 2>/dev/null || :
 distclean:  ## delete the same for every profile, and the environment
 	rm -rf .venv .cache .*_cache .hypothesis *.egg-info $(PROFILES:%="$${CUNET_DATA:-data}/%") \
-	  $(foreach made,$(MADE),$(PROFILES:%="$${CUNET_RESULTS:-results}/%/$(made)")); git checkout --quiet -- "$${CUNET_RESULTS:-results}/study/runs" 2>/dev/null || :
+	  $(foreach made,$(MADE),$(PROFILES:%="$${CUNET_RESULTS:-results}/%/$(made)")); git checkout --quiet -- "$${CUNET_RESULTS:-results}/*/runs/*" 2>/dev/null || :
 COMPILE = uv pip compile --quiet --universal --python-version 3.10 --python-preference only-system --generate-hashes \
   --no-emit-index-url --no-emit-find-links --no-header --no-annotate pyproject.toml --output-file
 lock:  ## pin the newest allowed version of every dependency
@@ -147,4 +147,4 @@ lock:  ## pin the newest allowed version of every dependency
 	$(COMPILE) requirements-gpu.lock --extra gpu --constraints requirements.lock $$(sed -n 's/^\([[:alnum:]_.-]*\)==.*/--no-emit-package \1/p' requirements.lock)
 help:
 	@awk -F ':.*## ' 'BEGIN { print "make TARGET [VARIABLE=value ...]" } /^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 } /^## / { sub(/^## /, "  "); print }' Makefile
-.PHONY: $(STAGES) page env reproduce conditions sweep test test-fast lint check plan torture lab verify report bench clean distclean lock help
+.PHONY: $(STAGES) page env reproduce conditions beyond sweep test test-fast lint check plan torture lab verify report bench clean distclean lock help

@@ -141,6 +141,39 @@ def test_remix_keeps_the_target_inside_the_mixture(batches):
     assert (share(batch.mixture - batch.target) < 0.5).all()
 
 
+@pytest.mark.parametrize("remix", [0.0, 1.0])
+def test_speeds_and_levels_vary_and_the_sources_still_add_up(batches, remix):
+    options = {"remix": remix, "conditions_per_mixture": 4, "progressive": 0.0}
+    plain, varied, again = (
+        batches(**options, **more)
+        for more in ({}, *2 * [{"speed": 0.2, "gain_db": 6.0, "batch_size": 16}])
+    )
+    batch = varied.batch(3)
+    assert_equal(batch, again.batch(3))
+    for first in range(0, len(batch.mixture), 4):
+        rows = slice(first, first + 4)
+        total = batch.target[rows].sum(axis=0)
+        np.testing.assert_allclose(total, batch.mixture[first], atol=1e-5)
+    tones, found = set(), set()
+    for step in range(5):
+        for one, into in ((plain.batch(step), tones), (varied.batch(step), found)):
+            spectra = np.abs(np.fft.rfft(one.target * np.hanning(one.target.shape[1])))
+            into |= set(spectra.argmax(axis=1))
+    assert min(found) < min(tones) and max(found) > max(tones) and len(found) > len(tones)
+
+
+def test_levels_of_stems_vary_within_what_is_set(batches):
+    options = {"remix": 0.0, "conditions_per_mixture": 4, "progressive": 0.0}
+    plain, varied = batches(**options).batch(3), batches(**options, gain_db=6.0).batch(3)
+    np.testing.assert_array_equal(plain.condition[:4], varied.condition[:4])
+    gains = [
+        20 * np.log10(np.abs(after).max() / np.abs(before).max())
+        for before, after in zip(plain.target[:4], varied.target[:4], strict=True)
+        if np.abs(before).max() > 0
+    ]
+    assert np.abs(gains).max() <= 6.0 and np.ptp(gains) > 0.1
+
+
 def test_no_training_batch_touches_validation_or_test_tracks(batches, validation, monkeypatch):
     opened = []
     audio = Store.audio

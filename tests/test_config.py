@@ -65,8 +65,8 @@ def test_a_profile_like_another_differs_where_it_says_and_shares_the_data():
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("like: nope", "'nope' is no profile; there are: demo"),
-        ("like: [demo]", "is no profile; there are: demo"),
+        ("like: nope", "'nope' is no profile; there are: beyond"),
+        ("like: [demo]", "is no profile; there are: beyond"),
         ("like: demo\nsignal: {hop: 128}", "shares the data of demo: it cannot have signal"),
     ],
 )

@@ -149,6 +149,25 @@ def test_shares_take_one_encoder_pass_and_obey_every_condition(rng):
     assert models.shares_model(models.build("dense_simple", **SMALL)) is None
 
 
+def test_products_are_counted_for_all_instruments_that_one_pass_serves():
+    size = {"shape": (64, 32, 1), "filters": 4, "blocks": 3}
+    # Kernels of 5 x 5; of a transposed convolution each input meets the whole kernel.
+    encoder = 32 * 16 * 4 + 16 * 8 * 4 * 8 + 8 * 4 * 8 * 16
+    decoder = 8 * 4 * 16 * 8 + 16 * 8 * 16 * 4 + 32 * 16 * 8
+    assert models.multiply_adds("unet_bass", **size) == 25 * (encoder + decoder)
+    assert models.multiply_adds("cnn_simple", **size) == 25 * (encoder + decoder)
+    # Once: the encoder, the decoder's first convolution, and those of the skips.
+    once = 32 * 16 * 8 + 16 * 8 * 8 * 16 + 8 * 4 * 16 * 16
+    once += 8 * 4 * 16 * 8 + 16 * 8 * 16 * 4 + 32 * 16 * 8
+    each = 16 * 8 * 8 * 4 + 32 * 16 * 4
+    # The first block alone has fewer maps than the last, and so a residual convolution of 3 x 3.
+    residual = 9 * 32 * 16 * 8 * 8
+    # Two dense layers of 16 over the frequencies of every block but the decoder's last.
+    dense = 32 * 16 * 8 + 16 * 8 * 16 + 8 * 4 * 16 + 4 * (16 * 8 * 8 + 32 * 16 * 4)
+    expected = 25 * (once + 4 * each) + residual + 2 * 16 * dense
+    assert models.multiply_adds("shares", **size) == expected
+
+
 @pytest.fixture
 def both(monkeypatch):
     """A variant with a control network and a placement of its own: an entry each, no more."""

@@ -173,12 +173,15 @@ def test_answer_tells_of_a_network_beyond_the_paper_by_itself(study):
     sizes = study.models.frame
     size = sizes[sizes["model"] == "cnn_complex"].assign(model="shares", share_of_four=0.25)
     models = replace(study.models, frame=pd.concat([sizes, size], ignore_index=True))
-    costs = tables.training_table(settings, study.runs), models
+    training = tables.training_table(settings, study.runs)
+    cost = training.frame[training.frame["model"] == "unet"].assign(model="shares")
+    cost["teraflop"] *= 0.4
+    costs = replace(training, frame=pd.concat([training.frame, cost], ignore_index=True)), models
     alone = page.answer(settings, study.differences, *costs).data.splitlines()
     text = page.answer(settings, both, *costs).data.splitlines()
     (added,) = [line for line in text if line not in alone]
     assert [line for line in text if line != added] == alone
-    assert "with 25% of their parameters" in added
+    assert "with 25% of their parameters and 40% of what their training computes." in added
     assert re.search(r"\(C-U-Net shares\) scores \d+\.\d\d dB above the dedicated", added)
 
 

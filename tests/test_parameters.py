@@ -83,6 +83,14 @@ def test_a_variant_that_the_models_do_not_have_is_refused_before_any_stage(
     assert str(error.value) == text
 
 
+@pytest.mark.parametrize("steps", [("compressed",), ("shares", "wide"), ("share",)])
+def test_steps_beyond_the_paper_are_taken_in_their_order(monkeypatch, steps):
+    odd = replace(VARIANTS["shares"], beyond=steps)
+    monkeypatch.setattr(parameters, "VARIANTS", {"odd": odd})
+    with pytest.raises(ConfigError, match=r"odd .*must be the first of \('shares', 'compressed'"):
+        parameters.check_variants()
+
+
 def test_shares_with_film_in_the_encoder_are_refused(monkeypatch):
     odd = replace(VARIANTS["shares"], placement="encoder")
     monkeypatch.setattr(parameters, "VARIANTS", {"odd": odd})

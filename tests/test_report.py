@@ -18,13 +18,14 @@ import pytest
 import soundfile
 from made_up import EVIL, LEVELS, MODELS, SETTINGS, TRAINED, write_study
 
-from cunet_lib.core.settings import ROOT, ConfigError, load_profile
+from cunet_lib.core.settings import ROOT, ConfigError, load_profile, profile_names
 from cunet_lib.core.systems import INSTRUMENTS
 from cunet_lib.evaluation import statistics as inference
 from cunet_lib.evaluation.evaluate import EXCERPT
 from cunet_lib.evaluation.metrics import PROTOCOL_V3, SDR_V3, SDR_V4
 from cunet_lib.evaluation.scores import load_scores, paired_differences, summary
 from cunet_lib.explore import architecture as drawing
+from cunet_lib.models import unet as models
 from cunet_lib.report import figures, records, tables, verify
 
 TABLES = {
@@ -348,7 +349,12 @@ def test_colours_stay_apart_under_colour_vision_deficiency():
             [0.004733, 0.691367, 0.303900],
         ],
     }
-    for palette in (figures.SYSTEM_COLOURS, figures.INSTRUMENT_COLOURS):
+    # Figures show one profile's systems.
+    shown = [{name for name, _ in load_profile(each).scored} for each in profile_names()]
+    systems = figures.SYSTEM_COLOURS.items()
+    palettes = [{name: c for name, c in systems if name in profile} for profile in shown]
+    assert set().union(*palettes) == set(figures.SYSTEM_COLOURS)
+    for palette in (*palettes, figures.INSTRUMENT_COLOURS):
         for view, matrix in views.items():
             labs = {name: lab(np.array(matrix) @ linear(c)) for name, c in palette.items()}
             for one, two in itertools.combinations(labs, 2):
@@ -404,19 +410,54 @@ def test_titles_and_full_markers_count_what_is_confirmed(study):
     assert sorted(shown) == pytest.approx(sorted(rows["difference_mean_db"]))
 
 
+def test_steps_tell_what_each_network_gains_over_the_row_above(study):
+    table = tables.steps_table(study.settings, study.scores, study.runs)
+    frame = table.frame.set_index("model")
+    *models, reference = frame.index
+    assert models == list(TRAINED[1:]) and reference == "unet"
+    figure = figures.steps(study.settings, study.scores, table.frame)
+    for ax, start in zip(figure.canvas.axes, ("sdr_v4", "sdr_v3"), strict=True):
+        means, gains = frame[f"{start}_mean_db"], frame[f"{start}_gain_mean_db"]
+        assert gains.isna().tolist() == [True, *([False] * (len(models) - 1)), True]
+        for before, model in itertools.pairwise(models):
+            assert gains[model] == pytest.approx(means[model] - means[before])
+            low, high = frame.loc[model, [f"{start}_gain_ci_low_db", f"{start}_gain_ci_high_db"]]
+            assert low <= gains[model] <= high
+        bar, *lines = ax.lines
+        assert bar.get_xdata()[0] == pytest.approx(means[reference])
+        ends = [line.get_xdata()[-1] for line in lines[1::2]]
+        assert ends == pytest.approx(means[models].tolist())
+    assert frame["teraflop"].idxmax() == "unet"
+
+
+def test_one_pass_with_shares_serves_all_conditions_of_a_mixture(fresh):
+    folder = fresh.paths.runs / "shares-seed0"
+    shutil.copytree(fresh.paths.runs / "cnn_complex-seed0", folder)
+    record = json.loads((folder / "run.json").read_text()) | {"model": "shares"}
+    (folder / "run.json").write_text(json.dumps(record))
+    size = {"filters": fresh.model.filters, "blocks": fresh.model.blocks}
+    products = models.multiply_adds("shares", **size, shape=fresh.patch_shape)
+    for conditions in (1, 4):
+        train = fresh.train.model_copy(update={"conditions_per_mixture": conditions})
+        settings = fresh.model_copy(update={"seeds": {"shares": 1}, "train": train})
+        (run,) = records.load_runs(settings).to_dict("records")
+        passes = run["steps"] * run["batch_size"] / conditions
+        assert run["teraflop"] == pytest.approx(6 * passes * products / 1e12)
+
+
 def test_cost_figure_counts_the_unets_four_times_and_seeds_once(study):
     twice = pd.concat([study.runs, study.runs.assign(seed=1)], ignore_index=True)
     for runs in (study.runs, twice):
         figure = figures.scores_against_cost(study.settings, study.scores, runs)
-        sizes, patches = (
+        sizes, computed = (
             {each.get_label().split(":")[0]: each.lines[0].get_xdata()[0] for each in ax.containers}
             for ax in figure.canvas.axes
         )
         assert sizes["Dedicated U-Nets"] == pytest.approx(4 * 9.826325)
         train = study.settings.train
-        heard = train.batch_size * train.steps_per_epoch / 1e6
-        assert patches["Dedicated U-Nets"] == pytest.approx(4 * train.unet_epochs * heard)
-        assert patches["C-U-Net CNN, complex"] == pytest.approx(train.cunet_epochs * heard)
+        # The same U-Net, so that patches alone make the difference.
+        ratio = computed["Dedicated U-Nets"] / computed["C-U-Net CNN, complex"]
+        assert ratio == pytest.approx(4 * train.unet_epochs / train.cunet_epochs)
 
 
 @pytest.mark.parametrize(

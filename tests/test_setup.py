@@ -302,7 +302,9 @@ def test_make_alone_lists_targets_and_variables(bare_tree):
     done = bare_tree.make()
     assert done.returncode == 0, done.stderr
     listed = re.findall(r"^  ([\w-]+) +(\S.*)$", done.stdout, re.MULTILINE)
-    targets = "env reproduce conditions sweep test test-fast lint check plan torture lab verify "
+    targets = (
+        "env reproduce conditions beyond sweep test test-fast lint check plan torture lab verify "
+    )
     targets += "report bench clean distclean lock"
     variables = "PROFILE MUSDB JOBS CLUSTER SEEDS STAGE GRID CUNET_DATA GPU"
     assert {name for name, _ in listed} == {*targets.split(), *variables.split()}

@@ -90,7 +90,7 @@ def test_conditions_pass_beside_the_study(smoke_study, tmp_path, monkeypatch):
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("name", ["00_corpus", "03_train_cunet", "06_explore"])
+@pytest.mark.parametrize("name", ["00_corpus", "03_train_cunet", "06_explore", "08_beyond"])
 def test_notebooks_run_alone_by_papermill_from_anywhere(smoke_study, tmp_path, name):
     study = smoke_study.copy(tmp_path, without=("notebooks", "report", "logs"))
     copy = tmp_path / "elsewhere" / "out.ipynb"

@@ -609,7 +609,7 @@ def test_cards_get_their_scores_and_stand_beside_the_shipped_model(roots):
     rows = [",".join(SCORE_COLUMNS)]
     rows += [f"{shipped},0,{n},bass,SDR,BSS Eval v4,median over frames,{n},9,0" for n in (1, 2, 6)]
     rows += [f"{shipped},0,1,bass,SDR,BSS Eval v3,whole track,99,1,0"]
-    (paths.scores / "scores.csv").write_text("\n".join(rows) + "\n")
+    (paths.scores / f"{shipped}-seed0.csv").write_text("\n".join(rows) + "\n")
     cards.write_cards(SETTINGS)
     assert "| bass | 2.00 | 3 |" in (paths.models / catalog.CARD).read_text()
     assert "| bass | 2.00 | 3 |" in (paths.run(shipped, 0) / catalog.CARD).read_text()

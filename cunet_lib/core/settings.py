@@ -163,9 +163,7 @@ class Train(_Section):
     schedule: Literal["plateau", "cosine"] = Field(
         "plateau", description="halve on a plateau (paper), or a cosine down to the minimum"
     )
-    warmup_steps: int = Field(
-        0, ge=0, description="steps over which the rate rises to its value; cosine only"
-    )
+    warmup_steps: int = Field(0, ge=0, description="steps over which the rate rises; cosine only")
     lr_patience: int = Field(15, ge=1, description="epochs without improvement before halving")
     lr_factor: float = Field(0.5, gt=0, lt=1)
     min_learning_rate: float = Field(1e-5, gt=0)
@@ -182,6 +180,8 @@ class Train(_Section):
         0.25, description="condition and target scaled by U(0, 1), of one_hot conditions"
     )
     remix: Probability = Field(0.25, description="other stems drawn from other tracks")
+    speed: float | None = Field(None, gt=0, lt=0.5, description="a patch's: 1, plus or minus this")
+    gain_db: float | None = Field(None, gt=0, le=20, description="a stem's: plus or minus this")
     precision: Literal["auto", "float32", "mixed_bfloat16"] = "auto"
     jit: Literal["auto", "on", "off"] = "auto"
     validation_patches: int = Field(256, ge=1, description="at most, per instrument")

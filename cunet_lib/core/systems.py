@@ -35,11 +35,8 @@ class Variant:
         Whether training scales some conditions and targets (``train.progressive``). Without it
         ("np") every condition asks for whole instruments, and a profile trains the variant only if
         it lists it.
-    shares
-        Whether the masks of all instruments add up to one everywhere, by a softmax over
-        instruments, and *z* weights them; the paper has no network of this kind. One encoder pass
-        over compressed magnitudes serves them all, so FiLM acts in the decoder; training compares
-        complex spectra.
+    beyond
+        Steps from the paper's network to a better one: the first of :data:`STEPS`, or all.
     paper
         The paper's name for it, if it is one of the paper's.
     colour, marker
@@ -51,11 +48,36 @@ class Variant:
     label: str
     placement: str = "encoder"
     progressive: bool = True
-    shares: bool = False
+    beyond: tuple[str, ...] = ()
     paper: str = ""
     colour: str = ""
     marker: str = ""
 
+    @property
+    def shares(self) -> bool:
+        """Whether the masks of all instruments add up to one, and *z* weights them."""
+        return bool(self.beyond)
+
+
+STEPS = {
+    "shares": "Shares alone",
+    "compressed": "Shares, compressed input",
+    "frequencies": "Shares, layers over frequency",
+    "wide": "C-U-Net shares",
+}
+"""Steps from the paper's network to a better one, in their order, and how tables name a network
+that has taken them up to here.
+
+* ``shares``: a softmax over instruments, whose masks add up to one everywhere; *z* weights them.
+  One encoder pass serves all instruments, so FiLM acts in the decoder, by a small control network.
+  Training compares complex spectra.
+* ``compressed``: the encoder reads magnitudes to the power of 0.3.
+* ``frequencies``: dense layers over frequency in every block but the decoder's last.
+* ``wide``: an encoder of twice the width, with residual convolutions.
+"""
+
+# Told apart by colour-blind people too, as tests/test_report.py measures.
+_COLOURS = ("#56B4E9", "#0067A8", "#F0A830", "#B8400E", "#AA55FF", "#6600DD", "#AAEE88", "#771166")
 
 VARIANTS = {
     "dense_simple": Variant("dense", "simple", "C-U-Net dense, simple", paper="C-U-Net-SiF"),
@@ -67,19 +89,14 @@ VARIANTS |= {
     f"{name}_np": replace(each, label=f"{each.label}, np", progressive=False, paper="")
     for name, each in VARIANTS.items()
 }
-VARIANTS["shares"] = Variant(
-    "small",
-    "complex",
-    "C-U-Net shares",
-    placement="decoder",
-    progressive=False,
-    shares=True,
-    colour="#770000",
-    marker="*",
-)
+# The steps take colours of variants that no profile has beside them.
+_STEP_LOOKS = zip((*_COLOURS[2:4], _COLOURS[6], "#770000"), "o^v*", strict=True)
+for _count, (_label, _look) in enumerate(zip(STEPS.values(), _STEP_LOOKS, strict=True), start=1):
+    _taken, _kind = (*STEPS,)[:_count], {"placement": "decoder", "progressive": False}
+    _variant = Variant("small", "complex", _label, **_kind, beyond=_taken)
+    _name = f"shares_{_count}" if _count < len(STEPS) else "shares"
+    VARIANTS[_name] = replace(_variant, colour=_look[0], marker=_look[1])
 
-# Told apart by colour-blind people too, as tests/test_report.py measures.
-_COLOURS = ("#56B4E9", "#0067A8", "#F0A830", "#B8400E", "#AA55FF", "#6600DD", "#AAEE88", "#771166")
 _LOOKS = cycle(zip(_COLOURS, "oD^vPX<>", strict=True))
 VARIANTS = {
     name: replace(variant, colour=variant.colour or colour, marker=variant.marker or marker)

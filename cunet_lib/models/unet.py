@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import cache
 
 import keras
 import numpy as np
@@ -26,9 +27,6 @@ from cunet_lib.models.fast import (
     ToOneChannel,
 )
 from cunet_lib.models.film import FiLM, modulation
-
-MOST_FREQUENCIES = 64
-"""Feature maps with more frequencies than this get no layers over frequency."""
 
 
 class Start:
@@ -191,19 +189,26 @@ def build(
         "encoder": [filters * 2**block for block in range(blocks)],
         "decoder": [filters * 2**block for block in reversed(range(blocks - 1))] + [1],
     }
+    beyond = VARIANTS[name].beyond if name in VARIANTS else ()
+    if "wide" in beyond:
+        # One pass serves all instruments, so it can be wider; but not the deepest block, which
+        # has most of the weights.
+        channels["encoder"] = [*channels["encoder"][1:], channels["encoder"][-1]]
     mixture = keras.Input(tuple(shape), name="mixture")
-    inputs, modulate, shared = mixture, _unmodulated, False
+    inputs, modulate = mixture, _unmodulated
     if name in VARIANTS:
         condition = keras.Input((len(INSTRUMENTS),), name="condition")
-        inputs, shared = [mixture, condition], VARIANTS[name].shares
-        asked = OneHots(dtype=stable, name="one_hots")(mixture) if shared else condition
+        inputs = [mixture, condition]
+        asked = OneHots(dtype=stable, name="one_hots")(mixture) if beyond else condition
         options = {"dropout": control_dropout, "start": begin, "dtype": stable}
         modulate = modulation(VARIANTS[name], asked, channels, **options)
-    heard = Compressed(dtype=stable, name="compressed")(mixture) if shared else mixture
-    skips = _encoded(heard, channels["encoder"], modulate, begin, precision, shared=shared)
-    options = {"dropout": dropout, "shared": shared}
+    x = mixture
+    if "compressed" in beyond:
+        x = Compressed(dtype=stable, name="compressed")(mixture)
+    skips = _encoded(x, channels["encoder"], modulate, begin, precision, beyond)
+    options = {"dropout": dropout, "beyond": beyond}
     x = _decoded(skips, channels["decoder"], modulate, begin, precision, stable, **options)
-    if shared:
+    if beyond:
         shares = Shares(dtype=stable, name="shares")(x)
         mask = Weighted(dtype=stable, name="mask")([shares, condition])
     else:
@@ -217,7 +222,7 @@ def _unmodulated(x, part, block, precision):
     return x
 
 
-def _encoded(x, channels, modulate, begin, precision, *, shared) -> list:
+def _encoded(x, channels, modulate, begin, precision, beyond) -> list:
     """Outputs of all encoder blocks."""
     outputs = []
     for block, count in enumerate(channels):
@@ -226,19 +231,21 @@ def _encoded(x, channels, modulate, begin, precision, *, shared) -> list:
         x = _normalised(x, name, precision)
         x = modulate(x, "encoder", block, precision)
         x = layers.LeakyReLU(negative_slope=0.2, dtype=precision, name=name)(x)
-        if shared:
+        if "wide" in beyond and count < channels[-1]:
+            x = _residual(x, name, begin, precision)
+        if "frequencies" in beyond:
             x = _over_frequencies(x, name, begin, precision)
         outputs.append(x)
     return outputs
 
 
-def _decoded(skips, channels, modulate, begin, precision, stable, *, dropout, shared):
+def _decoded(skips, channels, modulate, begin, precision, stable, *, dropout, beyond):
     """Output of the last decoder block, before the mask's activation.
 
-    ``shared``: a row for each instrument. What they have in common is computed once: the first
-    block's convolution, and those of the skips.
+    A network with shares has a row for each instrument. What they have in common is computed once:
+    the first block's convolution, and those of the skips.
     """
-    x, last = skips[-1], len(channels) - 1
+    x, last, shared = skips[-1], len(channels) - 1, bool(beyond)
     for block, count in enumerate(channels):
         name = f"decoder_{block + 1}"
         kind = Conv2DTranspose if block < last else ToOneChannel
@@ -258,24 +265,32 @@ def _decoded(skips, channels, modulate, begin, precision, stable, *, dropout, sh
             x = Dropout(dropout, seed=begin.seed(), dtype=precision, name=f"{name}_dropout")(x)
         if block < last:
             x = layers.ReLU(dtype=precision, name=name)(x)
-            if shared:
+            if "frequencies" in beyond:
                 x = _over_frequencies(x, name, begin, precision)
     return x
 
 
+def _residual(x, name, begin, precision):
+    """Maps, and what a further convolution makes of them, added up; that starts at zero."""
+    inner, options = f"{name}_residual", {"padding": "same", "dtype": precision}
+    kernel = begin.kernel()
+    y = Conv2D(x.shape[-1], 3, **options, kernel_initializer=kernel, name=f"{inner}_convolution")(x)
+    y = _normalised(y, inner, precision, gamma_initializer="zeros")
+    y = layers.LeakyReLU(negative_slope=0.2, dtype=precision, name=inner)(y)
+    return layers.Add(dtype=precision, name=f"{name}_deeper")([x, y])
+
+
 def _over_frequencies(x, name, begin, precision):
-    """Maps with few frequencies, and what two dense layers make of these, added up.
+    """Maps, and what two dense layers make of their frequencies, added up.
 
     The layers are the same for every frame and channel (time-distributed; Choi et al. 2020): unlike
     a convolution, they see a whole harmonic series. The second starts at zero.
     """
     count = x.shape[1]
-    if count > MOST_FREQUENCIES:
-        return x
     name, options = f"{name}_frequencies", {"dtype": precision}
     y = layers.Permute((2, 3, 1), **options, name=f"{name}_last")(x)
     start = {"activation": "relu", "kernel_initializer": begin.kernel()}
-    y = layers.Dense(max(count // 2, 8), **start, **options, name=f"{name}_1")(y)
+    y = layers.Dense(max(count // 4, 16), **start, **options, name=f"{name}_1")(y)
     start = {"use_bias": False, "kernel_initializer": "zeros"}
     y = layers.Dense(count, **start, **options, name=f"{name}_2")(y)
     y = layers.Permute((3, 1, 2), **options, name=f"{name}_first")(y)
@@ -378,6 +393,27 @@ def count_parameters(model: keras.Model) -> tuple[int, int]:
     """Total and trainable parameters."""
     trainable = sum(int(np.prod(weight.shape)) for weight in model.trainable_weights)
     return model.count_params(), trainable
+
+
+@cache
+def multiply_adds(name: str, **size) -> int:
+    """Products of kernels, of convolutions and dense layers, that a patch of a mixture takes.
+
+    All instruments that one pass serves are counted: four of a C-U-Net with shares, else one. The
+    control network, normalisation and activations are left out. ``size`` is that of :func:`build`.
+    """
+    model = build(name, **size)
+    counted = [layer for layer in model.layers if hasattr(layer, "kernel")]
+    inputs = [np.zeros((1, *each.shape[1:]), np.float32) for each in model.inputs]
+    outputs = keras.Model(model.inputs, [layer.output for layer in counted])(inputs)
+    total = 0
+    for layer, output in zip(counted, outputs, strict=True):
+        places = int(np.prod(output.shape[:-1]))
+        if isinstance(layer, layers.Conv2DTranspose):
+            # Each input meets the whole kernel; there are fewer inputs than outputs.
+            places //= int(np.prod(layer.strides))
+        total += places * int(np.prod(layer.kernel.shape))
+    return total
 
 
 def parameter_table() -> pd.DataFrame:

@@ -80,8 +80,9 @@ def _built(content: dict, weights: int, precision: str | None) -> keras.Model:
     """The network that a configuration describes; ``ValueError`` if the study has none such."""
     config = content["config"]
     layers = {layer["name"]: layer["config"] for layer in config["layers"]}
-    first = layers["encoder_1_convolution"]
-    filters, blocks = first["filters"], sum(name.endswith("_skip") for name in layers) + 1
+    blocks = sum(name.endswith("_skip") for name in layers) + 1
+    deepest = layers[f"encoder_{blocks}_convolution"]
+    filters = deepest["filters"] >> blocks - 1
     # The largest kernel has 5 x 5 numbers for each pair of channels, of two bytes or more.
     if filters < 1 or 25 * (filters << blocks - 1) ** 2 > weights:
         raise ValueError("It has not the weights of its sizes.")
@@ -90,7 +91,7 @@ def _built(content: dict, weights: int, precision: str | None) -> keras.Model:
         shape=layers["mixture"]["batch_shape"][1:],
         filters=filters,
         blocks=blocks,
-        precision=precision or first["dtype"]["config"]["name"],
+        precision=precision or deepest["dtype"]["config"]["name"],
     )
     if not _agrees(content, _configuration(model)):
         raise ValueError("It has another architecture.")

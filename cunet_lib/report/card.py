@@ -13,7 +13,7 @@ from pathlib import Path
 import yaml
 
 from cunet_lib.core.files import read_run, write_atomically
-from cunet_lib.core.settings import ConfigError, Profile
+from cunet_lib.core.settings import Profile
 from cunet_lib.core.systems import INSTRUMENTS, PAPER_NAMES, UNETS
 from cunet_lib.evaluation.metrics import SDR_V4
 from cunet_lib.evaluation.scores import read_scores
@@ -174,7 +174,7 @@ def write_cards(settings: Profile) -> list[Path]:
 
 
 def median_sdr(folder: Path, model: str, seed: int | None) -> dict[str, tuple[float, int]]:
-    """Scores of a model, from ``scores/scores.csv`` in ``results/<profile>``.
+    """Scores of a model, from its system's table in ``results/<profile>/scores``.
 
     Returns
     -------
@@ -187,10 +187,11 @@ def median_sdr(folder: Path, model: str, seed: int | None) -> dict[str, tuple[fl
     if model in UNETS:
         system, targets = "unet", [model.removeprefix("unet_")]
     try:
-        scores = SDR_V4.rows(read_scores(folder / "scores" / "scores.csv"))
-    except ConfigError:  # a list of models must not fail for a damaged table of scores
+        path = folder / "scores" / f"{system}-seed{seed}.csv"
+        chosen = SDR_V4.rows(read_scores(path)).dropna(subset="value")
+    # A list of models must not fail for a damaged table, or a record with an impossible name.
+    except (OSError, ValueError):
         return {}
-    chosen = scores[(scores["model"] == system) & (scores["seed"] == seed)].dropna(subset="value")
     values = {target: chosen.loc[chosen["target"] == target, "value"] for target in targets}
     return {target: (float(v.median()), len(v)) for target, v in values.items() if len(v)}
 

@@ -30,7 +30,7 @@ from cunet_lib.core.systems import INSTRUMENTS, LABELS, SYSTEMS, TRAINED, UNETS,
 from cunet_lib.evaluation import scores as analysis
 from cunet_lib.evaluation.metrics import SDR_V3, SDR_V4
 from cunet_lib.evaluation.scores import TARGETS
-from cunet_lib.report.records import basis, data_note, load_songs, number
+from cunet_lib.report.records import basis, costs, data_note, load_songs, number
 from cunet_lib.signal.spectral import decibels, stft
 
 SYSTEM_COLOURS = {
@@ -243,33 +243,50 @@ def scores_by_instrument(settings: Profile, scores: pd.DataFrame) -> Figure:
 def scores_against_cost(settings: Profile, scores: pd.DataFrame, runs: pd.DataFrame) -> Figure:
     """SDR over all instruments against parameters, and against training; four U-Nets as one."""
     means = analysis.over_instruments(analysis.track_scores(scores, SDR_V4))
-    costs = runs.assign(system=runs["model"].map(system_of), patches=runs["batch_size"])
-    costs["patches"] *= runs["steps"] / 1e6
-    costs["parameters"] /= 1e6
-    # A system's models together, as the mean over its seeds.
-    costs = costs.groupby(["system", "seed"])[["parameters", "patches"]].sum()
-    costs = costs.groupby("system").mean()
+    spent = costs(runs)
+    spent["parameters"] /= 1e6
     fig, axes = subplots(1, 2, size=(WIDTH, 2.9), sharey=True)
-    for system in [system for system in TRAINED if system in costs.index]:
+    for system in [system for system in TRAINED if system in spent.index]:
         values = means.loc[means["model"] == system, "value"].dropna().to_numpy()
         mean, (low, high) = values.mean(), analysis.bootstrap_interval(values)
         look = {"color": SYSTEM_COLOURS[system], "marker": SYSTEM_MARKERS[system], "lw": 1.4}
         look |= {"markersize": 6.5, "capsize": 4, "ls": "none"}
-        label = f"{LABELS[system]}: {number(mean)} dB, {costs.loc[system, 'parameters']:.2f} M"
-        for ax, cost in zip(axes[0], costs, strict=True):
-            place = costs.loc[system, cost]
+        label = f"{LABELS[system]}: {number(mean)} dB, {spent.loc[system, 'parameters']:.2f} M"
+        for ax, cost in zip(axes[0], spent, strict=True):
+            place = spent.loc[system, cost]
             ax.errorbar(place, mean, [[mean - low], [high - mean]], **look, label=label)
-    for ax, words in zip(axes[0], ("Parameters", "Patches trained with"), strict=True):
-        ax.set(xlabel=f"{words} (millions)", xlim=(0, None))
+    for ax, words in zip(axes[0], ("Parameters, millions", "Computation, TFLOP"), strict=True):
+        ax.set(xlabel=words, xlim=(0, None))
         ax.margins(y=0.09)
     axes[0, 0].set_ylabel("SDR v4 (dB)")
     fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     caption = (
         "Mean scores over instruments and tracks, with 95% bootstrap intervals, against what all "
-        "four instruments need: parameters, and patches in training, which stand for its "
-        f"computation. {basis(settings, scores)}"
+        f"four instruments need: parameters, and what training computes. {basis(settings, scores)}"
     )
     return Figure("scores_against_cost", fig, caption)
+
+
+@drawn
+def steps(settings: Profile, scores: pd.DataFrame, table: pd.DataFrame) -> Figure:
+    """Mean scores from one C-U-Net to the next; ``table``: the frame of ``tables.steps_table``."""
+    *models, reference = table["model"]
+    fig, axes = subplots(1, 2, size=(WIDTH, 0.36 * len(models) + 0.9), sharey=True)
+    for ax, measure in zip(axes[0], (SDR_V4, SDR_V3), strict=True):
+        means = table.set_index("model")[f"{measure.column}_mean_db"]
+        ax.axvline(means[reference], color=SYSTEM_COLOURS[reference], lw=1.2)
+        for y, (model, before) in enumerate(zip(models, [models[0], *models], strict=False)):
+            look = {"color": SYSTEM_COLOURS[model], "lw": 2.4}
+            ax.plot([means[before], means[model]], [y, y], **look)
+            ax.plot(means[model], y, **look, marker=SYSTEM_MARKERS[model], markersize=6.5)
+        ax.set(xlabel=f"{measure.heading} (dB)", ylim=(len(models) - 0.5, -0.5))
+        ax.margins(x=0.1)
+    axes[0, 0].set_yticks(range(len(models)), [LABELS[model] for model in models])
+    caption = (
+        "Mean scores over instruments and tracks, each from that of the row above; black: the "
+        f"dedicated U-Nets. {basis(settings, scores)}"
+    )
+    return Figure("steps", fig, caption)
 
 
 # ------------------------------------------------------------------------------ training

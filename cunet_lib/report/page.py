@@ -89,12 +89,15 @@ def answer(settings: Profile, differences: Table, training: Table, models: Table
         by_v4, by_v3 = _apart(beside)
         text = f"Trained without progressive conditions (np), the C-U-Nets score {by_v4} the "
         words.insert(2, f"{text}dedicated U-Nets by v4, and {by_v3} them by v3.")
-    for model, rows in beyond.groupby("model"):
+    share = models.frame.set_index("model")["share_of_four"]
+    computed = training.frame.groupby("model")["teraflop"].mean()
+    for model, rows in beyond.groupby("model", sort=False):
         by_v4, by_v3 = _apart(rows)
-        share = models.frame.set_index("model").loc[model, "share_of_four"]
         text = f"Beyond the paper, one network whose masks add up to one ({LABELS[model]}) scores "
-        text += f"{by_v4} the dedicated U-Nets by v4, and {by_v3} them by v3, with {share:.0%} of "
-        words.insert(-2, f"{text}their parameters.")
+        text += f"{by_v4} the dedicated U-Nets by v4, and {by_v3} them by v3, with "
+        text += f"{share[model]:.0%} of their parameters and "
+        text += f"{computed[model] / computed['unet']:.0%} of what their training computes."
+        words.insert(-2, text)
     return Markdown("\n* ".join([f"{first}\n", *words]))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import math
 import re
 import string
 from collections.abc import Mapping, Sequence
@@ -16,7 +17,7 @@ import soundfile
 
 from cunet_lib.core.files import damaged, missing, read_csv, read_run, write_atomically
 from cunet_lib.core.settings import Profile
-from cunet_lib.core.systems import INSTRUMENTS, LABELS, MODELS, TRAINED
+from cunet_lib.core.systems import INSTRUMENTS, LABELS, MODELS, TRAINED, UNETS, VARIANTS
 from cunet_lib.evaluation.evaluate import EXCERPT
 from cunet_lib.evaluation.scores import ALL
 from cunet_lib.signal.spectral import loudest
@@ -219,15 +220,39 @@ def load_runs(settings: Profile) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        The keys of ``run.json``, and ``folder``; models in the study's order, then seeds.
+        The keys of ``run.json``, ``teraflop`` (what the kernels computed in training, three passes
+        of two operations a product), and ``folder``; models in the study's order, then seeds.
 
     Raises
     ------
     ConfigError
         If a run of the profile is missing, or a record cannot be read.
     """
+    # Here, since Keras takes seconds to be imported.
+    from cunet_lib.models.unet import multiply_adds
+
     folders = [settings.paths.run(model, seed) for model, seed in settings.runs]
-    return pd.DataFrame([{**read_run(folder), "folder": folder} for folder in folders])
+    runs = pd.DataFrame([{**read_run(folder), "folder": folder} for folder in folders])
+    size = settings.model.model_dump(include={"filters", "blocks"}) | {
+        "shape": settings.patch_shape
+    }
+    patches = runs["steps"] * runs["batch_size"]
+    # One pass of a C-U-Net with shares serves several conditions of a mixture.
+    group = math.gcd(settings.train.conditions_per_mixture, len(INSTRUMENTS))
+    shared = runs["model"].isin([name for name, each in VARIANTS.items() if each.shares])
+    passes = patches.where(~shared, patches // group)
+    runs["teraflop"] = 6e-12 * passes * [multiply_adds(name, **size) for name in runs["model"]]
+    return runs
+
+
+def costs(runs: pd.DataFrame) -> pd.DataFrame:
+    """Columns ``parameters`` and ``teraflop`` of each system in ``runs``, the mean over its seeds.
+
+    The dedicated U-Nets count together, as system ``"unet"``.
+    """
+    system = runs["model"].where(~runs["model"].isin(UNETS), "unet")
+    sums = runs.groupby([system.rename("system"), "seed"])[["parameters", "teraflop"]].sum()
+    return sums.groupby("system").mean()
 
 
 def load_excerpt(settings: Profile) -> pd.DataFrame:

@@ -7,6 +7,7 @@ A table is a frame with machine names, and a template for each column that reade
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 import pandas as pd
 
@@ -26,7 +27,16 @@ from cunet_lib.evaluation import statistics as inference
 from cunet_lib.evaluation.ablation import ABLATIONS, SOUND
 from cunet_lib.evaluation.metrics import SDR_V3, SDR_V4, Measure
 from cunet_lib.evaluation.scores import ALL, TARGETS
-from cunet_lib.report.records import Table, basis, count, data_note, lay_out, listed, rate_note
+from cunet_lib.report.records import (
+    Table,
+    basis,
+    costs,
+    count,
+    data_note,
+    lay_out,
+    listed,
+    rate_note,
+)
 
 BSS_EVAL = tuple(
     Measure(metric, sdr.protocol, sdr.aggregation)
@@ -95,13 +105,15 @@ def models_table(settings: Profile, runs: pd.DataFrame, paper: pd.DataFrame) -> 
 def training_table(settings: Profile, runs: pd.DataFrame) -> Table:
     """What each training took, and the four dedicated U-Nets together."""
     columns = ["model", "seed", "batch_size", "epochs", "steps", "best_epoch", "best_val_loss"]
-    frame = runs[[*columns, "seconds", "patches_per_second", "precision"]].copy()
+    columns += ["teraflop", "seconds", "patches_per_second", "precision"]
+    frame = runs[columns].copy()
     frame["patches"] = frame["steps"] * frame["batch_size"]
     shared = frame["model"].isin(VARIANTS)
     per_mixture = settings.train.conditions_per_mixture
     frame["mixtures"] = frame["patches"] // shared.map({True: per_mixture, False: 1})
     frame["patches_per_instrument"] = frame["patches"] // shared.map({True: 4, False: 1})
-    unets, sums = frame[~shared], ["epochs", "steps", "seconds", "patches", "mixtures"]
+    sums = ["epochs", "steps", "seconds", "patches", "mixtures", "teraflop"]
+    unets = frame[~shared]
     four = unets.groupby("seed", as_index=False)[sums].sum().assign(model="unet")
     four["patches_per_instrument"] = four["patches"] // len(INSTRUMENTS)
     frame = pd.concat([unets, four, frame[shared]], ignore_index=True)
@@ -115,13 +127,16 @@ def training_table(settings: Profile, runs: pd.DataFrame) -> Table:
         "Epochs": "{epochs}",
         "Best epoch": "{best_epoch}",
         "Validation loss": "{best_val_loss:.5f}",
+        "Computation, TFLOP": "{teraflop:.0f}",
         "Time, min": "{minutes:.1f}",
         "Patches/s": "{patches_per_second:.1f}",
     }
+    shares = any(VARIANTS[model].shares for model in runs.loc[shared, "model"])
+    other = " (of networks with shares, mean distance of complex spectra)" if shares else ""
     caption = (
-        "Training cost (dedicated U-Nets: all four); loss: mean absolute error of magnitudes (of "
-        "C-U-Net shares, mean distance of complex spectra), time: with validation, on the machine "
-        f"of the manifest. {basis(settings, runs)}"
+        "Training cost (dedicated U-Nets: all four); loss: mean absolute error of "
+        f"magnitudes{other}, time: with validation, on the machine of the manifest. "
+        f"{basis(settings, runs)}"
     )
     display = lay_out(frame.assign(minutes=frame["seconds"] / 60), columns)
     return Table("training", frame, display, caption)
@@ -248,6 +263,40 @@ def differences_table(settings: Profile, scores: pd.DataFrame) -> Table:
     )
     frame = table.drop(columns="heading")
     return Table("differences", frame, lay_out(shown, columns), caption)
+
+
+def steps_table(settings: Profile, scores: pd.DataFrame, runs: pd.DataFrame) -> Table:
+    """What each C-U-Net gains over the one before it, and its cost; the dedicated U-Nets last."""
+    frame = costs(runs)
+    order = [*(name for name in VARIANTS if name in frame.index), "unet"]
+    frame = frame.loc[order]
+    columns = {
+        "Model": "{model!l}",
+        "Parameters, M": "{millions:.2f}",
+        "Computation, TFLOP": "{teraflop:.0f}",
+    }
+    for measure in (SDR_V4, SDR_V3):
+        tracks = analysis.over_instruments(analysis.track_scores(scores, measure))
+        values = tracks.pivot_table("value", "track", "model")[order]
+        start = measure.column
+        frame[f"{start}_mean_db"] = values.mean()
+        places = [f"{start}_gain_{part}_db" for part in ("mean", "ci_low", "ci_high")]
+        frame[places] = float("nan")
+        for before, model in pairwise(order[:-1]):
+            gain = (values[model] - values[before]).dropna().to_numpy()
+            low, high = analysis.bootstrap_interval(gain, confidence=1 - settings.statistics.alpha)
+            frame.loc[model, places] = gain.mean(), low, high
+        columns[f"{measure.heading}, dB"] = f"{{{start}_mean_db:.2f}}"
+        mean, low, high = (f"{{{place}:+.2f}}" for place in places)
+        columns[f"Gain, {measure.heading}, dB"] = f"{mean} ({low} to {high})"
+    caption = (
+        "Each C-U-Net and what it gains over the one above it, per test track over all "
+        f"instruments, with {1 - settings.statistics.alpha:.0%} bootstrap intervals; dedicated "
+        f"U-Nets: all four. {basis(settings, scores)}"
+    )
+    frame = frame.rename_axis("model").reset_index()
+    display = lay_out(frame.assign(millions=frame["parameters"] / 1e6), columns)
+    return Table("steps", frame, display, caption)
 
 
 # ------------------------------------------------------------------------------ other protocols

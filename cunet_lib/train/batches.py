@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 import keras
 import numpy as np
+import scipy.fft
+import scipy.signal
 
 from cunet_lib.core.settings import ConfigError, Profile
 from cunet_lib.core.systems import INSTRUMENTS, UNETS, VARIANTS
@@ -55,9 +57,14 @@ class _Track:
         # A track shorter than a patch is padded with silence at its end.
         self.starts = max(entry.samples - samples, 0) + 1
 
-    def cut(self, row: int, start: int, out: np.ndarray) -> None:
-        """Write the samples of one stem (row 0: the mixture) from a place on to ``out``."""
-        part = self.audio[row, start : start + self.samples]
+    def cut(self, row: int, start: int, out: np.ndarray, length: int = 0) -> None:
+        """Write the samples of one stem (row 0: the mixture) from a place on to ``out``.
+
+        With a ``length``, so many samples are resampled to a patch: faster and higher, or slower.
+        """
+        part = self.audio[row, start : start + (length or self.samples)]
+        if length:
+            part = scipy.signal.resample(np.pad(part, (0, length - len(part))), self.samples)
         np.multiply(part, self.scale, out=out[: len(part)])
         out[len(part) :] = 0
 
@@ -144,26 +151,47 @@ class TrainingBatches:
         """Fill the mixture ``(samples,)`` and its sources ``(instruments, samples)`` of a place.
 
         Returns the names of the tracks that they come from. Only sources that are asked for are
-        read, unless others are mixed in; the rest of
+        read, unless others are mixed in, or speeds or levels vary; the rest of
         ``sources`` stays as it was. With probability ``train.remix`` the instruments that the
-        first condition does not want come from other places; the wanted ones stay together.
+        first condition does not want come from other places; the wanted ones stay together. What
+        comes from one place has one speed (``train.speed``), and each instrument a level of its own
+        (``train.gain_db``).
         """
-        # Row 0 of a track is its mixture.
-        if rng.random() >= self.settings.train.remix:
+        train = self.settings.train
+        remixed, varied = rng.random() < train.remix, train.speed or train.gain_db
+        if not remixed and not varied:
+            # Row 0 of a track is its mixture.
             track.cut(0, start, mix)
             for needed in np.flatnonzero(np.any(asked, axis=0)):
                 track.cut(1 + needed, start, sources[needed])
             return {track.name}
-        wanted, names = asked[0] != 0, {track.name}
-        for row in np.flatnonzero(wanted):
-            track.cut(1 + row, start, sources[row])
-        _weighted_sum(sources, wanted.astype(np.float32), mix)
-        for other in np.flatnonzero(~wanted):
+        together, names = (asked[0] != 0) | (not remixed), {track.name}
+        length = self._length(rng)
+        for row in np.flatnonzero(together):
+            track.cut(1 + row, start, sources[row], length)
+            self._change_level(rng, sources[row])
+        _weighted_sum(sources, together.astype(np.float32), mix)
+        for other in np.flatnonzero(~together):
             other_track, other_start = self._place(rng)
-            other_track.cut(1 + other, other_start, sources[other])
+            other_track.cut(1 + other, other_start, sources[other], self._length(rng))
+            self._change_level(rng, sources[other])
             mix += sources[other]
             names.add(other_track.name)
         return names
+
+    def _length(self, rng: np.random.Generator) -> int:
+        """Samples that become a patch, if speeds vary; else 0, without a random number."""
+        speed, samples = self.settings.train.speed, self.settings.patch_samples
+        if not speed:
+            return 0
+        # A length whose Fourier transform is fast.
+        return scipy.fft.next_fast_len(
+            round(samples * rng.uniform(1 - speed, 1 + speed)), real=True
+        )
+
+    def _change_level(self, rng: np.random.Generator, source: np.ndarray) -> None:
+        if most := self.settings.train.gain_db:
+            source *= np.float32(10 ** (rng.uniform(-most, most) / 20))
 
     def _place(self, rng: np.random.Generator) -> tuple[_Track, int]:
         place = int(np.searchsorted(self._draw, rng.random(), side="right"))

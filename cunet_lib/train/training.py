@@ -214,11 +214,12 @@ def train(
 
 def _facts(settings: Profile, store: Store, model: str, *, seed: int) -> dict:
     """What decides the numbers of a training; a run or checkpoint with other facts is another's."""
-    variant = VARIANTS.get(model)
+    if variant := VARIANTS.get(model):
+        what = [variant.control, variant.film, variant.placement, variant.progressive]
+        variant = what + list(variant.beyond)
     return {
         "model": model,
-        "variant": variant
-        and [variant.control, variant.film, variant.placement, variant.progressive, variant.shares],
+        "variant": variant,
         "seed": seed,
         "settings": settings.section_hash("signal", "model", "train"),
         "data": store.hash,

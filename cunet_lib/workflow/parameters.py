@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, TypeAdapter, ValidationError
 
 from cunet_lib.core.settings import ROOT, ConfigError, problem
-from cunet_lib.core.systems import INSTRUMENTS, VARIANTS
+from cunet_lib.core.systems import INSTRUMENTS, STEPS, VARIANTS
 
 NOTEBOOKS = ROOT / "notebooks"
 
@@ -88,6 +88,11 @@ def check_variants() -> None:
                     f"Variant {name} of cunet_lib/core/systems.py has the {part} {value!r}; "
                     f"there are: {', '.join(known[part])}."
                 )
+        if variant.beyond != (*STEPS,)[: len(variant.beyond)]:
+            raise ConfigError(
+                f"Variant {name} of cunet_lib/core/systems.py goes beyond the paper by "
+                f"{variant.beyond!r}; it must be the first of {(*STEPS,)!r}."
+            )
         if variant.shares and variant.placement != "decoder":
             raise ConfigError(
                 f"Variant {name} of cunet_lib/core/systems.py has shares, whose FiLM acts in the "

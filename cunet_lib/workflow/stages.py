@@ -76,6 +76,7 @@ class Stage:
             "04_evaluate": paths.scores / f"{run.replace('oracles', 'ideal_ratio_mask')}.csv",
             "05_plot": paths.scores / "scores.csv",
             "07_conditions": paths.tables / "conditions_uncontrolled.csv",
+            "08_beyond": paths.tables / "steps.csv",
         }.get(self.notebook)
 
     def inputs(self, settings: Profile) -> list[str]:
@@ -95,6 +96,8 @@ class Stage:
             trainings = [name for system in systems for name in _trainings(*system)]
             scored = (f"04_evaluate.{name}-seed{seed}" for name, seed in [*systems, ("oracles", 0)])
             return [*trainings, *scored]
+        if self.notebook == "08_beyond":
+            return ["05_plot"]
         return []
 
 
