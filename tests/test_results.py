@@ -10,7 +10,7 @@ from cunet_lib.report import page
 from cunet_lib.report.records import Table
 from cunet_lib.separation import catalog
 
-DEMO, STUDY = (ROOT / "results" / name for name in ("demo", "study"))
+DEMO, STUDY, BEYOND = (ROOT / "results" / name for name in ("demo", "study", "beyond"))
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
@@ -49,14 +49,14 @@ def test_every_median_reaches_the_bounds_of_the_study():
     assert medians.sub(low, axis=0).ge(5).all(axis=None)
 
 
-@pytest.mark.parametrize("folder", [DEMO, STUDY])
+@pytest.mark.parametrize("folder", [DEMO, STUDY, BEYOND])
 def test_shipped_model_is_small(folder):
     models = list((folder / "models").glob("*.keras"))
     assert [path.stem for path in models] == [load_profile(folder.name).shipped]
     assert models[0].stat().st_size <= 16_000_000
 
 
-@pytest.mark.parametrize("folder", [DEMO, STUDY])
+@pytest.mark.parametrize("folder", [DEMO, STUDY, BEYOND])
 def test_shipped_model_has_its_card(folder):
     card, settings = folder / "models" / catalog.CARD, load_profile(folder.name)
     facts = catalog.read_card(card)

@@ -514,14 +514,15 @@ def test_shipped_models_come_first_and_smoke_last(tmp_path, monkeypatch):
         "project/results/demo/models/cnn_complex.keras",
         "demo/models/cnn_complex.keras",
         "project/results/study/models/cnn_complex.keras",
+        "project/results/beyond/models/cnn_complex.keras",
     ):
         path = tmp_path / place
         path.parent.mkdir(parents=True)
         path.touch()
         if not place.startswith("project/results/demo/runs"):
             assert catalog.find("cnn_complex").path == path
-    assert catalog.find().name == "study/cnn_complex"
-    assert len(catalog.table(cards.scores_of).splitlines()) == 1 + 6 + 2
+    assert catalog.find().name == "beyond/cnn_complex"
+    assert len(catalog.table(cards.scores_of).splitlines()) == 1 + 7 + 2
     card = cards.card(run_record(load_profile("demo"), "cnn_complex"), file=path.name)
     (path.parent / catalog.CARD).write_text(card)
     assert "no real music" in catalog.find().trained_on
@@ -548,7 +549,7 @@ def test_patches_overlap_even_if_the_study_lays_them_end_to_end(tmp_path):
         songs.SongSeparator(found, overlap=1)
 
 
-@pytest.mark.parametrize("name", ["demo", "study"])
+@pytest.mark.parametrize("name", ["demo", "study", "beyond"])
 def test_bfloat16_changes_the_shipped_models_parts_of_real_music_by_little(name):
     mixture = real_excerpt(STUDY_RATE)[0]
     (path,) = (ROOT / "results" / name / "models").glob("*.keras")

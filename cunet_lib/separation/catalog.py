@@ -25,6 +25,9 @@ CARD = "model_card.md"
 MEANINGLESS = "smoke"
 """Profile whose models are never taken unless named: they were trained for seconds."""
 
+FIRST = ("beyond", "study", "demo")
+"""Profiles whose models come before those of others, the best first."""
+
 
 @dataclass(frozen=True)
 class Found:
@@ -65,7 +68,7 @@ def find(name: str | None = None) -> Found:
     ----------
     name
         A path to a ``.keras`` file or to a run folder; ``profile/name``; a name alone, which is
-        looked for among shipped models first, then among runs, in ``study`` and ``demo`` first. If
+        looked for among shipped models first, then among runs, in those of :data:`FIRST` first. If
         not given, the shipped C-U-Net.
 
     Raises
@@ -186,4 +189,4 @@ def _results(path: Path) -> Path:
 def _rank(path: Path) -> tuple[bool, ...]:
     profile = _results(path).name
     shipped = path.parent.name == "models"
-    return (profile == MEANINGLESS, not shipped, profile != "study", profile != "demo")
+    return (profile == MEANINGLESS, not shipped, *(profile != name for name in FIRST))
