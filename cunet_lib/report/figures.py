@@ -56,11 +56,6 @@ WIDTH = 8.0
 """Of figures, in inches: text is then readable on a desk, and on a phone that is held sideways."""
 
 
-def system_of(model: str) -> str:
-    """The scored system that a model belongs to: ``unet_bass`` is one of the dedicated U-Nets."""
-    return "unet" if model in UNETS else model
-
-
 @contextmanager
 def styled() -> Iterator[None]:
     """Draw in the study's style, whatever the caller's settings."""

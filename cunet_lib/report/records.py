@@ -245,13 +245,18 @@ def load_runs(settings: Profile) -> pd.DataFrame:
     return runs
 
 
+def system_of(model: str) -> str:
+    """The scored system that a model belongs to: ``unet_bass`` is one of the dedicated U-Nets."""
+    return "unet" if model in UNETS else model
+
+
 def costs(runs: pd.DataFrame) -> pd.DataFrame:
     """Columns ``parameters`` and ``teraflop`` of each system in ``runs``, the mean over its seeds.
 
     The dedicated U-Nets count together, as system ``"unet"``.
     """
-    system = runs["model"].where(~runs["model"].isin(UNETS), "unet")
-    sums = runs.groupby([system.rename("system"), "seed"])[["parameters", "teraflop"]].sum()
+    sums = runs.assign(system=runs["model"].map(system_of)).groupby(["system", "seed"])
+    sums = sums[["parameters", "teraflop"]].sum()
     return sums.groupby("system").mean()
 
 

@@ -167,8 +167,8 @@ def gather(sweep: Sweep) -> tuple:
     """``Table`` and ``Figure`` of the finished runs; :class:`ConfigError` if there is none."""
     import pandas as pd
 
-    from cunet_lib.report.figures import SYSTEM_COLOURS, Figure, drawn, subplots, system_of
-    from cunet_lib.report.records import Table, data_note, rate_note
+    from cunet_lib.report.figures import SYSTEM_COLOURS, Figure, drawn, subplots
+    from cunet_lib.report.records import Table, data_note, rate_note, system_of
 
     keys = ("model", "seed", "best_val_loss", "best_epoch", "epochs", "steps", "seconds")
     finished = [(each, record) for each in sweep.runs if (record := each.record)]
