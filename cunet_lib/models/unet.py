@@ -116,7 +116,10 @@ class Shares(layers.Layer):
 
     def call(self, x):
         """Shares in [0, 1] that add up to one over the instruments."""
-        return ops.softmax(ops.reshape(x, (-1, len(INSTRUMENTS), *x.shape[1:3])), axis=1)
+        x = ops.reshape(x, (-1, len(INSTRUMENTS), *x.shape[1:3]))
+        # As ops.softmax; that one transposes the maps twice for an axis which is not the last.
+        x = ops.exp(x - ops.stop_gradient(ops.max(x, axis=1, keepdims=True)))
+        return x / ops.sum(x, axis=1, keepdims=True)
 
     def compute_output_shape(self, shape):
         """For a batch of unknown size, which JAX could not divide by the instruments."""

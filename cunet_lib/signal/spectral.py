@@ -115,7 +115,8 @@ def graph_magnitude(audio, signal: Signal):
 
         magnitude = tf.abs(_tensorflow_stft(audio, signal))
         return ops.expand_dims(ops.transpose(magnitude[..., : signal.bins], (0, 2, 1)), -1)
-    return ops.sqrt(ops.sum(graph_spectrum(audio, signal) ** 2, axis=-1, keepdims=True))
+    real, imaginary = graph_spectrum(audio, signal)
+    return ops.expand_dims(ops.sqrt(real**2 + imaginary**2), -1)
 
 
 def graph_spectrum(audio, signal: Signal):
@@ -123,8 +124,8 @@ def graph_spectrum(audio, signal: Signal):
 
     Returns
     -------
-    tensor
-        ``(batch, n_fft // 2, frames, 2)`` float32: real and imaginary parts.
+    tuple
+        Real and imaginary parts, each ``(batch, n_fft // 2, frames)`` float32.
     """
     import keras
     from keras import ops
@@ -137,7 +138,7 @@ def graph_spectrum(audio, signal: Signal):
     else:
         audio, size = ops.cast(audio, "float32"), signal.n_fft
         parts = ops.stft(audio, size, signal.hop, size, window="hann", center=False)
-    return ops.transpose(ops.stack(parts, axis=-1)[..., : signal.bins, :], (0, 2, 1, 3))
+    return tuple(ops.transpose(part[..., : signal.bins], (0, 2, 1)) for part in parts)
 
 
 def _tensorflow_stft(audio, signal: Signal):

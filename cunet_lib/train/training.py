@@ -58,7 +58,7 @@ class WaveformModel(keras.Model):
 
     Takes a mixture waveform ``(batch, samples)``, or ``(mixture, condition)`` for a C-U-Net, and
     gives the network's magnitude estimate ``(batch, bins, frames, 1)``. A C-U-Net with shares gives
-    real and imaginary part, ``(batch, bins, frames, 2)``.
+    real and imaginary part, ``(batch, 2, bins, frames)``.
 
     Parameters
     ----------
@@ -86,13 +86,13 @@ class WaveformModel(keras.Model):
         if self.shares is None:
             given = [graph_magnitude(mixture, self.signal), condition]
             return self.network(given, training=training)
-        spectrum = graph_spectrum(mixture[:: self.group], self.signal)
-        magnitude = ops.sqrt(ops.sum(spectrum**2, axis=-1, keepdims=True))
+        real, imaginary = graph_spectrum(mixture[:: self.group], self.signal)
+        magnitude = ops.expand_dims(ops.sqrt(real**2 + imaginary**2), -1)
         shares = self.shares(magnitude, training=training)
         asked = ops.reshape(condition, (-1, self.group, condition.shape[-1]))
         masks = ops.einsum("mci,mift->mcft", asked, shares)
-        estimates = ops.expand_dims(masks, -1) * ops.expand_dims(spectrum, 1)
-        return ops.reshape(estimates, (-1, *spectrum.shape[1:]))
+        estimates = [masks * ops.expand_dims(part, 1) for part in (real, imaginary)]
+        return ops.reshape(ops.stack(estimates, axis=2), (-1, 2, *real.shape[1:]))
 
 
 def magnitude_error(signal: Signal) -> Callable:
@@ -112,7 +112,8 @@ def complex_error(signal: Signal) -> Callable:
     """
 
     def mean_complex_error(target, estimate):
-        error = ops.sum((graph_spectrum(target, signal) - estimate) ** 2, axis=-1)
+        real, imaginary = graph_spectrum(target, signal)
+        error = (real - estimate[:, 0]) ** 2 + (imaginary - estimate[:, 1]) ** 2
         # At 0 the slope of a square root is infinite.
         return ops.mean(ops.sqrt(error + 1e-12))
 
