@@ -74,7 +74,7 @@ def opened(separator, **changes):
 
 class Open:
     def __init__(self, inner):
-        self.frames, self.separate = inner.frames, inner.separate
+        self.frames, self.separate, self.weighs = inner.frames, inner.separate, inner.weighs
 
     def masks(self, magnitude, conditions=None):
         return np.ones((len(conditions), *magnitude.shape), np.float32)

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import keras
 import numpy as np
 import pandas as pd
+import scipy.fft
 from sklearn.decomposition import PCA
 
 from cunet_lib.core.processes import progress
@@ -26,7 +27,12 @@ from cunet_lib.core.systems import INSTRUMENTS, VARIANTS, Variant
 from cunet_lib.evaluation.metrics import whole_sdr
 from cunet_lib.models.conditions import PAIRS, all_one_hot, label, one_hot, vector
 from cunet_lib.preprocess.store import Store
+from cunet_lib.preprocess.tracks import Originals
+from cunet_lib.separation.catalog import describe
 from cunet_lib.separation.separator import Separator, load_run
+from cunet_lib.separation.songs import separate
+from cunet_lib.separation.stream import SongSeparator
+from cunet_lib.signal.bands import RATE
 
 LEVELS = (0.0, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0)
 """Where faders are measured: the same for every instrument."""
@@ -62,6 +68,12 @@ class Run:
         self.name = model
         self.training = describe_training(self.record["settings"]["train"], VARIANTS[model])
         self.separator = Separator(self.network, settings.signal, settings.separate)
+        self._shipped = settings.paths.models / f"{model}.keras"
+
+    @functools.cached_property
+    def shipped(self) -> SongSeparator:
+        """The model as it ships, ready to separate songs at their own rate."""
+        return SongSeparator(describe(self._shipped))
 
     @functools.cached_property
     def uncontrolled(self) -> Separator:
@@ -271,6 +283,34 @@ def measured(name: str, store: Store, runs: Sequence[Run]) -> pd.DataFrame:
         frames += [
             run.about(MEASUREMENTS[name].measure(run, audio), track=entry.name) for run in runs
         ]
+    return pd.concat(frames, ignore_index=True)
+
+
+def highs(run: Run, originals: Originals) -> pd.DataFrame:
+    """SDR, over all channels of test songs, of what lies above the frequencies that a run hears.
+
+    Parameters
+    ----------
+    originals
+        At :data:`cunet_lib.signal.bands.RATE`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row per track and instrument: track, model, training, seed; target and highs_db.
+    """
+    entries, frames = originals.split("test"), []
+    for entry in progress(entries, "highs: tracks measured", len(entries)):
+        mixture, *stems = originals.audio(entry)
+        estimates = [*separate(mixture, RATE, model=run.shipped).values()]
+        low = scipy.fft.rfftfreq(len(mixture), 1 / RATE) <= run.separator.signal.sample_rate / 2
+        parts = []
+        for sounds in (stems, estimates):
+            spectra = scipy.fft.rfft(np.stack(sounds), axis=1)
+            spectra[:, low] = 0
+            parts.append(scipy.fft.irfft(spectra, len(mixture), axis=1).reshape(len(sounds), -1))
+        scores = pd.DataFrame({"target": INSTRUMENTS, "highs_db": whole_sdr(*parts)})
+        frames.append(run.about(scores, track=entry.name))
     return pd.concat(frames, ignore_index=True)
 
 

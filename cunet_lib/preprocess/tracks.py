@@ -351,3 +351,43 @@ def decode(source: Source, sample_rate: int) -> np.ndarray:
     if problems:
         raise ConfigError(problems[0])
     return mixed({s: [read_mono(file, sample_rate) for file in f] for s, f in stems.items()})
+
+
+class Originals:
+    """A corpus's tracks at a rate and channels of choice, read when asked for.
+
+    Otherwise as the store has them: :meth:`split` and :meth:`audio`.
+    """
+
+    def __init__(self, settings: Profile, rate: int, channels: int = 2):
+        self._sources = list_sources(settings)
+        self.rate, self.channels = rate, channels
+
+    def split(self, name: str) -> list[Source]:
+        """Tracks of a split: ``train``, ``valid`` or ``test``."""
+        return [source for source in self._sources if source.split == name]
+
+    def audio(self, source: Source) -> np.ndarray:
+        """Stems ``(5, samples, channels)`` float32 of a track; errors as of :func:`decode`."""
+        stems, problems = open_stems(source)
+        if problems:
+            raise ConfigError(problems[0])
+        whole = {
+            stem: [np.concatenate(list(file.blocks())) for file in files]
+            for stem, files in stems.items()
+        }
+        return np.stack(
+            [
+                mixed(
+                    {
+                        stem: [
+                            soxr.resample(part[:, channel % part.shape[1]], file.rate, self.rate)
+                            for part, file in zip(parts, stems[stem], strict=True)
+                        ]
+                        for stem, parts in whole.items()
+                    }
+                )
+                for channel in range(self.channels)
+            ],
+            axis=-1,
+        )

@@ -302,6 +302,23 @@ def steps_table(settings: Profile, scores: pd.DataFrame, runs: pd.DataFrame) -> 
 # ------------------------------------------------------------------------------ other protocols
 
 
+def highs_table(settings: Profile, frame: pd.DataFrame) -> Table:
+    """What :func:`cunet_lib.explore.conditioning.highs` measured: quartiles over test tracks."""
+    groups = frame.groupby(["model", "seed", "target"], sort=False)["highs_db"]
+    shares = {"quartile_1_db": 0.25, "median_db": 0.5, "quartile_3_db": 0.75}
+    summary = pd.DataFrame({name: groups.quantile(share) for name, share in shares.items()})
+    summary = summary.assign(tracks=groups.count()).reset_index()
+    cell = "{median_db:.2f} ({quartile_1_db:.2f} to {quartile_3_db:.2f})"
+    columns = {"Instrument": "{target}", "SDR of the highs, dB": cell, "Test tracks": "{tracks}"}
+    edge = settings.signal.sample_rate // 2
+    caption = (
+        f"{LABELS[frame['model'].iloc[0]]}: plain SDR of what lies above {edge} Hz, at full rate "
+        "over all channels, where silence scores 0 dB; median over tracks, quartiles in brackets. "
+        f"{data_note(settings)}"
+    )
+    return Table("highs", summary, lay_out(summary, columns), caption)
+
+
 def further_table(settings: Profile, scores: pd.DataFrame) -> Table:
     """Every score of whole tracks beside BSS Eval: SI-SDR, plain SDR, residual and sum.
 

@@ -40,6 +40,8 @@ class Separator:
         Of the network.
     conditioned
         Whether conditions are needed.
+    weighs
+        Whether conditions weigh shares: one pass answers all of them.
     frames
         Frames of a patch.
     """
@@ -57,7 +59,7 @@ class Separator:
         self.separate = separate or Separate()
         shares = shares_model(model)
         self._mask = shares or mask_model(model)
-        self._weighs = shares is not None
+        self.weighs = shares is not None
         # Keras would compile with XLA, which is slower on processors.
         self._mask.jit_compile = False
         # Here, lest several threads do.
@@ -115,7 +117,7 @@ class Separator:
             magnitude[: self.signal.bins] / peak, self.frames, self.separate.overlap
         )
         given = [conditions]
-        if conditions is not None and not self._weighs:
+        if conditions is not None and not self.weighs:
             conditions = np.asarray(conditions, np.float32)
             # One at a time, since the patches of a whole song are in memory; together where they
             # shall fill several batches.
@@ -147,7 +149,7 @@ class Separator:
         """
         count = len(patches)
         # Where conditions weigh shares, one pass answers all of them.
-        conditioned = self.conditioned and not self._weighs
+        conditioned = self.conditioned and not self.weighs
         rows = count * (len(conditions) if conditioned else 1)
         size = self.separate.batch_size
 
@@ -166,7 +168,7 @@ class Separator:
             with ThreadPoolExecutor(self._at_once) as pool:
                 parts = list(pool.map(masked, batches))
         found = np.concatenate(parts)[:rows]
-        if self._weighs:
+        if self.weighs:
             return np.tensordot(np.asarray(conditions, np.float32), found, (1, 1))
         return found.reshape(-1, *patches.shape)
 

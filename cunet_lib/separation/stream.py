@@ -10,10 +10,11 @@ seams, and memory does not grow with the song.
 Each stretch has its own largest magnitude, so that what follows something louder is heard as well:
 a network knows songs whose magnitudes reach 1.
 
-Above half the study rate the network hears nothing. There the mask is, frame by frame, the mean of
-the mask over the top octave that it does hear, weighted by the mixture's magnitudes
-(``highs="extend"``); it fades in over that octave's last tenth, where the resampling filter rolls
-off. Weights are the same for every instrument, so masks that add up to one do so in the highs.
+Above half the study rate the network hears nothing. There another one gives the masks of a C-U-Net
+with shares (:mod:`cunet_lib.separation.highs`), if it lies beside it. Else the mask is, frame by
+frame, the mean of the mask over the top octave that is heard, weighted by the mixture's magnitudes;
+weights are the same for every instrument. Either way masks that add up to one do so in the highs,
+and fade in over that octave's last tenth, where the resampling filter rolls off.
 ``highs="cut"`` lets nothing through above, as the study's own evaluation.
 """
 
@@ -30,10 +31,13 @@ import scipy.fft
 import soxr
 
 from cunet_lib.core import hardware
+from cunet_lib.core.files import is_file
 from cunet_lib.core.settings import ConfigError, Signal
 from cunet_lib.separation.catalog import Found
+from cunet_lib.separation.highs import FILE, Highs
 from cunet_lib.signal.audio import check_samples
-from cunet_lib.signal.spectral import hann, pad_centre, stft
+from cunet_lib.signal.bands import band_of, levels_above, spectrum_above
+from cunet_lib.signal.spectral import at_rate, hann, pad_centre, stft
 
 FADE = 0.9
 """Share of the study's band above which masks fade to their extension; soxr's filter is flat up to
@@ -147,6 +151,13 @@ class SongSeparator:
         long = folded(model, frames=PATCHES * model.inputs[0].shape[2])
         return Separator(long, self.signal, joined, at_once=AT_ONCE)
 
+    @functools.cached_property
+    def _learned(self):
+        """The network for the highs, or None; see the module."""
+        path = self.found.path.with_name(FILE)
+        there = self.highs == "extend" and self.separator.weighs and is_file(path)
+        return Highs(path) if there else None
+
     def stream(
         self, song: Song, wanted: Sequence[np.ndarray | None]
     ) -> tuple[int, int, Iterator[tuple[np.ndarray, np.ndarray]]]:
@@ -220,34 +231,37 @@ class SongSeparator:
 
         ``inside`` are the frames that the network sees; masks of its edges go on beside them.
         """
-        heard = soxr.resample(_heard(samples), rate, self.signal.sample_rate, quality="HQ")
+        mono = _heard(samples)
+        heard = soxr.resample(mono, rate, self.signal.sample_rate, quality="HQ")
         magnitude = np.abs(stft(heard, self.signal))
-        around = (inside.start, magnitude.shape[1] - len(range(magnitude.shape[1])[: inside.stop]))
+        frames = magnitude.shape[1]
+        around = (inside.start, frames - len(range(frames)[: inside.stop]))
         magnitude = magnitude[:, inside]
+        shares = None
         if wanted[0] is None:
             masks = self.separator.masks(magnitude)
-        elif len(wanted) > 1 or np.count_nonzero(wanted[0]) > 1:
-            masks = np.tensordot(np.stack(wanted), self.separator.shares(magnitude), 1)
+        elif self.separator.weighs or len(wanted) > 1 or np.count_nonzero(wanted[0]) > 1:
+            shares = self.separator.shares(magnitude)
+            masks = np.tensordot(np.stack(wanted), shares, 1)
         else:
             masks = self.separator.masks(magnitude, wanted[0][None])
-        top = _top_octave(masks[:, : self.signal.bins], magnitude)
-        # Windows and hops last as long as the study's. Sizes are rounded to what transforms
-        # quickly; masks are interpolated, so nothing has to match.
-        ratio = rate / self.signal.sample_rate
-        size = scipy.fft.next_fast_len(round(self.signal.n_fft * ratio), real=True)
-        while size % 2:
-            size = scipy.fft.next_fast_len(size + 1, real=True)
-        hop = max(1, round(self.signal.hop * ratio))
-        own = self.signal.model_copy(update={"sample_rate": rate, "n_fft": size, "hop": hop})
-        rows = np.concatenate([masks, top], axis=1).swapaxes(1, 2)
+        if self._learned:
+            spectrum = spectrum_above(mono, rate, self.signal, frames)[:, inside]
+            above = levels_above(spectrum, rate, self.signal)
+            above = np.tensordot(np.stack(wanted), self._learned(shares, magnitude, above), 1)
+        else:
+            above = _top_octave(masks[:, : self.signal.bins], magnitude)
+        # Masks are interpolated, so that sizes need not match.
+        rows = np.concatenate([masks, above], axis=1).swapaxes(1, 2)
         rows = np.pad(rows, ((0, 0), around, (0, 0)), mode="edge")
-        return self._apply(samples, rows, own)
+        return self._apply(samples, rows, at_rate(self.signal, rate))
 
     def _apply(self, samples: np.ndarray, rows: np.ndarray, own: Signal) -> np.ndarray:
         """Mask a stretch's own STFT; and its inverse.
 
         ``rows`` is ``(wanted, frames, rows)``: the frequency bins, the Nyquist bin and, last, the
-        mean over the top octave. In time masks are linear between frames; the last holds on.
+        bands above, one or :data:`cunet_lib.signal.bands.ABOVE`. In time masks are linear between
+        frames; the last holds on.
         """
         size, hop = own.n_fft, own.hop
         window = hann(size).astype(np.float32)
@@ -335,14 +349,16 @@ def _heard(samples: np.ndarray) -> np.ndarray:
     return samples @ sign - mean @ sign
 
 
-def _bands(own: Signal, signal: Signal) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _bands(own: Signal, signal: Signal) -> tuple[np.ndarray, ...]:
     """How a song's bins take masks at the study's frequencies.
 
     Returns
     -------
     low, share, fading
         For each bin that the network hears: the mask's row below it, the share of the next row,
-        and the share of the extension. Bins above take the extension alone.
+        and the share of the lowest band above.
+    above
+        For each bin beyond: its band's row.
     """
     bins = signal.bins
     place = np.arange(own.n_fft // 2 + 1) * (own.sample_rate / own.n_fft)
@@ -356,20 +372,24 @@ def _bands(own: Signal, signal: Signal) -> tuple[np.ndarray, np.ndarray, np.ndar
     heard = int(np.count_nonzero(beyond < 1))
     low = np.minimum(place[:heard].astype(int), bins - 1)
     share = np.clip(place[:heard] - low, 0, 1)
-    return low, share.astype(np.float32), beyond[:heard].astype(np.float32)
+    above = bins + 1 + band_of(place[heard:] * (signal.sample_rate / signal.n_fft), signal)
+    return low, share.astype(np.float32), beyond[:heard].astype(np.float32), above
 
 
 def _masked(spectrum: np.ndarray, mask: np.ndarray, bands, highs: str) -> np.ndarray:
     """Masked spectrum ``(channels, frames, bins)`` complex64; the mask is ``(frames, rows)``."""
-    low, share, fading = bands
-    gain, above = (1 - share) * mask[:, low] + share * mask[:, low + 1], mask[:, -1:]
-    if highs == "extend":
-        gain = (1 - fading) * gain + fading * above
+    low, share, fading, above = bands
+    gain = (1 - share) * mask[:, low] + share * mask[:, low + 1]
+    # A single band is that of all bins.
+    above = mask[:, np.minimum(above, mask.shape[1] - 1)]
+    if highs == "extend" and above.size:
+        gain = (1 - fading) * gain + fading * above[:, :1]
     # Real gains times pairs of real numbers: complex products would take twice as long.
     parts, heard = spectrum.view(np.float32), 2 * len(low)
     masked = np.empty_like(parts)
     np.multiply(parts[..., :heard], np.repeat(gain, 2, axis=-1), out=masked[..., :heard])
-    np.multiply(parts[..., heard:], above * (highs == "extend"), out=masked[..., heard:])
+    above = np.repeat(above * (highs == "extend"), 2, axis=-1)
+    np.multiply(parts[..., heard:], above, out=masked[..., heard:])
     return masked.view(np.complex64)
 
 

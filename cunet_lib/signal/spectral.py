@@ -58,6 +58,19 @@ def istft(spectrogram: np.ndarray, signal: Signal, length: int) -> np.ndarray:
     return np.divide(audio, weight, out=audio, where=heard).astype(np.float32)
 
 
+def at_rate(signal: Signal, rate: int) -> Signal:
+    """The same for songs of another rate: windows and hops last as long as the study's.
+
+    Sizes are rounded, that of a window to an even one that transforms quickly.
+    """
+    ratio = rate / signal.sample_rate
+    size = scipy.fft.next_fast_len(round(signal.n_fft * ratio), real=True)
+    while size % 2:
+        size = scipy.fft.next_fast_len(size + 1, real=True)
+    hop = max(1, round(signal.hop * ratio))
+    return signal.model_copy(update={"sample_rate": rate, "n_fft": size, "hop": hop})
+
+
 def hann(size: int) -> np.ndarray:
     """The study's window, ``(size,)`` float64: Hann, periodic."""
     return np.hanning(size + 1)[:-1]
