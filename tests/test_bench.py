@@ -7,13 +7,16 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks import bench, released, workloads
+from benchmarks.distance import compare, describe
 from cunet_lib.core.settings import load_profile
 from cunet_lib.preprocess.store import build_store
+from cunet_lib.signal.bands import RATE
 from cunet_lib.signal.spectral import stft
 from cunet_lib.train.batches import TrainingBatches
 
@@ -153,3 +156,25 @@ def test_a_damaged_record_is_told(tmp_path, content, capsys):
     (tmp_path / "bench.json").write_text(content)
     assert bench.main(["--only", "panel", "--out", str(tmp_path)]) == 2
     assert capsys.readouterr().err.endswith("delete it and run `make bench` again.\n")
+
+
+def test_distance_between_real_and_rendered_stems_is_that_of_their_measures():
+    """A stem of clicks twice a second at half the level of a steady rest."""
+    time = np.arange(4 * RATE) / RATE
+    clicks = np.exp(-(time % 0.5) / 0.02) * np.sin(2 * np.pi * 1500 * time)
+    rest = np.sin(2 * np.pi * 200 * time)
+    rest *= 2 * np.sqrt((clicks**2).sum() / (rest**2).sum())
+    stem = np.stack([clicks, clicks], axis=1)
+    found = describe(stem, stem + rest[:, None])
+    assert found["level"] == pytest.approx(-6.02, abs=0.01) and found["sides"] < -70
+    assert found["onsets"] == pytest.approx(2, abs=0.3) and found["movement"] > 0.5
+    assert found["sounding"] == pytest.approx(0.2, abs=0.05)
+    assert found["from 1000 Hz"] > -0.5 and found["from 4000 Hz"] < -20
+
+    def table(values):
+        rows = [("bass", measure, value) for measure in ("level", "crest") for value in values]
+        return pd.DataFrame(rows, columns=["stem", "measure", "value"])
+
+    frame = compare(table([5.0, 6.0, 7.0]), table([0.0, 1.0, 2.0, 3.0, 4.0]))
+    assert list(frame.index) == [("bass", "level"), ("bass", "crest")]
+    assert frame["distance"].tolist() == [2.0, 2.0]

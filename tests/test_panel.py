@@ -29,7 +29,7 @@ SIZE = {"shape": SETTINGS.patch_shape, "filters": 2, "blocks": 4, "start": "he"}
 SECONDS = 3.0
 
 
-@pytest.fixture(scope="module", params=["dense_complex", "cnn_simple"])
+@pytest.fixture(scope="module", params=["cnn_simple", "shares"])
 def network(request):
     return models.build(request.param, **SIZE)
 
@@ -312,9 +312,9 @@ def test_store_s_test_songs_come_first_and_the_real_excerpt_is_always_there(tone
 
 @pytest.fixture
 def elsewhere(roots, monkeypatch):
-    """Results and project in an empty folder; the profile's models folder."""
+    """Results and project in an empty folder; the models folders of a profile in them."""
     monkeypatch.setattr(catalog, "ROOT", roots / "project")
-    return SETTINGS.paths.models, roots / "project" / "results" / "smoke" / "models"
+    return [root / "results" / "demo" / "models" for root in (roots, roots / "project")]
 
 
 def test_the_shipped_model_is_found_and_computes_in_single_precision(elsewhere):
@@ -328,7 +328,7 @@ def test_the_shipped_model_is_found_and_computes_in_single_precision(elsewhere):
 
 
 def test_a_missing_or_unfit_model_is_one_sentence(elsewhere):
-    with pytest.raises(ConfigError, match=r"No model 'smoke/.*`cunet models` lists"):
+    with pytest.raises(ConfigError, match=r"no trained model yet; run `make reproduce`"):
         steering.load_network(SETTINGS)
     with pytest.raises(ConfigError, match=r"dense_simple-seed3.*missing; run `make reproduce`"):
         steering.load_network(SETTINGS, "dense_simple", seed=3)

@@ -17,6 +17,7 @@ import soxr
 from cunet_lib.core.settings import ConfigError, Profile, Separate, Signal
 from cunet_lib.core.systems import INSTRUMENTS
 from cunet_lib.evaluation.evaluate import real_excerpt
+from cunet_lib.models.conditions import all_one_hot
 from cunet_lib.models.weights import load
 from cunet_lib.preprocess.store import open_store
 from cunet_lib.separation.catalog import find
@@ -32,12 +33,13 @@ EXCERPT = "a real excerpt (6 s of a MUSDB18 test track)"
 
 
 def load_network(settings: Profile, model: str = "", *, seed: int = 0) -> keras.Model:
-    """The C-U-Net that ships with a profile, or that of a training run.
+    """The C-U-Net that `cunet separate` takes, or that of a training run of a profile.
 
     Parameters
     ----------
     model
-        A C-U-Net variant whose training run is taken; the shipped model if empty.
+        A C-U-Net variant whose training run is taken; if empty, the first of
+        :func:`cunet_lib.separation.catalog.find`.
     seed
         Of the training run.
 
@@ -48,7 +50,7 @@ def load_network(settings: Profile, model: str = "", *, seed: int = 0) -> keras.
     """
     if model:
         return load_run(settings, model, seed=seed)[1]
-    path = find(f"{settings.name}/{settings.shipped}").path
+    path = find().path
     # Half precision saves space on disk, and is slow to compute with.
     network = load(path, precision="float32")
     bins = network.inputs[0].shape[1]
@@ -158,11 +160,14 @@ class Steering:
             overlap = separator.separate.overlap
             patches, _ = cut_patches(self.magnitude[:1], separator.frames, overlap)
             separator.separate = Separate(overlap=overlap, batch_size=len(patches))
+        # Once for every z that follows.
+        exact = self._exact
+        self._shares = exact.masks(self.magnitude, all_one_hot()) if exact.weighs else None
 
     def __call__(self, z: np.ndarray) -> Steered:
         """Mask, estimate and FiLM values of a condition ``(instruments,)``."""
         z = np.asarray(z, np.float32)
-        (mask,) = self._exact.masks(self.magnitude, z[None])
+        (mask,) = self._masks(self._exact, z[None])
         (gammas,), (betas,) = self._film(z[None])
         estimate = istft(mask * self.spectrogram, self.signal, len(self.mixture))
         return Steered(z, mask, estimate, gammas, betas, self._level(mask))
@@ -174,8 +179,13 @@ class Steering:
         """
         conditions = np.repeat(np.asarray(z, np.float32)[None], len(CURVE), axis=0)
         conditions[:, INSTRUMENTS.index(instrument)] = CURVE
-        masks = self._quick.masks(self.magnitude, conditions)
+        masks = self._masks(self._quick, conditions)
         return np.array(CURVE), np.array([self._level(mask) for mask in masks])
+
+    def _masks(self, separator: Separator, conditions: np.ndarray) -> np.ndarray:
+        if self._shares is not None:
+            return np.tensordot(conditions, self._shares, 1)
+        return separator.masks(self.magnitude, conditions)
 
     def ranges(self) -> tuple[np.ndarray, np.ndarray]:
         """Gammas and betas ``(conditions, values)`` with every instrument on or off."""
