@@ -3,7 +3,7 @@
 ``python -m benchmarks.distance FOLDER`` compares the tracks of a folder, each a folder of stems
 (``bass.wav``, ``drums.flac``, ...; one may be missing), with training songs of a profile's corpus.
 For each stem and measure the table has the median over real and over rendered tracks, and their
-difference in quartile ranges of the rendered ones: above 1, most rendered songs lie on one side.
+difference in quartile ranges of the rendered ones.
 """
 
 from __future__ import annotations
@@ -49,31 +49,31 @@ def describe(stem: np.ndarray, mixture: np.ndarray) -> dict[str, float]:
     movement = np.abs(np.fft.rfft(envelope - envelope.mean())) ** 2
     rates = np.fft.rfftfreq(len(envelope), BLOCK / RATE)
     found = {
-        "level": _db((mono**2).sum() / (rest**2).sum()),
-        "crest": _db(np.abs(mono).max() ** 2 / (loud**2).mean()),
+        "level": _db((mono**2).sum(), (rest**2).sum()),
+        "crest": _db(np.abs(mono).max() ** 2, (loud**2).mean()),
         "sounding": sounds.mean(),
         "spread": np.std(20 * np.log10(loud)),
-        "sides": _db(((stem - mono[:, None]) ** 2).mean() / (mono**2).mean()),
+        "sides": _db(((stem - mono[:, None]) ** 2).mean(), (mono**2).mean()),
         "onsets": len(librosa.onset.onset_detect(y=mono, sr=RATE)) * RATE / len(mono),
         "movement": movement[(rates >= 2) & (rates < 8)].sum() / movement.sum(),
     }
     for low, high in pairwise(OCTAVES):
         band = spectrum[(hertz >= low) & (hertz < high)].sum()
-        found[f"from {low:g} Hz"] = _db(band / spectrum.sum())
+        found[f"from {low:g} Hz"] = _db(band, spectrum.sum())
     return found
 
 
-def _db(ratio: float) -> float:
-    return 10 * float(np.log10(ratio + 1e-8))
+def _db(power: float, reference: float) -> float:
+    return 10 * float(np.log10((power + 1e-8) / (reference + 1e-8)))
 
 
 def measures(originals: Originals, sources: list) -> pd.DataFrame:
-    """:func:`describe` of every stem that is not silent: columns stem, measure, value."""
+    """:func:`describe` of every stem that is not silent or shorter than a second."""
     rows = []
     for source in progress(sources, "tracks measured", len(sources)):
         mixture, *stems = originals.audio(source)
         for name, stem in zip(INSTRUMENTS, stems, strict=True):
-            if (stem**2).sum() > 1e-6 * (mixture**2).sum():
+            if len(stem) > RATE and (stem**2).sum() > 1e-6 * (mixture**2).sum():
                 rows += [(name, *item) for item in describe(stem, mixture).items()]
     return pd.DataFrame(rows, columns=["stem", "measure", "value"])
 
@@ -87,7 +87,7 @@ def compare(real: pd.DataFrame, rendered: pd.DataFrame) -> pd.DataFrame:
     )
     spread = groups.quantile(0.75) - groups.quantile(0.25)
     table["distance"] = (table["real"] - table["rendered"]) / spread
-    return table.loc[groups.median().index].dropna()
+    return table.replace(np.inf, np.nan).loc[groups.median().index].dropna()
 
 
 def main() -> None:
@@ -102,7 +102,7 @@ def main() -> None:
     try:
         originals = Originals(load_profile(options.profile), RATE)
         songs = originals.split("train")
-        rendered = measures(originals, songs[:: -(-len(songs) // options.tracks)])
+        rendered = measures(originals, songs[:: -(-len(songs) // max(options.tracks, 1))])
         table = compare(measures(originals, tracks), rendered)
     except ConfigError as error:
         raise SystemExit(str(error)) from error

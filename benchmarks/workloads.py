@@ -373,15 +373,15 @@ def _song(path: Path, seconds: float) -> Path:
 
 
 def panel(scale: float, torch: str | None) -> Found:
-    """The control panel's answers to a slider, with an untrained network of the demo's size.
+    """The control panel's answers to a slider, with the model that ships.
 
     Two kinds: one that the curves follow while a slider rests, and one that waits for them, as in a
     notebook that papermill runs.
     """
-    from cunet_lib.train.training import new_network
+    from cunet_lib.explore.steering import load_network
 
     settings = load_profile("demo")
-    network = new_network(settings, "dense_complex", seed=0)
+    network = load_network(settings)
     answers, complete = answer_times(network, settings, moves=max(12, round(48 * scale)))
     reference = f"500 ms; at most {1000 * max(answers):.0f} ms"
     what, median = "slider to sound and picture, 10 s of audio", statistics.median(answers)

@@ -135,7 +135,7 @@ def _parser() -> argparse.ArgumentParser:
     argument("--start", type=float, default=0.0, metavar="S", help="begin at this second")
     argument("--length", type=float, metavar="S", help="separate so many seconds")
     argument("--residual", action="store_true", help="also write what is left over")
-    highs = "frequencies above those the model hears: separated from what it hears below, or left "
+    highs = "frequencies above those the model hears: separated by what it hears below, or left "
     highs += "out (default: %(default)s)"
     argument("--highs", choices=("extend", "cut"), default="extend", help=highs)
     overlap = "what neighbouring patches share, in patches of the training's length, from 0 to "

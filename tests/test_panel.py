@@ -4,11 +4,13 @@ import asyncio
 import base64
 import datetime
 import io
+import json
 import tracemalloc
 
 import numpy as np
 import pytest
 import soundfile
+from conftest import changed, run_record
 
 from benchmarks import workloads
 from cunet_lib.core.settings import ConfigError, load_profile
@@ -317,10 +319,17 @@ def elsewhere(roots, monkeypatch):
     return [root / "results" / "demo" / "models" for root in (roots, roots / "project")]
 
 
+def shipped(network, folder):
+    """Save a model with a record of its training."""
+    save_half(network, folder / "cnn_complex.keras")
+    record = run_record(SETTINGS, "cnn_complex")
+    (folder / "run.json").write_text(json.dumps(record), encoding="utf-8")
+
+
 def test_the_shipped_model_is_found_and_computes_in_single_precision(elsewhere):
     network = models.build("cnn_complex", **SIZE)
     for folder in elsewhere:
-        save_half(network, folder / "cnn_complex.keras")
+        shipped(network, folder)
         found = steering.load_network(SETTINGS)
         assert found.name == "cnn_complex"
         assert {weight.dtype for weight in found.weights} == {"float32"}
@@ -328,11 +337,11 @@ def test_the_shipped_model_is_found_and_computes_in_single_precision(elsewhere):
 
 
 def test_a_missing_or_unfit_model_is_one_sentence(elsewhere):
-    with pytest.raises(ConfigError, match=r"no trained model yet; run `make reproduce`"):
+    with pytest.raises(ConfigError, match=r"no trained model .*; run `make reproduce`"):
         steering.load_network(SETTINGS)
     with pytest.raises(ConfigError, match=r"dense_simple-seed3.*missing; run `make reproduce`"):
         steering.load_network(SETTINGS, "dense_simple", seed=3)
-    small = {**SIZE, "shape": (256, 64, 1)}
-    save_half(models.build("cnn_complex", **small), elsewhere[0] / "cnn_complex.keras")
-    with pytest.raises(ConfigError, match="256 frequency bins"):
-        steering.load_network(SETTINGS)
+    shipped(models.build("cnn_complex", **SIZE), elsewhere[0])
+    for other in ({"sample_rate": 16000}, {"n_fft": 512}, {"hop": 128}):
+        with pytest.raises(ConfigError, match="with these signal settings"):
+            steering.load_network(changed(SETTINGS, "signal", **other))

@@ -250,9 +250,9 @@ def missing(path: Path) -> ConfigError:
     return ConfigError(f"{_short(path)} is missing; run `make reproduce`.")
 
 
-def damaged(path: Path, problem: str) -> ConfigError:
+def damaged(path: Path, problem: str, command: str = "make reproduce") -> ConfigError:
     """The error for a file of the study that cannot be used: one sentence with the remedy."""
-    return ConfigError(f"{_short(path)} is damaged: {problem}; delete it and run `make reproduce`.")
+    return ConfigError(f"{_short(path)} is damaged: {problem}; delete it and run `{command}`.")
 
 
 def _short(path: Path) -> str:

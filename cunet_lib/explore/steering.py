@@ -1,4 +1,7 @@
-"""A C-U-Net and a stretch of a song, ready to be steered: each new z is one call of the network."""
+"""A C-U-Net and a stretch of a song, ready to be steered: a new z is one call of the network.
+
+Shares are computed once for all z.
+"""
 
 from __future__ import annotations
 
@@ -33,33 +36,25 @@ EXCERPT = "a real excerpt (6 s of a MUSDB18 test track)"
 
 
 def load_network(settings: Profile, model: str = "", *, seed: int = 0) -> keras.Model:
-    """The C-U-Net that `cunet separate` takes, or that of a training run of a profile.
+    """The C-U-Net that ``cunet separate`` takes, or that of a training run of a profile.
 
     Parameters
     ----------
     model
-        A C-U-Net variant whose training run is taken; if empty, the first of
-        :func:`cunet_lib.separation.catalog.find`.
+        A C-U-Net variant whose training run is taken; if empty, the best that ships and has the
+        profile's signal settings.
     seed
         Of the training run.
 
     Raises
     ------
     ConfigError
-        If there is no such model, or it was trained with other signal settings.
+        If there is no such model, or the run had other signal settings.
     """
     if model:
         return load_run(settings, model, seed=seed)[1]
-    path = find().path
     # Half precision saves space on disk, and is slow to compute with.
-    network = load(path, precision="float32")
-    bins = network.inputs[0].shape[1]
-    if bins != settings.signal.bins:
-        raise ConfigError(
-            f"{path.name} was trained on {bins} frequency bins; signal.n_fft = "
-            f"{settings.signal.n_fft} gives {settings.signal.bins}."
-        )
-    return network
+    return load(find(signal=settings.signal).path, precision="float32")
 
 
 def songs(settings: Profile) -> dict[str, Callable[[], np.ndarray]]:
@@ -175,7 +170,8 @@ class Steering:
     def curve(self, z: np.ndarray, instrument: str) -> tuple[np.ndarray, np.ndarray]:
         """:data:`CURVE`, and :attr:`Steered.level` with the instrument's z at each of its points.
 
-        From patches that do not overlap, so within about a hundredth of the exact level.
+        Shares are at hand. Other networks answer for patches that do not overlap, so within about a
+        hundredth of the exact level.
         """
         conditions = np.repeat(np.asarray(z, np.float32)[None], len(CURVE), axis=0)
         conditions[:, INSTRUMENTS.index(instrument)] = CURVE

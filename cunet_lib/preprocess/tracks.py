@@ -354,40 +354,28 @@ def decode(source: Source, sample_rate: int) -> np.ndarray:
 
 
 class Originals:
-    """A corpus's tracks at a rate and channels of choice, read when asked for.
+    """A corpus's tracks in stereo at a rate of choice, read when asked for.
 
-    Otherwise as the store has them: :meth:`split` and :meth:`audio`.
+    They are found by :meth:`split` and :meth:`audio`, as in a store.
     """
 
-    def __init__(self, settings: Profile, rate: int, channels: int = 2):
-        self._sources = list_sources(settings)
-        self.rate, self.channels = rate, channels
+    def __init__(self, settings: Profile, rate: int):
+        self._sources, self.rate = list_sources(settings), rate
 
     def split(self, name: str) -> list[Source]:
         """Tracks of a split: ``train``, ``valid`` or ``test``."""
         return [source for source in self._sources if source.split == name]
 
     def audio(self, source: Source) -> np.ndarray:
-        """Stems ``(5, samples, channels)`` float32 of a track; errors as of :func:`decode`."""
+        """Stems ``(5, samples, 2)`` float32 of a track; errors as of :func:`decode`."""
         stems, problems = open_stems(source)
         if problems:
             raise ConfigError(problems[0])
-        whole = {
-            stem: [np.concatenate(list(file.blocks())) for file in files]
-            for stem, files in stems.items()
-        }
-        return np.stack(
-            [
-                mixed(
-                    {
-                        stem: [
-                            soxr.resample(part[:, channel % part.shape[1]], file.rate, self.rate)
-                            for part, file in zip(parts, stems[stem], strict=True)
-                        ]
-                        for stem, parts in whole.items()
-                    }
-                )
-                for channel in range(self.channels)
-            ],
-            axis=-1,
-        )
+
+        def read(file: AudioFile) -> np.ndarray:
+            audio = np.concatenate([*file.blocks()])[:, np.arange(2) % file.channels]
+            return soxr.resample(audio, file.rate, self.rate, quality="HQ").T
+
+        parts = {stem: [read(file) for file in files] for stem, files in stems.items()}
+        sides = [{stem: [each[k] for each in parts[stem]] for stem in parts} for k in (0, 1)]
+        return np.stack([mixed(side) for side in sides], axis=-1)

@@ -105,9 +105,9 @@ def card(
 ## Use
 
 Isolates {isolated} in a mixture, by a mask on its magnitude spectrogram, computed at {rate} Hz
-mono. `cunet separate song.mp3` applies it to a file at the file's own rate and channels; above
-that rate's half the masks are those of the small network `highs.npz`, if it lies beside the model,
-else an extension that is not learned.
+mono. `cunet separate song.mp3` applies it to a file at the file's own rate and channels. Above
+half of {rate} Hz a small network goes on from the instruments' estimates, where `highs.npz` lies
+beside the model; else the mask is an extension, not learned.
 
 ## Data
 

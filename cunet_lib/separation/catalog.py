@@ -61,7 +61,7 @@ class Found:
     results: Path | None
 
 
-def find(name: str | None = None) -> Found:
+def find(name: str | None = None, *, signal: Signal | None = None) -> Found:
     """Find a model.
 
     Parameters
@@ -70,6 +70,8 @@ def find(name: str | None = None) -> Found:
         A path to a ``.keras`` file or to a run folder; ``profile/name``; a name alone, which is
         looked for among shipped models first, then among runs, in those of :data:`FIRST` first. If
         not given, the shipped C-U-Net.
+    signal
+        If no name is given: settings that the model was trained with; any if not given.
 
     Raises
     ------
@@ -81,9 +83,12 @@ def find(name: str | None = None) -> Found:
         for full, path in files.items():
             profile, own = full.split("/")
             if profile != MEANINGLESS and not own.startswith(UNETS):
-                return describe(path)
+                found = describe(path)
+                if signal in (None, found.signal):
+                    return found
         raise ConfigError(
-            "There is no trained model yet; run `make reproduce`, or name one by --model PATH."
+            f"There is no trained model {'with these signal settings ' if signal else ''}yet; run "
+            "`make reproduce`, or name one by --model PATH."
         )
     given = Path(name).expanduser()
     for path in (given, given / "model.keras"):

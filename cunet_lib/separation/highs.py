@@ -8,7 +8,6 @@ below, and the mixture in bands above (:mod:`cunet_lib.signal.bands`).
 
 from __future__ import annotations
 
-import zipfile
 from itertools import pairwise
 from pathlib import Path
 
@@ -36,14 +35,15 @@ class Highs:
         try:
             with np.load(path, allow_pickle=False) as file:
                 weights = [file[name].astype(np.float32) for name in file.files]
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-            raise damaged(path, "it holds no arrays") from error
-        # The last size of each layer is the first of the next.
-        sizes = [INPUTS, *map(len, weights[1::2])]
-        shapes = [shape for pair in pairwise(sizes) for shape in (pair, pair[1:])]
-        fits = [weight.shape for weight in weights] == shapes
-        if not fits or sizes[-1] != ABOVE * len(INSTRUMENTS):
-            raise damaged(path, "its arrays have other shapes")
+            # The last size of each layer is the first of the next.
+            sizes = [INPUTS, *map(len, weights[1::2])]
+            shapes = [shape for pair in pairwise(sizes) for shape in (pair, pair[1:])]
+            fits = [weight.shape for weight in weights] == shapes
+            whole = all(np.isfinite(weight).all() for weight in weights)
+        except Exception as error:  # of an archive that was changed: a dozen kinds
+            raise damaged(path, "it holds no arrays", "make beyond") from error
+        if not (fits and whole and sizes[-1] == ABOVE * len(INSTRUMENTS)):
+            raise damaged(path, "its arrays are not those of the network", "make beyond")
         self._layers = list(zip(weights[::2], weights[1::2], strict=True))
 
     def __call__(self, shares: np.ndarray, magnitude: np.ndarray, above: np.ndarray) -> np.ndarray:

@@ -10,10 +10,11 @@ seams, and memory does not grow with the song.
 Each stretch has its own largest magnitude, so that what follows something louder is heard as well:
 a network knows songs whose magnitudes reach 1.
 
-Above half the study rate the network hears nothing. There another one gives the masks of a C-U-Net
-with shares (:mod:`cunet_lib.separation.highs`), if it lies beside it. Else the mask is, frame by
-frame, the mean of the mask over the top octave that is heard, weighted by the mixture's magnitudes;
-weights are the same for every instrument. Either way masks that add up to one do so in the highs,
+Above half the study rate the network hears nothing. Where the shares of all instruments are known
+and ``highs.npz`` lies beside the model, a small network gives the masks there
+(:mod:`cunet_lib.separation.highs`). Else the mask is, frame by frame, the mean of the mask over the
+top octave that is heard, weighted by the mixture's magnitudes; weights are the same for every
+instrument. Either way masks that add up to one do so in the highs,
 and fade in over that octave's last tenth, where the resampling filter rolls off.
 ``highs="cut"`` lets nothing through above, as the study's own evaluation.
 """
@@ -36,7 +37,7 @@ from cunet_lib.core.settings import ConfigError, Signal
 from cunet_lib.separation.catalog import Found
 from cunet_lib.separation.highs import FILE, Highs
 from cunet_lib.signal.audio import check_samples
-from cunet_lib.signal.bands import band_of, levels_above, spectrum_above
+from cunet_lib.signal.bands import RATE, band_of, levels_above, spectrum_above
 from cunet_lib.signal.spectral import at_rate, hann, pad_centre, stft
 
 FADE = 0.9
@@ -155,8 +156,7 @@ class SongSeparator:
     def _learned(self):
         """The network for the highs, or None; see the module."""
         path = self.found.path.with_name(FILE)
-        there = self.highs == "extend" and self.separator.weighs and is_file(path)
-        return Highs(path) if there else None
+        return Highs(path) if self.highs == "extend" and is_file(path) else None
 
     def stream(
         self, song: Song, wanted: Sequence[np.ndarray | None]
@@ -245,9 +245,9 @@ class SongSeparator:
             masks = np.tensordot(np.stack(wanted), shares, 1)
         else:
             masks = self.separator.masks(magnitude, wanted[0][None])
-        if self._learned:
-            spectrum = spectrum_above(mono, rate, self.signal, frames)[:, inside]
-            above = levels_above(spectrum, rate, self.signal)
+        if shares is not None and self._learned:
+            full = soxr.resample(mono, rate, RATE, quality="HQ")
+            above = levels_above(spectrum_above(full, self.signal, frames)[:, inside], self.signal)
             above = np.tensordot(np.stack(wanted), self._learned(shares, magnitude, above), 1)
         else:
             above = _top_octave(masks[:, : self.signal.bins], magnitude)

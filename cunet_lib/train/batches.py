@@ -151,7 +151,7 @@ class TrainingBatches:
         """Fill the mixture ``(samples,)`` and its sources ``(instruments, samples)`` of a place.
 
         Returns the names of the tracks that they come from. Only sources that are asked for are
-        read, unless others are mixed in, or speeds or levels vary; the rest of
+        read, unless others are mixed in, or what is heard of them varies; the rest of
         ``sources`` stays as it was. With probability ``train.remix`` the instruments that the
         first condition does not want come from other places; the wanted ones stay together. What
         comes from one place has one speed (``train.speed``), and each instrument a level of its own

@@ -17,7 +17,7 @@ from keras import layers, ops
 
 from cunet_lib.core.files import write_atomically
 from cunet_lib.core.processes import progress
-from cunet_lib.core.settings import Signal
+from cunet_lib.core.settings import ConfigError, Signal
 from cunet_lib.core.systems import INSTRUMENTS
 from cunet_lib.preprocess.tracks import Originals
 from cunet_lib.signal.bands import ABOVE, RATE, features, levels_above, members, spectrum_above
@@ -48,7 +48,17 @@ def learn(
         File to write: kernel and bias of each layer, in half precision.
     seed
         Of the first weights, of the order of frames, and of which songs lose their highest bands.
+
+    Raises
+    ------
+    ConfigError
+        If the study rate leaves nothing above, or a track cannot be read.
     """
+    if signal.sample_rate >= RATE:
+        raise ConfigError(
+            f"A network at {signal.sample_rate} Hz hears all of songs at {RATE} Hz; nothing is "
+            "left to learn."
+        )
     keras.utils.set_random_seed(seed)
     rng = np.random.default_rng(seed)
     sources = originals.split("train")
@@ -98,13 +108,13 @@ def _lesson(audio: np.ndarray, shares: Callable, signal: Signal, rng) -> tuple:
     heard = soxr.resample(mixture, RATE, signal.sample_rate, quality="HQ")
     magnitude = np.abs(stft(heard, signal))
     below, frames = shares(magnitude), magnitude.shape[1]
-    whole, *parts = (spectrum_above(each, RATE, signal, frames) for each in (mixture, *stems))
-    above = levels_above(whole, RATE, signal)
+    whole, *parts = (spectrum_above(each, signal, frames) for each in (mixture, *stems))
+    above = levels_above(whole, signal)
     products = [
         [np.abs(whole) ** 2, (whole.conj() * part).real, np.abs(part) ** 2] for part in parts
     ]
     # (instruments, 3, bands, frames)
-    powers = members(RATE, signal) @ np.array(products)
+    powers = members(signal) @ np.array(products)
     if rng.random() < 0.25:
         # As lossy coding leaves it.
         cut = int(rng.integers(ABOVE // 2, ABOVE))

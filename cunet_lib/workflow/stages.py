@@ -76,7 +76,7 @@ class Stage:
             "04_evaluate": paths.scores / f"{run.replace('oracles', 'ideal_ratio_mask')}.csv",
             "05_plot": paths.scores / "scores.csv",
             "07_conditions": paths.tables / "conditions_uncontrolled.csv",
-            "08_beyond": paths.tables / "steps.csv",
+            "08_beyond": paths.models / "highs.npz",
         }.get(self.notebook)
 
     def inputs(self, settings: Profile) -> list[str]:
