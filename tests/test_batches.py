@@ -174,17 +174,6 @@ def test_levels_of_stems_vary_within_what_is_set(batches):
     assert np.abs(gains).max() <= 6.0 and np.ptp(gains) > 0.1
 
 
-def test_some_stems_are_absent_from_mixture_and_target_alike(batches):
-    options = {"remix": 0.0, "conditions_per_mixture": 4, "progressive": 0.0}
-    plain, absent = batches(**options), batches(**options, absent=0.5, batch_size=32)
-    assert not [row for row in plain.batch(3).target if not row.any()]
-    batch = absent.batch(3)
-    silent = ~batch.target.any(axis=1)
-    assert 8 <= silent.sum() <= 24
-    sums = batch.target.reshape(8, 4, -1).sum(axis=1)
-    np.testing.assert_allclose(sums, batch.mixture[::4], atol=1e-5)
-
-
 def test_no_training_batch_touches_validation_or_test_tracks(batches, validation, monkeypatch):
     opened = []
     audio = Store.audio

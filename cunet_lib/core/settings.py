@@ -176,11 +176,12 @@ class Train(_Section):
     conditions_per_mixture: int = Field(
         1, ge=1, description="conditions that a C-U-Net's batch asks of each mixture; paper: 1"
     )
-    progressive: Probability = Field(0.25, description="z and target of one_hot times U(0, 1)")
+    progressive: Probability = Field(
+        0.25, description="condition and target scaled by U(0, 1), of one_hot conditions"
+    )
     remix: Probability = Field(0.25, description="other stems drawn from other tracks")
     speed: float | None = Field(None, gt=0, lt=0.5, description="a patch's: 1, plus or minus this")
     gain_db: float | None = Field(None, gt=0, le=20, description="a stem's: plus or minus this")
-    absent: float | None = Field(None, gt=0, lt=1, description="probability: a stem is silent")
     precision: Literal["auto", "float32", "mixed_bfloat16"] = "auto"
     jit: Literal["auto", "on", "off"] = "auto"
     validation_patches: int = Field(256, ge=1, description="at most, per instrument")

@@ -155,11 +155,10 @@ class TrainingBatches:
         ``sources`` stays as it was. With probability ``train.remix`` the instruments that the
         first condition does not want come from other places; the wanted ones stay together. What
         comes from one place has one speed (``train.speed``), and each instrument a level of its own
-        (``train.gain_db``), or none (``train.absent``).
+        (``train.gain_db``).
         """
         train = self.settings.train
-        remixed = rng.random() < train.remix
-        varied = train.speed or train.gain_db or train.absent
+        remixed, varied = rng.random() < train.remix, train.speed or train.gain_db
         if not remixed and not varied:
             # Row 0 of a track is its mixture.
             track.cut(0, start, mix)
@@ -170,12 +169,12 @@ class TrainingBatches:
         length = self._length(rng)
         for row in np.flatnonzero(together):
             track.cut(1 + row, start, sources[row], length)
-            self._vary(rng, sources[row])
+            self._change_level(rng, sources[row])
         _weighted_sum(sources, together.astype(np.float32), mix)
         for other in np.flatnonzero(~together):
             other_track, other_start = self._place(rng)
             other_track.cut(1 + other, other_start, sources[other], self._length(rng))
-            self._vary(rng, sources[other])
+            self._change_level(rng, sources[other])
             mix += sources[other]
             names.add(other_track.name)
         return names
@@ -190,12 +189,9 @@ class TrainingBatches:
             round(samples * rng.uniform(1 - speed, 1 + speed)), real=True
         )
 
-    def _vary(self, rng: np.random.Generator, source: np.ndarray) -> None:
-        """Another level for a source, if they vary; silence for some."""
+    def _change_level(self, rng: np.random.Generator, source: np.ndarray) -> None:
         if most := self.settings.train.gain_db:
             source *= np.float32(10 ** (rng.uniform(-most, most) / 20))
-        if (share := self.settings.train.absent) and rng.random() < share:
-            source[:] = 0
 
     def _place(self, rng: np.random.Generator) -> tuple[_Track, int]:
         place = int(np.searchsorted(self._draw, rng.random(), side="right"))
