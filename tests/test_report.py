@@ -410,6 +410,24 @@ def test_titles_and_full_markers_count_what_is_confirmed(study):
     assert sorted(shown) == pytest.approx(sorted(rows["difference_mean_db"]))
 
 
+def test_a_profile_like_another_stands_beside_it(study):
+    settings = study.settings.model_copy(update={"like": "study"})
+    known = study.scores.copy()
+    known.loc[known["model"] == "dense_complex", "value"] -= 20.0
+    two = study.scores[study.scores["model"].isin(["mixture", "unet", "dense_complex"])]
+    table = tables.again_table(settings, two, known)
+    frame = table.frame
+    assert set(frame["model"]) == {"dense_complex"} and len(frame) == 2 * 5
+    moved = (frame["difference_mean_db"] - frame["known_difference_mean_db"]).to_numpy()
+    assert moved == pytest.approx(20.0) and frame["shift_db"].to_numpy() == pytest.approx(moved)
+    there = tables.differences_table(settings, known).frame.query("model == 'dense_complex'")
+    keys = ["target", "difference_mean_db", "verdict"]
+    stated = frame[["target", "known_difference_mean_db", "known_verdict"]].to_numpy()
+    assert sorted(map(tuple, stated)) == sorted(map(tuple, there[keys].to_numpy()))
+    again = tables.again_table(settings, two, two)
+    assert (again.frame["shift_db"] == 0).all() and "10 of 10 verdicts" in again.caption
+
+
 def test_steps_tell_what_each_network_gains_over_the_row_above(study):
     table = tables.steps_table(study.settings, study.scores, study.runs)
     frame = table.frame.set_index("model")

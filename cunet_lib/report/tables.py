@@ -265,6 +265,40 @@ def differences_table(settings: Profile, scores: pd.DataFrame) -> Table:
     return Table("differences", frame, lay_out(shown, columns), caption)
 
 
+def again_table(settings: Profile, scores: pd.DataFrame, known: pd.DataFrame) -> Table:
+    """Verdicts and medians beside those of the profile that this one is like, from its scores.
+
+    ``shift`` is how far the larger of the two systems' medians moved, in dB.
+    """
+    verdict, parts = ["difference_mean_db", "verdict"], []
+    for measure in (SDR_V4, SDR_V3):
+        compared = {}
+        for side, table in {"": scores, "known_": known}.items():
+            each = inference.comparison_table(table, settings.statistics, measure)
+            each = each.rename(columns={"mean": verdict[0]}).set_index(PLACE)
+            medians = analysis.summary(table, measure).set_index(PLACE)["median"]
+            each["median_db"] = medians
+            each["unet_median_db"] = [medians["unet", target] for _, target in each.index]
+            compared[side] = each[[*verdict, "median_db", "unet_median_db"]].add_prefix(side)
+        parts.append(pd.concat(compared.values(), axis=1, join="inner").reset_index())
+        parts[-1]["protocol"] = measure.heading
+    frame = pd.concat(parts, ignore_index=True)
+    moved = [frame[name] - frame[f"known_{name}"] for name in ("median_db", "unet_median_db")]
+    frame["shift_db"] = pd.concat(moved, axis=1).abs().max(axis=1)
+    columns = {**NAMED, "Protocol": "{protocol}"}
+    for side, label in {"known_": settings.like, "": settings.name}.items():
+        columns[f"{label}: difference, dB"] = f"{{{side}difference_mean_db:+.2f}}"
+        columns[f"{label}: verdict"] = f"{{{side}verdict}}"
+    columns["Medians moved, dB"] = "{shift_db:.2f}"
+    equal = int((frame["verdict"] == frame["known_verdict"]).sum())
+    caption = (
+        f"C-U-Net minus dedicated U-Nets in the profile {settings.like} and in {settings.name}: "
+        f"{equal} of {len(frame)} verdicts are the same. Medians moved: the larger change of the "
+        f"two systems' medians over {basis(settings, scores).removeprefix('Data: ')}"
+    )
+    return _made("again", frame, columns, caption)
+
+
 def steps_table(settings: Profile, scores: pd.DataFrame, runs: pd.DataFrame) -> Table:
     """What each C-U-Net gains over the one before it, and its cost; the dedicated U-Nets last."""
     frame = costs(runs)
