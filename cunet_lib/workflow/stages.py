@@ -94,8 +94,9 @@ class Stage:
             # Of each seed the C-U-Nets, which take longest, first: free jobs take them in order.
             systems = sorted(settings.trained, key=lambda run: (run[1], run[0] == "unet"))
             trainings = [name for system in systems for name in _trainings(*system)]
-            scored = (f"04_evaluate.{name}-seed{seed}" for name, seed in [*systems, ("oracles", 0)])
-            return [*trainings, *scored]
+            # The shipped network's scores take longest, as its ablation is scored, too.
+            scored = sorted([*systems, ("oracles", 0)], key=lambda run: run[0] != settings.shipped)
+            return [*trainings, *(f"04_evaluate.{name}-seed{seed}" for name, seed in scored)]
         if self.notebook == "08_beyond":
             return ["05_plot"]
         return []
