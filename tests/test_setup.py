@@ -389,7 +389,7 @@ def test_ci_runs_the_documented_command():
 # ---------------------------------------------------------------------------- the graph of stages
 
 
-def test_stages_come_in_order_with_the_longest_trainings_first(tree):
+def test_stages_come_in_order_with_the_longest_first(tree):
     assert tree.planned() == PLAN
     assert not (tree.root / "results").exists()  # a dry run writes nothing, not even a lock
 

@@ -20,7 +20,7 @@ PLAN = [
     "01_preprocess",
     *(f"03_train_cunet.{run}" for run in CUNETS),
     *(f"02_train_unet.{run}" for run in UNETS),
-    *(f"04_evaluate.{run}" for run in CUNETS),
+    *(f"04_evaluate.{run}" for run in CUNETS[::-1]),  # the shipped one first
     "04_evaluate.unet-seed0",
     "04_evaluate.oracles-seed0",
     "05_plot",
