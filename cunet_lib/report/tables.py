@@ -268,7 +268,7 @@ def differences_table(settings: Profile, scores: pd.DataFrame) -> Table:
 def again_table(settings: Profile, scores: pd.DataFrame, known: pd.DataFrame) -> Table:
     """Verdicts and medians beside those of the profile that this one is like, from its scores.
 
-    ``shift`` is how far the larger of the two systems' medians moved, in dB.
+    ``shift_db`` is the larger change of the two systems' medians.
     """
     verdict, parts = ["difference_mean_db", "verdict"], []
     for measure in (SDR_V4, SDR_V3):
@@ -293,8 +293,8 @@ def again_table(settings: Profile, scores: pd.DataFrame, known: pd.DataFrame) ->
     equal = int((frame["verdict"] == frame["known_verdict"]).sum())
     caption = (
         f"C-U-Net minus dedicated U-Nets in the profile {settings.like} and in {settings.name}: "
-        f"{equal} of {len(frame)} verdicts are the same. Medians moved: the larger change of the "
-        f"two systems' medians over {basis(settings, scores).removeprefix('Data: ')}"
+        f"{equal} of {len(frame)} verdicts are the same; medians moved: the larger change of the "
+        f"two systems'. {basis(settings, scores)}"
     )
     return _made("again", frame, columns, caption)
 
