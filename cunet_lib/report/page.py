@@ -44,7 +44,7 @@ def answer(settings: Profile, differences: Table, training: Table, models: Table
     README.md. Profiles that train for minutes give no answer, and say so. The tables are those of
     :mod:`cunet_lib.report.tables`.
     """
-    cost = _budget(training.frame.set_index("model"), models.frame.set_index("model"))
+    cost = _budget(settings, training.frame.set_index("model"), models.frame.set_index("model"))
     data = differences.caption[differences.caption.index("Data: ") :]
     if settings.name in TRIALS:
         first = (
@@ -116,20 +116,24 @@ def _apart(table: pd.DataFrame) -> list[str]:
     return told
 
 
-def _budget(training: pd.DataFrame, models: pd.DataFrame) -> str:
-    """What a C-U-Net had in parameters, steps and mixtures, and whether that was enough."""
+def _budget(settings: Profile, training: pd.DataFrame, models: pd.DataFrame) -> str:
+    """What a C-U-Net had in parameters, steps and mixtures, and what ended the trainings."""
     sizes, costs = models["parameters"], training[["steps", "mixtures"]].groupby("model").mean()
     papers = [model for model, variant in VARIANTS.items() if not variant.shares]
     shared = [model for model in papers if model in costs.index]
     steps, mixtures = costs.loc[shared].mean() / costs.loc["unet"]
     size = sizes[shared].mean() / sizes["unet"]
     runs = training[training["best_epoch"].notna()]
-    last = int((runs["best_epoch"] == runs["epochs"]).sum())
-    more = ": a sign that training was short" if 2 * last > len(runs) else ""
+    allowed = runs.index.isin(VARIANTS)
+    allowed = np.where(allowed, settings.train.cunet_epochs, settings.train.unet_epochs)
+    early = int((runs["epochs"] < allowed).sum())
+    ended = {
+        0: f"The budget of epochs ended all {len(runs)} trainings.",
+        len(runs): f"Validation ended all {len(runs)} trainings.",
+    }.get(early, f"Validation ended {early} of {len(runs)} trainings, the budget the others.")
     return (
         f"On average a C-U-Net has {size:.0%} of the parameters of the four U-Nets together. Its "
-        f"training took {steps:.0%} of their steps and {mixtures:.0%} of their mixtures. In "
-        f"{last} of {len(runs)} trainings the last epoch was the best one{more}."
+        f"training took {steps:.0%} of their steps and {mixtures:.0%} of their mixtures. {ended}"
     )
 
 
