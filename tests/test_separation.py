@@ -7,7 +7,6 @@ from cunet_lib.core.settings import ConfigError, Separate, load_profile
 from cunet_lib.models import unet as models
 from cunet_lib.models.conditions import all_one_hot
 from cunet_lib.separation import separator as separation
-from cunet_lib.signal.spectral import stft
 
 SETTINGS = load_profile("smoke")
 SHAPE = {"shape": SETTINGS.patch_shape, "filters": 2, "blocks": 4}
@@ -27,13 +26,13 @@ def open_mask(name):
     return model
 
 
-@pytest.mark.parametrize("overlap", [0.0, 0.5, 0.75])
+@pytest.mark.parametrize(
+    "joined", [{"overlap": 0.0}, {}, {"overlap": 0.75}, {"pitches": [0.91, 1.3]}]
+)
 @pytest.mark.parametrize("samples", [1, 700, 16384, 50001])
-def test_open_mask_gives_the_mixture_back(samples, overlap, rng):
+def test_open_mask_gives_the_mixture_back(samples, joined, rng):
     audio = rng.normal(size=samples).astype(np.float32) * 0.3
-    separator = separation.Separator(
-        open_mask("unet_bass"), SETTINGS.signal, Separate(overlap=overlap)
-    )
+    separator = separation.Separator(open_mask("unet_bass"), SETTINGS.signal, Separate(**joined))
     estimate = separator(audio)
     assert estimate.shape == (1, samples)
     np.testing.assert_allclose(estimate[0], audio, atol=1e-4)
@@ -41,10 +40,25 @@ def test_open_mask_gives_the_mixture_back(samples, overlap, rng):
 
 def test_masks_are_within_zero_and_one(conditioned, rng):
     separator = separation.Separator(conditioned, SETTINGS.signal)
-    magnitude = np.abs(stft(rng.normal(size=30000), SETTINGS.signal))
-    masks = separator.masks(magnitude, all_one_hot())
+    masks = separator.masks(separator.hear(rng.normal(size=30000)), all_one_hot())
     assert masks.shape == (4, 513, 1 + 118)
     assert masks.min() >= 0 and masks.max() <= 1
+
+
+@pytest.mark.parametrize("pitch", [0.91, 1.1])
+def test_a_song_is_heard_at_the_other_pitch_too_and_masks_meet_at_its_own(pitch, monkeypatch):
+    """Of a tone; the network is one that lets through what is loud."""
+    signal, tone = SETTINGS.signal, 200
+    separator = separation.Separator(open_mask("unet_bass"), signal, Separate(pitches=[pitch]))
+    monkeypatch.setattr(separator, "_mask_patches", lambda patches, conditions: patches[None])
+    audio = np.sin(2 * np.pi * tone / signal.n_fft * np.arange(30000))
+    heard = separator.hear(audio)
+    own, other = heard[..., 5:-5].mean(axis=2)
+    assert own.argmax() == tone and other.argmax() == round(tone * pitch)
+    (mask,) = separator.masks(heard)
+    loud = mask[:, 5:-5].mean(axis=1)
+    assert loud.argmax() == tone and loud[tone] > 0.9
+    assert loud[round(tone * pitch)] < 0.01
 
 
 @pytest.mark.parametrize("at_once", [1, 2])
@@ -75,11 +89,11 @@ def test_conditions_go_with_conditioned_models_only(conditioned, rng):
 
 
 def test_shares_add_up_and_conditions_may_be_computed_together(conditioned, rng):
-    magnitude = rng.random((513, 2 * SHAPE["shape"][1])).astype(np.float32)
+    heard = rng.random((1, 513, 2 * SHAPE["shape"][1])).astype(np.float32)
     one, two = (
         separation.Separator(conditioned, SETTINGS.signal, Separate(batch_size=4), at_once=at_once)
         for at_once in (1, 2)
     )
-    masks, shares = one.masks(magnitude, all_one_hot()), two.shares(magnitude)
+    masks, shares = one.masks(heard, all_one_hot()), two.shares(heard)
     np.testing.assert_allclose(shares.sum(axis=0), 1, atol=1e-5)
     np.testing.assert_allclose(shares, masks / masks.sum(axis=0), atol=1e-5)

@@ -75,9 +75,10 @@ def opened(separator, **changes):
 class Open:
     def __init__(self, inner):
         self.frames, self.separate, self.weighs = inner.frames, inner.separate, inner.weighs
+        self.hear = inner.hear
 
-    def masks(self, magnitude, conditions=None):
-        return np.ones((len(conditions), *magnitude.shape), np.float32)
+    def masks(self, heard, conditions=None):
+        return np.ones((len(conditions), *heard.shape[1:]), np.float32)
 
 
 def music(rng, seconds, rate, channels):
@@ -118,7 +119,7 @@ def test_at_the_studys_rate_it_is_the_studys_separation(separator, rng):
     """Shares of all instruments, combined and faded; one alone is the network's own answer."""
     song = music(rng, 7.3, STUDY_RATE, 1)[:, 0]
     spectrogram = stft(song, SETTINGS.signal)
-    shares = separator.separator.shares(np.abs(stft(song - song.mean(), SETTINGS.signal)))
+    shares = separator.separator.shares(separator.separator.hear(song - song.mean()))
     some = {"vocals+drums": {"vocals": 1.0, "drums": 1.0}, "vocals=0.5": {"vocals": 0.5}}
     for asked, levels in (
         (None, {name: {name: 1.0} for name in INSTRUMENTS}),
@@ -615,6 +616,10 @@ def test_cards_get_their_scores_and_stand_beside_the_shipped_model(roots):
     assert "| bass | 2.00 | 3 |" in (paths.models / catalog.CARD).read_text()
     assert "| bass | 2.00 | 3 |" in (paths.run(shipped, 0) / catalog.CARD).read_text()
     assert "Not known yet" in (paths.runs / "another" / catalog.CARD).read_text()
+    # A model separates as its scores were made, however long ago it was trained.
+    heard = {"separate": SETTINGS.separate.model_copy(update={"pitches": (0.9,)})}
+    cards.write_cards(SETTINGS.model_copy(update=heard))
+    assert catalog.find(f"smoke/{shipped}").separate.pitches == (0.9,)
     found = catalog.find(f"smoke/{shipped}")
     assert cards.scores_of(found) == {"bass": (2.0, 3)} and found.seed == 0
     listed = catalog.table(cards.scores_of).splitlines()

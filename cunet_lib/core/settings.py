@@ -173,12 +173,8 @@ class Train(_Section):
         min_length=1,
         description="kinds of condition a patch draws from, evenly; listed twice, twice as often",
     )
-    conditions_per_mixture: int = Field(
-        1, ge=1, description="conditions that a C-U-Net's batch asks of each mixture; paper: 1"
-    )
-    progressive: Probability = Field(
-        0.25, description="condition and target scaled by U(0, 1), of one_hot conditions"
-    )
+    conditions_per_mixture: int = Field(1, ge=1, description="in a C-U-Net's batch; paper: 1")
+    progressive: Probability = Field(0.25, description="one_hot and its target scaled by U(0, 1)")
     remix: Probability = Field(0.25, description="other stems drawn from other tracks")
     speed: float | None = Field(None, gt=0, lt=0.5, description="a patch's: 1, plus or minus this")
     gain_db: float | None = Field(None, gt=0, le=20, description="a stem's: plus or minus this")
@@ -201,6 +197,9 @@ class Separate(_Section):
 
     overlap: float = Field(0.5, ge=0.0, lt=1.0, description="share of a patch; 0 joins end to end")
     batch_size: int = Field(8, ge=1)
+    pitches: tuple[Annotated[float, Field(ge=0.5, le=2)], ...] | None = Field(
+        None, description="masks are means of those at these pitches, too; 1 is the song's own"
+    )
 
     @property
     def overlapping(self) -> float:

@@ -154,10 +154,12 @@ class Steering:
             # One batch, of the stretch's patches and no more.
             overlap = separator.separate.overlap
             patches, _ = cut_patches(self.magnitude[:1], separator.frames, overlap)
-            separator.separate = Separate(overlap=overlap, batch_size=len(patches))
+            one = {"batch_size": len(patches)}
+            separator.separate = separator.separate.model_copy(update=one)
         # Once for every z that follows.
         exact = self._exact
-        self._shares = exact.masks(self.magnitude, all_one_hot()) if exact.weighs else None
+        self._heard = exact.hear(self.mixture)
+        self._shares = exact.masks(self._heard, all_one_hot()) if exact.weighs else None
 
     def __call__(self, z: np.ndarray) -> Steered:
         """Mask, estimate and FiLM values of a condition ``(instruments,)``."""
@@ -181,7 +183,7 @@ class Steering:
     def _masks(self, separator: Separator, conditions: np.ndarray) -> np.ndarray:
         if self._shares is not None:
             return np.tensordot(conditions, self._shares, 1)
-        return separator.masks(self.magnitude, conditions)
+        return separator.masks(self._heard, conditions)
 
     def ranges(self) -> tuple[np.ndarray, np.ndarray]:
         """Gammas and betas ``(conditions, values)`` with every instrument on or off."""

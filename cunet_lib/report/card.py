@@ -166,6 +166,9 @@ def write_cards(settings: Profile) -> list[Path]:
         # A run with a suffix has other settings; the scores are not its own.
         own = folder == paths.run(model, seed)
         known = median_sdr(paths.results, model, seed) if own else None
+        if own:
+            # How it separates is no matter of its training: as the scores were made.
+            record["settings"]["separate"] = settings.separate.model_dump(mode="json")
         written.append(write_card(folder, record, scores=known))
         shipped = paths.models / f"{model}.keras"
         if own and seed == settings.seed and shipped.is_file():

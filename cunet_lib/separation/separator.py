@@ -2,6 +2,10 @@
 
 The network masks the mixture's spectrogram patch by patch; patches overlap and are cross-faded (or
 laid end to end, as in the paper, with ``overlap=0``); the mixture's phase and level are kept.
+
+Where the settings name pitches, the network hears the song as it is and at each of them, and the
+masks are means of all (test-time augmentation). The further spectrograms have the frames of the
+first, with windows shorter or longer by the pitch: a bin stands for as much more or less in Hz.
 """
 
 from __future__ import annotations
@@ -78,20 +82,37 @@ class Separator:
             ``(conditions, samples)`` float32, as loud as in the mixture.
         """
         spectrogram = stft(mixture, self.signal)
-        masks = self.masks(np.abs(spectrogram), conditions)
+        masks = self.masks(self.hear(mixture), conditions)
         return np.stack([istft(mask * spectrogram, self.signal, len(mixture)) for mask in masks])
 
-    def masks(
-        self,
-        magnitude: np.ndarray,
-        conditions: np.ndarray | None = None,
-    ) -> np.ndarray:
-        """Masks of a mixture's magnitude spectrogram.
+    def hear(self, mixture: np.ndarray) -> np.ndarray:
+        """Magnitude spectrograms that the network hears of ``(samples,)`` at the study rate.
+
+        Returns
+        -------
+        numpy.ndarray
+            ``(pitches, n_fft // 2 + 1, frames)``, the first as the mixture is.
+        """
+        heard, rows = [], self.signal.bins + 1
+        for size in self._sizes:
+            magnitude = np.abs(stft(mixture, self.signal.model_copy(update={"n_fft": size})))
+            missing = max(0, rows - len(magnitude))
+            heard.append(np.pad(magnitude[:rows], ((0, missing), (0, 0))))
+        return np.stack(heard)
+
+    @property
+    def _sizes(self) -> list[int]:
+        """Samples of the windows whose bins are those of the song at each pitch."""
+        whole = self.signal.n_fft
+        return [whole, *(2 * round(whole * pitch / 2) for pitch in self.separate.pitches or ())]
+
+    def masks(self, heard: np.ndarray, conditions: np.ndarray | None = None) -> np.ndarray:
+        """Masks of a mixture.
 
         Parameters
         ----------
-        magnitude
-            ``(n_fft // 2 + 1, frames)``.
+        heard
+            Its magnitudes, as :meth:`hear` gives them.
         conditions
             ``(conditions, instruments)`` for a C-U-Net, None for a dedicated U-Net.
 
@@ -111,11 +132,13 @@ class Separator:
             raise ConfigError(
                 "A C-U-Net needs conditions." if self.conditioned else "A U-Net takes no condition."
             )
-        total = magnitude.shape[1]
-        peak = float(magnitude.max(initial=0.0)) or 1.0
-        patches, starts = cut_patches(
-            magnitude[: self.signal.bins] / peak, self.frames, self.separate.overlap
-        )
+        patches = []
+        for magnitude in heard:
+            peak = float(magnitude.max(initial=0.0)) or 1.0
+            magnitude = magnitude[: self.signal.bins] / peak
+            cut, starts = cut_patches(magnitude, self.frames, self.separate.overlap)
+            patches.append(cut)
+        patches = np.concatenate(patches)
         given = [conditions]
         if conditions is not None and not self.weighs:
             conditions = np.asarray(conditions, np.float32)
@@ -125,11 +148,16 @@ class Separator:
         masks = []
         for z in given:
             for each in self._mask_patches(patches, z):
-                mask = join_patches(each, starts, total)
+                parts = zip(np.split(each, len(heard)), self._sizes, strict=True)
+                mask = sum(
+                    _at_pitch(join_patches(part, starts, heard.shape[2]), size / self.signal.n_fft)
+                    for part, size in parts
+                )
+                mask /= len(heard)
                 masks.append(np.concatenate([mask, mask[-1:]]))
         return np.stack(masks)
 
-    def shares(self, magnitude: np.ndarray) -> np.ndarray:
+    def shares(self, heard: np.ndarray) -> np.ndarray:
         """Masks of every instrument, each divided by their sum: estimates add up to the mixture.
 
         By masks as they are, some of the mixture is in none of the estimates and some in several,
@@ -137,7 +165,7 @@ class Separator:
 
         Parameters and shapes as of :meth:`masks`, under :func:`all_one_hot`.
         """
-        masks = self.masks(magnitude, all_one_hot())
+        masks = self.masks(heard, all_one_hot())
         masks /= np.maximum(masks.sum(axis=0), np.finfo(np.float32).tiny)
         return masks
 
@@ -171,6 +199,14 @@ class Separator:
         if self.weighs:
             return np.tensordot(np.asarray(conditions, np.float32), found, (1, 1))
         return found.reshape(-1, *patches.shape)
+
+
+def _at_pitch(mask: np.ndarray, pitch: float) -> np.ndarray:
+    """A mask ``(bins, frames)`` of a song at a pitch, at the song's own; linear between bins."""
+    place = np.arange(len(mask)) * pitch
+    low = np.minimum(place.astype(int), len(mask) - 2)
+    share = np.clip(place - low, 0, 1).astype(np.float32)[:, None]
+    return (1 - share) * mask[low] + share * mask[low + 1]
 
 
 def load_run(settings: Profile, model: str, *, seed: int) -> tuple[dict, keras.Model]:

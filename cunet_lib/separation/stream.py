@@ -38,7 +38,7 @@ from cunet_lib.separation.catalog import Found
 from cunet_lib.separation.highs import FILE, Highs
 from cunet_lib.signal.audio import check_samples
 from cunet_lib.signal.bands import RATE, band_of, levels_above, spectrum_above
-from cunet_lib.signal.spectral import at_rate, hann, pad_centre, stft
+from cunet_lib.signal.spectral import at_rate, hann, pad_centre
 
 FADE = 0.9
 """Share of the study's band above which masks fade to their extension; soxr's filter is flat up to
@@ -233,18 +233,19 @@ class SongSeparator:
         """
         mono = _heard(samples)
         heard = soxr.resample(mono, rate, self.signal.sample_rate, quality="HQ")
-        magnitude = np.abs(stft(heard, self.signal))
-        frames = magnitude.shape[1]
+        heard = self.separator.hear(heard)
+        frames = heard.shape[2]
         around = (inside.start, frames - len(range(frames)[: inside.stop]))
-        magnitude = magnitude[:, inside]
+        heard = heard[..., inside]
+        magnitude = heard[0]
         shares = None
         if wanted[0] is None:
-            masks = self.separator.masks(magnitude)
+            masks = self.separator.masks(heard)
         elif self.separator.weighs or len(wanted) > 1 or np.count_nonzero(wanted[0]) > 1:
-            shares = self.separator.shares(magnitude)
+            shares = self.separator.shares(heard)
             masks = np.tensordot(np.stack(wanted), shares, 1)
         else:
-            masks = self.separator.masks(magnitude, wanted[0][None])
+            masks = self.separator.masks(heard, wanted[0][None])
         if shares is not None and self._learned:
             full = soxr.resample(mono, rate, RATE, quality="HQ")
             above = levels_above(spectrum_above(full, self.signal, frames)[:, inside], self.signal)

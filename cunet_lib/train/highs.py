@@ -7,7 +7,6 @@ plane, band by band.
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
 from pathlib import Path
 
 import keras
@@ -17,11 +16,10 @@ from keras import layers, ops
 
 from cunet_lib.core.files import write_atomically
 from cunet_lib.core.processes import progress
-from cunet_lib.core.settings import ConfigError, Signal
+from cunet_lib.core.settings import ConfigError
 from cunet_lib.core.systems import INSTRUMENTS
 from cunet_lib.preprocess.tracks import Originals
 from cunet_lib.signal.bands import ABOVE, RATE, features, levels_above, members, spectrum_above
-from cunet_lib.signal.spectral import stft
 
 HIDDEN = (96, 96)
 """Units of the hidden layers."""
@@ -29,9 +27,7 @@ HIDDEN = (96, 96)
 TRACKS, EPOCHS, BATCH = 64, 30, 256
 
 
-def learn(
-    originals: Originals, shares: Callable, signal: Signal, path: Path, *, seed: int = 0
-) -> None:
+def learn(originals: Originals, separator, path: Path, *, seed: int = 0) -> None:
     """Teach the small network on training songs, and write it to ``path``.
 
     Parameters
@@ -39,11 +35,9 @@ def learn(
     originals
         Tracks at :data:`cunet_lib.signal.bands.RATE`. At most :data:`TRACKS` of the training
         tracks are heard, spread evenly.
-    shares
-        Gives the instruments' shares of a mixture's magnitudes, as
-        :meth:`cunet_lib.separation.separator.Separator.shares`.
-    signal
-        Spectrogram settings of these.
+    separator
+        What gives the instruments' shares below: a
+        :class:`cunet_lib.separation.separator.Separator`.
     path
         File to write: kernel and bias of each layer, in half precision.
     seed
@@ -54,17 +48,17 @@ def learn(
     ConfigError
         If the study rate leaves nothing above, or a track cannot be read.
     """
-    if signal.sample_rate >= RATE:
+    rate = separator.signal.sample_rate
+    if rate >= RATE:
         raise ConfigError(
-            f"A network at {signal.sample_rate} Hz hears all of songs at {RATE} Hz; nothing is "
-            "left to learn."
+            f"A network at {rate} Hz hears all of songs at {RATE} Hz; nothing is left to learn."
         )
     keras.utils.set_random_seed(seed)
     rng = np.random.default_rng(seed)
     sources = originals.split("train")
     sources = sources[:: -(-len(sources) // TRACKS)]
     shown = progress(sources, "highs: tracks heard", len(sources))
-    lessons = [_lesson(originals.audio(source), shares, signal, rng) for source in shown]
+    lessons = [_lesson(originals.audio(source), separator, rng) for source in shown]
     inputs, powers = (np.concatenate(each) for each in zip(*lessons, strict=True))
     network = keras.Sequential([keras.Input(inputs.shape[1:])])
     for units in HIDDEN:
@@ -79,8 +73,8 @@ def learn(
         error = share**2 * mixture - 2 * share * common + stem
         return ops.mean(ops.sqrt(ops.maximum(error, 0) + 1e-6))
 
-    rate = keras.optimizers.schedules.CosineDecay(2e-3, EPOCHS * -(-len(inputs) // BATCH))
-    network.compile(keras.optimizers.Adam(rate), loss=distance)
+    falling = keras.optimizers.schedules.CosineDecay(2e-3, EPOCHS * -(-len(inputs) // BATCH))
+    network.compile(keras.optimizers.Adam(falling), loss=distance)
     network.fit(inputs, powers, batch_size=BATCH, epochs=EPOCHS, verbose=0)
     content = io.BytesIO()
     np.savez(content, *(weight.astype(np.float16) for weight in network.get_weights()))
@@ -88,7 +82,7 @@ def learn(
     write_atomically(path, content.getvalue())
 
 
-def _lesson(audio: np.ndarray, shares: Callable, signal: Signal, rng) -> tuple:
+def _lesson(audio: np.ndarray, separator, rng) -> tuple:
     """What a song teaches, frame by frame.
 
     Parameters
@@ -104,10 +98,10 @@ def _lesson(audio: np.ndarray, shares: Callable, signal: Signal, rng) -> tuple:
         ``(frames, bands, 3, instruments)``: power of the mixture, what it and the stem have in
         common, and power of the stem; summed over a band's bins.
     """
-    mixture, *stems = audio.mean(axis=-1)
-    heard = soxr.resample(mixture, RATE, signal.sample_rate, quality="HQ")
-    magnitude = np.abs(stft(heard, signal))
-    below, frames = shares(magnitude), magnitude.shape[1]
+    (mixture, *stems), signal = audio.mean(axis=-1), separator.signal
+    heard = separator.hear(soxr.resample(mixture, RATE, signal.sample_rate, quality="HQ"))
+    below, magnitude = separator.shares(heard), heard[0]
+    frames = magnitude.shape[1]
     whole, *parts = (spectrum_above(each, signal, frames) for each in (mixture, *stems))
     above = levels_above(whole, signal)
     products = [

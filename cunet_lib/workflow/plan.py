@@ -137,6 +137,7 @@ def estimate(
     # As long as the patches of all instruments take in validation.
     hop = settings.signal.hop * settings.model.patch_frames * (1 - settings.separate.overlap)
     separating = len(INSTRUMENTS) * unit.validation * rate / (train.batch_size * hop)
+    separating *= 1 + len(settings.separate.pitches or ())
     # Two oracles are scored besides; one model is separated twice more, and each ablation of it
     # scored by fewer protocols, counted here as all.
     systems, shipped = len(settings.trained), settings.seeds[settings.shipped]
