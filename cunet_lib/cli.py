@@ -175,11 +175,7 @@ def _cluster(options: argparse.Namespace) -> None:
     address = _scheduler()
     if not address:
         raise ConfigError("No cluster is named; set CUNET_CLUSTER=tcp://host:port.")
-    # The number alone goes to standard output, where make reads it.
-    number = slots(
-        address, load_profile(options.profile), lambda line: print(line, file=sys.stderr)
-    )
-    print(number)
+    print(slots(address, load_profile(options.profile)))
 
 
 def _verify(options: argparse.Namespace) -> int:

@@ -29,6 +29,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from cunet_lib.core.files import RUN_KEYS
 from cunet_lib.core.settings import load_profile
+from cunet_lib.core.systems import VARIANTS
 from cunet_lib.preprocess.store import build_store
 from cunet_lib.workflow.parameters import code_cells
 from cunet_lib.workflow.stages import SUBJECTS
@@ -195,6 +196,17 @@ def run_record(settings, model, *, seed=0, **changes):
     numbers = dict.fromkeys(RUN_KEYS, 1)
     given = {"model": model, "seed": seed, "settings": settings.model_dump(mode="json")}
     return {**numbers, "profile": settings.name, **given, **changes}
+
+
+NETWORKS = [name for name in VARIANTS if not name.endswith("_np")]
+"""Variants whose networks differ; those without progressive conditions differ in training."""
+
+
+def outputs(model, inputs):
+    """As an array; without a graph, whose compilation takes longer than a call."""
+    import keras
+
+    return keras.ops.convert_to_numpy(model(inputs, training=False))
 
 
 def untrained_run(settings, model, folder=None, **changes):

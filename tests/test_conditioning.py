@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import changed, untrained_run
+from conftest import NETWORKS, changed, outputs, untrained_run
 
 from cunet_lib.core.settings import ConfigError
 from cunet_lib.core.systems import INSTRUMENTS, VARIANTS
@@ -129,7 +129,7 @@ def test_a_new_measurement_is_one_entry(runs, tones, monkeypatch, tmp_path):
 # ------------------------------------------------------------------------------ networks
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", NETWORKS)
 def test_uncontrolled_network_has_neutral_film_and_ignores_z(name, rng):
     network = models.build(name, **SMALL, start="he", seed=2)
     before = [np.array(weight) for weight in network.get_weights()]
@@ -137,20 +137,20 @@ def test_uncontrolled_network_has_neutral_film_and_ignores_z(name, rng):
     table = film_parameters(free, rng.random((5, 4)))
     assert (table["gamma"] == 1).all() and (table["beta"] == 0).all()
     mixture = np.repeat(rng.random((1, *SMALL["shape"]), np.float32), 4, axis=0)
-    estimates = free.predict_on_batch([mixture, all_one_hot()])
+    estimates = outputs(free, [mixture, all_one_hot()])
     np.testing.assert_array_equal(estimates[1:], estimates[:-1])
-    told_apart = network.predict_on_batch([mixture, all_one_hot()])
+    told_apart = outputs(network, [mixture, all_one_hot()])
     assert np.abs(told_apart[1:] - told_apart[:-1]).max() > 1e-4
     for old, now in zip(before, network.get_weights(), strict=True):
         np.testing.assert_array_equal(old, now)
     # Neutral FiLM hands on what normalisation gave it.
     parts = [f"{VARIANTS[name].placement}_2_{part}" for part in ("normalization", "film")]
     probe = keras.Model(free.inputs, [free.get_layer(part).output for part in parts])
-    normalised, modulated = probe.predict_on_batch([mixture, all_one_hot()])
+    normalised, modulated = map(np.asarray, probe([mixture, all_one_hot()]))
     np.testing.assert_array_equal(normalised, modulated)
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", NETWORKS)
 def test_gammas_are_linear_in_the_embedding(name, rng):
     network = models.build(name, **SMALL, start="he", seed=1)
     z = rng.random((6, 4)).astype(np.float32)
@@ -165,14 +165,15 @@ def test_gammas_are_linear_in_the_embedding(name, rng):
 # ------------------------------------------------------------------------------ runs
 
 
-@pytest.fixture
-def runs(tones, tmp_path, monkeypatch):
+@pytest.fixture(scope="module")
+def runs(tones, tmp_path_factory):
     """Two untrained networks in run folders, read back; and how they were found."""
     settings, names = tones[0], ("cnn_complex", "cnn_complex_np")
-    monkeypatch.setenv("CUNET_RESULTS", str(tmp_path))
-    for name in names:
-        untrained_run(settings, name)
-    return settings, [control.Run(settings, name, seed=0) for name in names]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CUNET_RESULTS", str(tmp_path_factory.mktemp("runs")))
+        for name in names:
+            untrained_run(settings, name)
+        yield settings, [control.Run(settings, name, seed=0) for name in names]
 
 
 def test_runs_are_told_apart_by_name_and_training(runs):
@@ -222,10 +223,10 @@ def test_embeddings_of_each_run_are_mapped_by_themselves(runs):
 # ------------------------------------------------------------------------------ tables, figures
 
 
-@pytest.fixture
-def measured(runs, rng):
+@pytest.fixture(scope="module")
+def measured(runs):
     """Everything that tables and figures describe, from separators with known answers."""
-    settings, loaded = runs
+    (settings, loaded), rng = runs, np.random.default_rng(0)
     frames = {name: [] for name in control.MEASUREMENTS}
     for track in ("One & only", "Two"):
         stems = rng.normal(size=(4, 2000))

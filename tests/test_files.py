@@ -13,7 +13,8 @@ import pytest
 from conftest import ran, started
 
 from cunet_lib.core import files
-from cunet_lib.core.files import Busy, WriteError, locked, replacing, write_atomically, write_json
+from cunet_lib.core.files import WriteError, locked, replacing, write_atomically, write_json
+from cunet_lib.core.settings import ConfigError
 
 
 def test_content_is_on_the_disk_before_the_name(tmp_path, monkeypatch):
@@ -130,7 +131,7 @@ def holder(tmp_path):
 
 
 def test_a_second_holder_is_refused_in_one_sentence(holder, tmp_path):
-    refused = pytest.raises(Busy, match=r"^Someone else is at it\.$")
+    refused = pytest.raises(ConfigError, match=r"^Someone else is at it\.$")
     with refused, locked(tmp_path / ".lock", "Someone else is at it."):
         pass
 

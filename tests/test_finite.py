@@ -50,7 +50,8 @@ def test_losses_gradients_weights_and_masks_are_finite(tones, patches, name, pre
     network = small(settings, name, precision)
     trainer = training.WaveformModel(network, settings.signal)
     loss = training.magnitude_error(settings.signal)
-    trainer.compile(optimizer=keras.optimizers.Adam(1e-2), loss=loss, jit_compile=False)
+    # Graphs of these steps are traced in tests of training.
+    trainer.compile(optimizer=keras.optimizers.Adam(1e-2), loss=loss, run_eagerly=True)
     # All of it, and a batch of nothing but silence.
     for rows in (slice(None), slice(0, 1)):
         inputs = (

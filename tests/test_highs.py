@@ -7,11 +7,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import soundfile
-from conftest import untrained_run
+from conftest import untrained_run, write_tones
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cunet_lib.core.settings import ConfigError
+from cunet_lib.core.settings import ConfigError, load_profile
 from cunet_lib.core.systems import INSTRUMENTS
 from cunet_lib.evaluation.metrics import whole_sdr
 from cunet_lib.explore import conditioning
@@ -53,12 +53,22 @@ def originals(tones):
 
 
 @pytest.fixture(scope="module")
-def learned(tones, originals, tmp_path_factory):
+def many(tmp_path_factory):
+    """Tracks enough to learn from what they have in common."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CUNET_DATA", str(tmp_path_factory.mktemp("data")))
+        settings = load_profile("smoke")
+        write_tones(settings.paths.corpus, train=9, test=1)
+        return Originals(settings, RATE)
+
+
+@pytest.fixture(scope="module")
+def learned(tones, many, tmp_path_factory):
     """Weights of a network that was taught on tones and bursts of noise."""
     path = tmp_path_factory.mktemp("highs") / "models" / FILE
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(highs, "BATCH", 16)  # as many steps from few frames
-        highs.learn(originals, knows_nothing(tones[0].signal), path)
+        highs.learn(many, knows_nothing(tones[0].signal), path)
     return path
 
 
@@ -123,14 +133,14 @@ def test_what_is_told_does_not_depend_on_the_level(rng):
     assert alone.min() >= -1 and alone.max() <= 1
 
 
-def test_the_highs_go_to_whom_they_belong(tones, originals, learned):
+def test_the_highs_go_to_whom_they_belong(tones, many, learned):
     """Bursts of noise to the drums, steady overtones not; in a song that taught nothing."""
     signal = tones[0].signal
-    (source,) = originals.split("valid")
+    (source,) = many.split("valid")
     magnitude = np.abs(stft(decode(source, signal.sample_rate)[0], signal))
     mixture, *stems = (
         spectrum_above(sound, signal, magnitude.shape[1])
-        for sound in originals.audio(source).mean(axis=-1)
+        for sound in many.audio(source).mean(axis=-1)
     )
     shares = Highs(learned)(equal(magnitude), magnitude, levels_above(mixture, signal))
     assert shares.shape == (len(INSTRUMENTS), ABOVE, magnitude.shape[1])
@@ -139,7 +149,7 @@ def test_the_highs_go_to_whom_they_belong(tones, originals, learned):
     found, unknowing = (
         (np.abs(stems - mask * mixture) ** 2).sum(axis=(1, 2)) for mask in (masks, 0.25)
     )
-    assert (found < [0.01, 1, 0.5, 0.01] * unknowing).all()
+    assert (found < [0.01, 0.8, 0.4, 0.01] * unknowing).all()
     assert learned.stat().st_size < 200_000
 
 

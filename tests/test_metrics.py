@@ -167,7 +167,7 @@ def test_rows_hold_every_metric_and_count_what_is_undefined(song):
     table = metrics.track_rows(mixture, references, estimates, SETTINGS)
     assert tuple(table) == metrics.SCORE_COLUMNS[3:]
     assert not table.duplicated(["target", "metric", "protocol", "aggregation"]).any()
-    assert len(table) == 4 * (4 * 2 + 3 + 1 + 1 + 1 + 2) + 1
+    assert len(table) == 4 * (4 + 3 + 1 + 1 + 1 + 2) + 1
     for metric in ("SDR", "SIR", "SAR"):
         v3 = Measure(metric, "BSS Eval v3", "whole track")
         assert found(table, "bass", v3)[1:] == (1, 1) and found(table, "drums", v3)[1:] == (1, 0)

@@ -197,9 +197,14 @@ def test_answer_tells_of_a_network_beyond_the_paper_by_itself(study):
     assert [line for line in text if line != added] == alone
     assert "with 25% of their parameters and 40% of what their training computes." in added
     assert re.search(r"\(C-U-Net shares\) scores \d+\.\d\d dB above the dedicated", added)
+    assert "verdicts over all instruments: " in added
+    # Where it is the only one, it is the one that the answer is about.
+    lone = replace(training, frame=pd.concat([training.frame.query("model == 'unet'"), cost]))
+    lone = page.answer(settings, replace(both, frame=one), lone, models).data
+    assert re.search(r"the C-U-Nets score \d+\.\d\d dB above", lone) and "nan" not in lone
 
 
-@pytest.mark.parametrize("name", ["demo", "smoke"])
+@pytest.mark.parametrize("name", ["demo", "smoke", "musdb7s"])
 def test_a_trial_gives_no_answer_and_says_which_profile_does(study, name):
     text = said(study, name=name, vocals=(1, 0.5, 2))
     assert f"`{name}` {NO_ANSWER}" in text

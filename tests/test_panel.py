@@ -144,8 +144,8 @@ def test_in_a_kernel_the_answer_comes_first_and_the_curves_follow(explorer, monk
 
 
 def test_latency_is_measured(network):
-    answers, complete = workloads.answer_times(network, SETTINGS, seconds=SECONDS, moves=6)
-    assert len(answers) == 6 and len(complete) == 2 and min(answers + complete) > 0
+    answers = workloads.answer_times(network, SETTINGS, seconds=SECONDS, moves=3)
+    assert len(answers) == 3 and min(answers) > 0
 
 
 def test_level_is_that_of_the_masked_mixture(explorer):

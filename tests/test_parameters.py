@@ -83,6 +83,13 @@ def test_a_variant_that_the_models_do_not_have_is_refused_before_any_stage(
     assert str(error.value) == text
 
 
+def test_a_film_that_its_control_network_does_not_have_is_refused_too(monkeypatch):
+    odd = replace(VARIANTS["dense_simple"], control="small")
+    monkeypatch.setattr(parameters, "VARIANTS", {"odd": odd})
+    with pytest.raises(ConfigError, match=r"odd .* has the film 'simple'; there are: complex"):
+        parameters.check_variants()
+
+
 @pytest.mark.parametrize("steps", [("compressed",), ("shares", "wide"), ("share",)])
 def test_steps_beyond_the_paper_are_taken_in_their_order(monkeypatch, steps):
     odd = replace(VARIANTS["shares"], beyond=steps)

@@ -286,7 +286,7 @@ def test_two_trainings_do_not_share_a_folder(trained, tmp_path, monkeypatch):
     settings, store, folder = trained
     folder = shutil.copytree(folder / "stopped", tmp_path / "run")
     monkeypatch.setattr(training, "locked", lambda path, busy, *, seconds: files.locked(path, busy))
-    refused = pytest.raises(files.Busy, match="Another process trains unet_bass")
+    refused = pytest.raises(ConfigError, match="Another process trains unet_bass")
     with files.locked(folder.with_name(f".{folder.name}.lock"), "busy"), refused:
         finish(settings, store, folder)
     assert checkpoint.kept(folder).startswith("epoch 1 is kept")

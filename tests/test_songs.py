@@ -280,12 +280,20 @@ def test_dedicated_unet_gives_its_instrument_only(results, rng):
         (np.zeros((2, 2, 2)), 8000),
         (np.zeros((2, 2000)), 8000),  # channels first
         (np.zeros(0), 8000),
+        (np.zeros((100, 0)), 8000),
         (np.full(9000, np.nan), 8000),
     ],
 )
 def test_wrong_arrays_are_refused(separator, array, rate):
     with pytest.raises(ConfigError):
         songs.separate(array, rate, model=separator)
+
+
+def test_names_that_no_file_can_have_are_refused(separator):
+    with pytest.raises(ConfigError, match=r"a{300}"):
+        songs.separate("a" * 300, model=separator)
+    with pytest.raises(ConfigError, match="No model '~nobody-here/model'"):
+        songs.separate("a.wav", model="~nobody-here/model")
 
 
 # ----------------------------------------------------------------------------------------- files

@@ -65,17 +65,33 @@ class Study:
         nbformat.write(content, path)
 
 
-@pytest.fixture
-def study(tmp_path, roots, monkeypatch):
+def moved(patch, root):
+    """Let the library take its sources, data and results from a folder."""
+    patch.setenv("CUNET_DATA", str(root / "data"))
+    patch.setenv("CUNET_RESULTS", str(root / "results"))
+    patch.setattr(stages, "ROOT", root)
+    for module in (stages, parameters):
+        patch.setattr(module, "NOTEBOOKS", root / "notebooks")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The folder of a study all of whose stages have run."""
+    root = tmp_path_factory.mktemp("whole")
     for name in ("cunet_lib", "rendered_corpus", "notebooks"):
         ignored = shutil.ignore_patterns("__pycache__")
-        shutil.copytree(ROOT / name, tmp_path / name, ignore=ignored)
-    monkeypatch.setattr(stages, "ROOT", tmp_path)
-    for module in (stages, parameters):
-        monkeypatch.setattr(module, "NOTEBOOKS", tmp_path / "notebooks")
-    study = Study(tmp_path)
-    assert study.stale() == PLAN
-    return study
+        shutil.copytree(ROOT / name, root / name, ignore=ignored)
+    with pytest.MonkeyPatch.context() as patch:
+        moved(patch, root)
+        assert Study(root).stale() == PLAN
+    return root
+
+
+@pytest.fixture
+def study(whole, tmp_path, monkeypatch):
+    root = shutil.copytree(whole, tmp_path / "study")
+    moved(monkeypatch, root)
+    return Study(root)
 
 
 def last_code(content):

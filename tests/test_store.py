@@ -5,7 +5,7 @@ import pytest
 import soundfile
 from conftest import changed, write_tones
 
-from cunet_lib.core.files import Busy, WriteError, locked
+from cunet_lib.core.files import WriteError, locked
 from cunet_lib.core.settings import ConfigError, load_profile
 from cunet_lib.preprocess.store import Store, build_store, open_store
 from cunet_lib.signal.spectral import magnitude_scale
@@ -102,7 +102,7 @@ def test_two_processes_do_not_prepare_one_store(study, monkeypatch):
     monkeypatch.setattr(
         "cunet_lib.preprocess.store.locked", lambda path, busy, *, seconds: locked(path, busy)
     )
-    refused = pytest.raises(Busy, match="Another process prepares the store")
+    refused = pytest.raises(ConfigError, match="Another process prepares the store")
     with locked(study.paths.store / ".lock", "busy"), refused:
         build_store(study, workers=1)
 

@@ -116,16 +116,6 @@ def test_optimiser_is_adam_with_the_profiles_numbers(tones, tmp_path, monkeypatc
     assert asked.value.args == (2e-3, {"beta_1": 0.4, "epsilon": 1e-9})
 
 
-def test_same_seed_gives_the_same_run(run, tmp_path):
-    settings, store, _, record, _ = run
-    again = training.train(
-        settings, store, "dense_complex", seed=0, folder=tmp_path / "a", report=lambda line: None
-    )
-    assert again["best_val_loss"] == pytest.approx(record["best_val_loss"], rel=1e-4)
-    one, other = (training.new_network(settings, "dense_complex", seed=seed) for seed in (0, 1))
-    assert not all(map(np.array_equal, one.get_weights(), other.get_weights()))
-
-
 def test_loss_compares_magnitudes_with_the_target_waveform(tones, rng):
     settings, _ = tones
     audio = rng.normal(size=(2, settings.patch_samples)).astype(np.float32)

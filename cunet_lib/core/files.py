@@ -136,21 +136,17 @@ def write_atomically(path: Path, content: str | bytes) -> Path:
     return path
 
 
-class Busy(ConfigError):
-    """Another process holds a lock; the message is one sentence."""
-
-
 @contextlib.contextmanager
-def locked(path: Path, busy: str, *, seconds: float = 0.0) -> Iterator[bool]:
+def locked(path: Path, busy: str, *, seconds: float = 0.0) -> Iterator[None]:
     """Hold an exclusive lock while the body runs; it ends with the process, however that ends.
 
-    Yields False where the file system has no locks: the body runs all the same. The lock file is
+    Where the file system has no locks, the body runs all the same. The lock file is
     made if need be, and left behind empty. Another holder is waited for ``seconds``, or longer
     where ``CUNET_LOCK_SECONDS`` says so; ``busy`` is the sentence of the error.
 
     Raises
     ------
-    Busy
+    ConfigError
         If another process, or this one elsewhere, still holds it then.
     WriteError
         If the lock file cannot be made.
@@ -165,12 +161,12 @@ def locked(path: Path, busy: str, *, seconds: float = 0.0) -> Iterator[bool]:
         try:
             lock.acquire()
         except filelock.Timeout:
-            raise Busy(busy) from None
+            raise ConfigError(busy) from None
         except (NotImplementedError, OSError) as error:
             if getattr(error, "errno", errno.ENOLCK) not in (errno.ENOLCK, errno.ENOSYS):
                 raise
     try:
-        yield lock.is_locked
+        yield
     finally:
         lock.release()
 

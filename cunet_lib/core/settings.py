@@ -228,7 +228,6 @@ class Profile(_Section):
     name: str = Field(pattern=r"^[A-Za-z0-9_-]{1,40}$")
     title: str = Field(min_length=1, description="how captions name the data")
     like: str | None = Field(None, description="another profile, whose data and settings it takes")
-    seed: int = Field(0, ge=0)
     data: Data
     signal: Signal = Signal()
     model: Model = Model()
@@ -236,27 +235,29 @@ class Profile(_Section):
     separate: Separate = Separate()
     evaluate: Evaluate = Evaluate()
     statistics: Statistics = Statistics()
+    shipped: Literal[tuple(VARIANTS)] = Field(
+        "cnn_complex", description="the C-U-Net exported in half precision"
+    )
     seeds: dict[Literal[TRAINED], Annotated[int, Field(ge=1)]] = Field(
         1,
         validate_default=True,
         description="the systems that are trained, and with how many seeds (0, 1, ...) each; a "
-        "number: as many for the dedicated U-Nets and every progressive C-U-Net",
-    )
-    shipped: Literal[tuple(VARIANTS)] = Field(
-        "cnn_complex", description="the C-U-Net exported in half precision"
+        "number: as many for the dedicated U-Nets, every progressive C-U-Net and the shipped one",
     )
 
     @field_validator("seeds", mode="before")
     @classmethod
-    def _every_system(cls, given: Any) -> Any:
-        usual = [name for name in TRAINED if name not in VARIANTS or VARIANTS[name].progressive]
-        return dict.fromkeys(usual, given) if isinstance(given, int) else given
+    def _every_system(cls, given: Any, info) -> Any:
+        usual = {"unet", info.data.get("shipped")}
+        usual |= {name for name, variant in VARIANTS.items() if variant.progressive}
+        chosen = [name for name in TRAINED if name in usual]
+        return dict.fromkeys(chosen, given) if isinstance(given, int) else given
 
     @model_validator(mode="after")
     def _compared(self) -> Profile:
         for needed in ("unet", self.shipped):
             if needed not in self.seeds:
-                raise ValueError(f"seeds must have {needed}, which others are compared with")
+                raise ValueError(f"seeds must have {needed}: the reference, and what is shipped")
         return self
 
     @model_validator(mode="after")
@@ -309,10 +310,10 @@ class Profile(_Section):
         return (self.model.patch_frames - 1) * self.signal.hop + self.signal.n_fft
 
     def section_hash(self, *sections: str) -> str:
-        """First 16 hex digits of the SHA-256 of the named sections (all if none named)."""
+        """First 16 hex digits of the SHA-256 of the named sections."""
         # Settings that were not given do not count: new ones leave the hashes of old runs alone.
         dump = self.model_dump(mode="json", exclude_none=True)
-        chosen = {key: dump[key] for key in sections} if sections else dump
+        chosen = {key: dump[key] for key in sections}
         return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:16]
 
     @property

@@ -27,11 +27,8 @@ PLAIN_SDR = "plain SDR"
 SILENCE = "energy at silence"
 
 MEDIAN = "median over frames"
-MEAN = "mean over frames"
 WHOLE_TRACK = "whole track"
 SILENT_FRAMES = "mean over silent frames"
-AGGREGATIONS = {MEDIAN: np.median, MEAN: np.mean, WHOLE_TRACK: np.mean, SILENT_FRAMES: np.mean}
-"""How the frames of a track become one value; a whole track is one frame."""
 
 MIXTURE = "mixture"
 """Target of scores that hold the sum of the estimates against the mixture."""
@@ -64,8 +61,8 @@ class Metrics:
         Metric to its heading in tables, in the order of the values.
     score
         From mixture, references, estimates and settings to values.
-    aggregations
-        Keys of :data:`AGGREGATIONS`, the first one for tables.
+    aggregation
+        How the frames of a track become one value; a whole track is one frame.
     targets
         Instruments, or :data:`MIXTURE`.
     further
@@ -76,9 +73,14 @@ class Metrics:
     protocol: str
     headings: dict[str, str]
     score: Callable[[np.ndarray, np.ndarray, np.ndarray, Profile], np.ndarray]
-    aggregations: tuple[str, ...] = (WHOLE_TRACK,)
+    aggregation: str = WHOLE_TRACK
     targets: tuple[str, ...] = INSTRUMENTS
     further: bool = True
+
+    @property
+    def measures(self) -> list[Measure]:
+        """What it scores, in the order of the values."""
+        return [Measure(metric, self.protocol, self.aggregation) for metric in self.headings]
 
 
 @dataclass(frozen=True)
@@ -161,9 +163,9 @@ def track_rows(
     Returns
     -------
     pandas.DataFrame
-        The columns of :data:`SCORE_COLUMNS` from ``target`` on; rows by protocol, target, metric
-        and aggregation. Frames without a score are left out of the value, which is NaN where no
-        frame has one.
+        The columns of :data:`SCORE_COLUMNS` from ``target`` on; rows by protocol, target and
+        metric. Frames without a score are left out of the value, which is NaN where no frame has
+        one.
     """
     signals = (np.asarray(each, float) for each in (mixture, references, estimates))
     mixture, references, estimates = signals
@@ -171,13 +173,13 @@ def track_rows(
     for entry in METRICS if metrics is None else metrics:
         values = entry.score(mixture, references, estimates, settings)
         values = np.asarray(values, float).reshape(len(entry.headings), len(entry.targets), -1)
+        how, average = entry.aggregation, np.median if entry.aggregation == MEDIAN else np.mean
         for place, target in enumerate(entry.targets):
             for metric, frames in zip(entry.headings, values[:, place], strict=True):
                 defined = frames[~np.isnan(frames)]
                 counts = len(frames), len(frames) - len(defined)
-                for how in entry.aggregations:
-                    value = float(AGGREGATIONS[how](defined)) if len(defined) else float("nan")
-                    rows.append((target, metric, entry.protocol, how, value, *counts))
+                value = float(average(defined)) if len(defined) else float("nan")
+                rows.append((target, metric, entry.protocol, how, value, *counts))
     return pd.DataFrame(rows, columns=SCORE_COLUMNS[3:])
 
 
@@ -373,7 +375,7 @@ METRICS = (
         PROTOCOL,
         {"SDR": "SDR v4", "ISR": "ISR v4", "SIR": "SIR v4", "SAR": "SAR v4"},
         bss_eval_v4,
-        aggregations=(MEDIAN, MEAN),
+        aggregation=MEDIAN,
         further=False,
     ),
     Metrics(
@@ -408,16 +410,11 @@ METRICS = (
         SILENCE,
         {"PES": "Predicted energy", "EPS": "Missed energy"},
         energy_at_silence,
-        aggregations=(SILENT_FRAMES,),
+        aggregation=SILENT_FRAMES,
         further=False,
     ),
 )
 """Every metric of the study, in the order of the score table."""
 
-FURTHER = tuple(
-    Measure(metric, entry.protocol, entry.aggregations[0])
-    for entry in METRICS
-    if entry.further
-    for metric in entry.headings
-)
+FURTHER = [measure for entry in METRICS if entry.further for measure in entry.measures]
 """What the table of further scores shows."""

@@ -50,6 +50,12 @@ def read_scores(path: Path, **options: object) -> pd.DataFrame:
     )
 
 
+def score_files(settings: Profile, group: str = "") -> dict[tuple[str, int], Path]:
+    """The files that :func:`load_scores` reads, by system and seed, whether they are there."""
+    folder = settings.paths.scores / group
+    return {(name, seed): folder / f"{name}-seed{seed}.csv" for name, seed in settings.scored}
+
+
 def load_scores(settings: Profile, group: str = "", system: str = "") -> pd.DataFrame:
     """The score tables of all systems of a profile and their seeds.
 
@@ -72,9 +78,8 @@ def load_scores(settings: Profile, group: str = "", system: str = "") -> pd.Data
         If a system or seed has no scores, or a table is damaged.
     """
     frames = []
-    for name, seed in settings.scored:
+    for (name, seed), path in score_files(settings, group).items():
         if system in ("", name):
-            path = settings.paths.scores / group / f"{name}-seed{seed}.csv"
             frames.append(read_scores(path))
             if set(frames[-1]["model"]) != {name} or set(frames[-1]["seed"]) != {seed}:
                 raise damaged(path, f"it holds other scores than {name} with seed {seed}")

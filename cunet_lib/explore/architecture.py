@@ -39,7 +39,7 @@ def architecture(settings: Profile, model: str) -> Figure:
     ConfigError
         If there is no run of the model, or its record is damaged.
     """
-    folder = settings.paths.run(model, settings.seed)
+    folder = settings.paths.run(model, 0)
     parameters = read_run(folder)["parameters"]
     blocks = read_json(folder / "architecture.json", kind=list)
     control, encoder, decoder = (

@@ -62,7 +62,7 @@ class Run:
         if not (settings.paths.run(model, seed) / "run.json").is_file():
             raise ConfigError(
                 f"No finished training run {model}-seed{seed}; "
-                f"`make conditions PROFILE={settings.name}` trains it."
+                f"`make reproduce` or `make conditions PROFILE={settings.name}` trains it."
             )
         self.record, self.network = load_run(settings, model, seed=seed)
         self.name = model
@@ -127,9 +127,9 @@ def extremes(run: Run, audio: np.ndarray) -> pd.DataFrame:
         of the estimate at z = 0 in dB relative to the mixture.
     """
     mixture = audio[0]
-    nothing, everything = run.separator(mixture, np.stack([SILENCE, EVERYTHING]))
-    added = run.separator(mixture, all_one_hot()).sum(axis=0)
-    values = (_sdr(mixture, everything), _sdr(mixture, added), level_db(nothing, mixture))
+    conditions = np.stack([SILENCE, EVERYTHING, *all_one_hot()])
+    nothing, everything, *single = run.separator(mixture, conditions)
+    values = _sdr(mixture, everything), _sdr(mixture, sum(single)), level_db(nothing, mixture)
     return pd.DataFrame([values], columns=["everything_db", "sum_db", "silence_db"])
 
 

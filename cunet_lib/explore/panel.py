@@ -95,7 +95,8 @@ class Explorer(_Widgets):
     network
         A C-U-Net.
     settings
-        Profile that it was trained with.
+        Profile whose signal settings it was trained with; its ``separate`` says how patches are
+        joined.
     songs
         Name to a function that gives ``(5, samples)``, mixture first, or ``(1, samples)`` where no
         stem is known.

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import keras
 import numpy as np
-import soxr
 
 from cunet_lib.core.settings import ConfigError, Profile, Separate, Signal
 from cunet_lib.core.systems import INSTRUMENTS
@@ -23,9 +22,10 @@ from cunet_lib.evaluation.evaluate import real_excerpt
 from cunet_lib.models.conditions import all_one_hot
 from cunet_lib.models.weights import load
 from cunet_lib.preprocess.store import open_store
+from cunet_lib.preprocess.tracks import read_mono
 from cunet_lib.separation.catalog import find
 from cunet_lib.separation.separator import Separator, load_run
-from cunet_lib.signal.audio import downmix, open_audio
+from cunet_lib.signal.audio import open_audio
 from cunet_lib.signal.spectral import cut_patches, istft, stft
 
 CURVE = (0.0, 0.5, 1.0)
@@ -85,16 +85,14 @@ def decode_upload(name: str, content: bytes, sample_rate: int) -> np.ndarray:
         source = Path(folder) / "upload"
         source.write_bytes(content)
         try:
-            song = open_audio(source)
-            blocks = [downmix(block) for block in song.blocks()]
+            audio = read_mono(open_audio(source), sample_rate)
         except ConfigError as error:
             raise ConfigError(
                 f"{name} cannot be read as audio; convert it to WAV or FLAC."
             ) from error
-    audio = np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
     if not len(audio):
         raise ConfigError(f"{name} holds no audio; export it again.")
-    return soxr.resample(audio, song.rate, sample_rate, quality="HQ")[None]
+    return audio[None]
 
 
 @dataclass(frozen=True)

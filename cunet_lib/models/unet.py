@@ -9,7 +9,7 @@ with; a C-U-Net takes the condition vector as second input. Sizes and details fo
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 
 import keras
@@ -419,13 +419,13 @@ def multiply_adds(name: str, **size) -> int:
     return total
 
 
-def parameter_table() -> pd.DataFrame:
-    """Parameters of every model in the paper's size: columns model, parameters, trainable.
+def parameter_table(systems: Iterable[str] = ("unet", *VARIANTS)) -> pd.DataFrame:
+    """Parameters of systems in the paper's size: columns model, parameters, trainable.
 
     The row ``unet`` counts the four dedicated U-Nets together.
     """
     rows = []
-    for name in ("unet", *VARIANTS):
+    for name in systems:
         copies = len(UNETS) if name == "unet" else 1
         counts = count_parameters(build(UNETS[0] if name == "unet" else name))
         rows.append((name, *(copies * count for count in counts)))

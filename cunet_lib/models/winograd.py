@@ -75,9 +75,7 @@ class _Axis:
 
 @functools.cache
 def _axis(size: int) -> _Axis:
-    """The axis of ``size`` samples; ``ValueError`` if they are odd."""
-    if size % STRIDE:
-        raise ValueError(f"A map of {size} samples has no outputs at every second one of them.")
+    """The axis of ``size`` samples, an even number."""
     outputs = max(tile for tile in range(1, LARGEST_TILE + 1) if size // STRIDE % tile == 0)
     tiles = size // STRIDE // outputs
     samples, taps, sums = [], [], []
@@ -131,13 +129,8 @@ def pays(height: int, width: int, kernel: tuple[int, ...]) -> bool:
     even = height % STRIDE == 0 and width % STRIDE == 0
     if not even or max(height, width) > LARGEST_MAP:
         return False
-    few = share(height, width) <= LARGEST_SHARE
+    few = _axis(height).share * _axis(width).share <= LARGEST_SHARE
     return few and kernel[:2] == (TAPS, TAPS) and min(kernel[2:]) >= FEWEST_CHANNELS
-
-
-def share(height: int, width: int) -> float:
-    """Of the multiplications between the larger map and the kernel, the share that is left."""
-    return _axis(height).share * _axis(width).share
 
 
 def convolved(maps, kernel):

@@ -102,7 +102,7 @@ def check_corpus(
 ) -> Layout:
     """Fetch the corpus if the profile says so, check all of it, and note in it what was found.
 
-    With ``sums`` excerpts are decoded too, else only headers are read. ``report`` gets one line
+    With ``sums`` excerpts are decoded too, else files are opened only. ``report`` gets one line
     per remark.
 
     Raises
@@ -176,7 +176,7 @@ def _unusual(settings: Profile, sources: list[Source], stems: list[dict]) -> Ite
         if lacking := sum(not each[stem] for each in stems):
             yield f"{stem}: {lacking} of {len(stems)} tracks have none; it is silent there."
     used = {path for source in sources for files in source.files().values() for path in files}
-    left = Counter(p.name for source in sources for p in source.sounds().values() if p not in used)
+    left = Counter(p.name for source in sources for p in source.sounds() if p not in used)
     for name, number in sorted(left.items()):
         yield f"{name} of {number} tracks is no stem of the study and left out; see data.stems."
 

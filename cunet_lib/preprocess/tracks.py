@@ -8,16 +8,15 @@ refers to, take a file that is cut short for a shorter one, and hold all stems o
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import soxr
 
-from cunet_lib.core.settings import ConfigError, Profile
+from cunet_lib.core.settings import ConfigError, Profile, folder
 from cunet_lib.core.systems import INSTRUMENTS
 from cunet_lib.signal.audio import (
     LONGEST_SECONDS,
@@ -75,18 +74,18 @@ class Source:
         """Whether each stem has a file, rather than a stream of one ``.stem.mp4``."""
         return not self.path.name.endswith(STEM_SUFFIX)
 
-    def sounds(self) -> dict[str, Path]:
-        """Audio files of its folder by name without suffix, in lower case."""
+    def sounds(self) -> list[Path]:
+        """Audio files of its folder."""
         with contextlib.suppress(OSError):  # whoever opens them says what is wrong
             paths = (path for path in sorted(self.path.iterdir()) if path.name[0] != ".")
-            return {path.stem.lower(): path for path in paths if path.suffix.lower() in SUFFIXES}
-        return {}
+            return [path for path in paths if path.suffix.lower() in SUFFIXES]
+        return []
 
     def files(self) -> dict[str, list[Path]]:
-        """The files of each stem of :data:`STEMS`."""
+        """The files of each stem of :data:`STEMS`; of several of one name, the last."""
         if not self.is_folder:
             return {stem: [self.path] for stem in STEMS}
-        found = self.sounds()
+        found = {path.stem.lower(): path for path in self.sounds()}
         if self.stems is None:
             return {stem: [found.get(stem, self.path / f"{stem}.wav")] for stem in STEMS}
         names = {stem: self.stems.get(stem, (stem,)) for stem in STEMS}
@@ -112,7 +111,7 @@ def corpus_root(settings: Profile) -> Path:
             f"Profile {settings.name} reads a folder of tracks; say where it is by "
             "MUSDB=/path/to/musdb18."
         )
-    return Path(given).expanduser().resolve()
+    return folder(given)
 
 
 def list_sources(settings: Profile) -> list[Source]:
@@ -309,28 +308,34 @@ def read_mono(
     Channels are averaged, then resampled with soxr at its high quality. Errors are those of
     :meth:`cunet_lib.signal.audio.AudioFile.blocks`.
     """
-    if start * file.rate >= file.frames:
-        return np.zeros(0, np.float32)
-    audio = np.concatenate([downmix(block) for block in file.blocks(start, seconds)])
-    return soxr.resample(audio, file.rate, rate, quality="HQ")
+    blocks = [np.zeros(0, np.float32)]
+    if not file.frames or start * file.rate < file.frames:
+        blocks += [downmix(block) for block in file.blocks(start, seconds)]
+    audio = np.concatenate(blocks)
+    return soxr.resample(audio, file.rate, rate, quality="HQ") if len(audio) else audio
 
 
 def mixed(parts: Mapping[str, Sequence[np.ndarray]]) -> np.ndarray:
     """Stems ``(5, samples)`` float32 in the order of :data:`STEMS`, as long as the longest part.
 
     A stem is the sum of its parts ``(samples,)``, silence without any; a mixture without parts is
-    the sum of the other stems.
+    the sum of the other stems. Parts may have channels: ``(samples, channels)``.
     """
-    length = max(len(part) for each in parts.values() for part in each)
-    stems = [
-        functools.reduce(np.add, [np.pad(part, (0, length - len(part))) for part in parts[stem]])
-        if parts[stem]
-        else np.zeros(length, np.float32)
-        for stem in STEMS
-    ]
+    shape = max(part.shape for each in parts.values() for part in each)
+    stems = np.zeros((len(STEMS), *shape), np.float32)
+    for stem, name in zip(stems, STEMS, strict=True):
+        for part in parts[name]:
+            stem[: len(part)] += part
     if not parts["mixture"]:
-        stems[0] = np.sum(stems[1:], axis=0)
-    return np.stack(stems)
+        stems[0] = stems[1:].sum(axis=0)
+    return stems
+
+
+def _stems(source: Source, read: Callable[[AudioFile], np.ndarray]) -> np.ndarray:
+    stems, problems = open_stems(source)
+    if problems:
+        raise ConfigError(problems[0])
+    return mixed({stem: [read(file) for file in files] for stem, files in stems.items()})
 
 
 def decode(source: Source, sample_rate: int) -> np.ndarray:
@@ -347,10 +352,7 @@ def decode(source: Source, sample_rate: int) -> np.ndarray:
         If the stems of MUSDB18 differ in length or rate, or any is empty or cut short, holds values
         that are not finite, or cannot be read.
     """
-    stems, problems = open_stems(source)
-    if problems:
-        raise ConfigError(problems[0])
-    return mixed({s: [read_mono(file, sample_rate) for file in f] for s, f in stems.items()})
+    return _stems(source, lambda file: read_mono(file, sample_rate))
 
 
 class Originals:
@@ -368,14 +370,9 @@ class Originals:
 
     def audio(self, source: Source) -> np.ndarray:
         """Stems ``(5, samples, 2)`` float32 of a track; errors as of :func:`decode`."""
-        stems, problems = open_stems(source)
-        if problems:
-            raise ConfigError(problems[0])
 
         def read(file: AudioFile) -> np.ndarray:
             audio = np.concatenate([*file.blocks()])[:, np.arange(2) % file.channels]
-            return soxr.resample(audio, file.rate, self.rate, quality="HQ").T
+            return soxr.resample(audio, file.rate, self.rate, quality="HQ")
 
-        parts = {stem: [read(file) for file in files] for stem, files in stems.items()}
-        sides = [{stem: [each[k] for each in parts[stem]] for stem in parts} for k in (0, 1)]
-        return np.stack([mixed(side) for side in sides], axis=-1)
+        return _stems(source, read)

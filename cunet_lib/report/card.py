@@ -111,7 +111,7 @@ beside the model; else the mask is an extension, not learned.
 
 ## Data
 
-{DATA.get(source, "Unknown.")} {settings.get("title", "")}
+{settings.get("title", "")}: {DATA.get(source, "unknown.")}
 
 ## Training
 
@@ -171,7 +171,7 @@ def write_cards(settings: Profile) -> list[Path]:
             record["settings"]["separate"] = settings.separate.model_dump(mode="json")
         written.append(write_card(folder, record, scores=known))
         shipped = paths.models / f"{model}.keras"
-        if own and seed == settings.seed and shipped.is_file():
+        if own and seed == 0 and shipped.is_file():
             half = {"file": shipped.name, "half": True, "scores": known}
             written.append(write_card(paths.models, record, **half))
     return written

@@ -30,7 +30,7 @@ from cunet_lib.core.systems import INSTRUMENTS, LABELS, SYSTEMS, TRAINED, UNETS,
 from cunet_lib.evaluation import scores as analysis
 from cunet_lib.evaluation.metrics import SDR_V3, SDR_V4
 from cunet_lib.evaluation.scores import TARGETS
-from cunet_lib.report.records import basis, costs, data_note, load_songs, number
+from cunet_lib.report.records import basis, costs, data_note, load_songs, loss_named, number
 from cunet_lib.signal.spectral import decibels, stft
 
 SYSTEM_COLOURS = {
@@ -237,13 +237,15 @@ def scores_by_instrument(settings: Profile, scores: pd.DataFrame) -> Figure:
 @drawn
 def scores_against_cost(settings: Profile, scores: pd.DataFrame, runs: pd.DataFrame) -> Figure:
     """SDR over all instruments against parameters, and against training; four U-Nets as one."""
+    confidence = 1 - settings.statistics.alpha
     means = analysis.over_instruments(analysis.track_scores(scores, SDR_V4))
     spent = costs(runs)
     spent["parameters"] /= 1e6
     fig, axes = subplots(1, 2, size=(WIDTH, 2.9), sharey=True)
     for system in [system for system in TRAINED if system in spent.index]:
         values = means.loc[means["model"] == system, "value"].dropna().to_numpy()
-        mean, (low, high) = values.mean(), analysis.bootstrap_interval(values)
+        mean = values.mean()
+        low, high = analysis.bootstrap_interval(values, confidence=confidence)
         look = {"color": SYSTEM_COLOURS[system], "marker": SYSTEM_MARKERS[system], "lw": 1.4}
         look |= {"markersize": 6.5, "capsize": 4, "ls": "none"}
         label = f"{LABELS[system]}: {number(mean)} dB, {spent.loc[system, 'parameters']:.2f} M"
@@ -256,8 +258,9 @@ def scores_against_cost(settings: Profile, scores: pd.DataFrame, runs: pd.DataFr
     axes[0, 0].set_ylabel("SDR v4 (dB)")
     fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     caption = (
-        "Mean scores over instruments and tracks, with 95% bootstrap intervals, against what all "
-        f"four instruments need: parameters, and what training computes. {basis(settings, scores)}"
+        f"Mean scores over instruments and tracks, with {confidence:.0%} bootstrap intervals, "
+        "against what all four instruments need: parameters, and what training computes. "
+        f"{basis(settings, scores)}"
     )
     return Figure("scores_against_cost", fig, caption)
 
@@ -316,7 +319,8 @@ def training_curves(settings: Profile, runs: pd.DataFrame) -> Figure:
     ax.yaxis.set_major_formatter(mpl.ticker.FormatStrFormatter("%g"))
     ax.yaxis.set_minor_formatter(mpl.ticker.NullFormatter())
     caption = (
-        f"Loss of each training, {settings.train.steps_per_epoch} steps of "
+        f"Loss of each training: {loss_named(chosen['model'])}; "
+        f"{settings.train.steps_per_epoch} steps of "
         f"{settings.train.batch_size} patches an epoch; line: validation, dashed: training, ring: "
         f"best epoch. {basis(settings, chosen)}"
     )

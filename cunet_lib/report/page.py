@@ -57,6 +57,8 @@ def answer(settings: Profile, differences: Table, training: Table, models: Table
     progressive = table["model"].map(lambda model: VARIANTS[model].progressive)
     further = table["model"].map(lambda model: VARIANTS[model].shares)
     plain, beside, beyond = table[progressive], table[~progressive & ~further], table[further]
+    if plain.empty:
+        plain, beside, beyond = table, plain, plain
     songs = count(int(table["tracks"].max()), "test song")
     by_v4, by_v3 = _apart(plain)
     first = (
@@ -81,7 +83,8 @@ def answer(settings: Profile, differences: Table, training: Table, models: Table
         f"Each protocol makes {len(parts[0])} comparisons: each C-U-Net, each instrument and the "
         f"mean. By v4 and v3, {worse} of them say worse, {better} better, {equal} equivalent (a "
         f"difference below {margin:g} dB, the margin that was set beforehand) and {left} leave it "
-        "undecided. Tests of a difference are corrected for the number of all comparisons.",
+        "undecided. Tests of a difference are corrected for all comparisons of a protocol, those "
+        "of further C-U-Nets included.",
         cost,
         data,
     ]
@@ -96,7 +99,9 @@ def answer(settings: Profile, differences: Table, training: Table, models: Table
         text = f"Beyond the paper, one network whose masks add up to one ({LABELS[model]}) scores "
         text += f"{by_v4} the dedicated U-Nets by v4, and {by_v3} them by v3, with "
         text += f"{share[model]:.0%} of their parameters and "
-        text += f"{computed[model] / computed['unet']:.0%} of what their training computes."
+        text += f"{computed[model] / computed['unet']:.0%} of what their training computes. "
+        verdicts = rows.loc[rows["target"] == ALL, "verdict"]
+        text += f"The verdicts over all instruments: {listed(dict.fromkeys(verdicts))}."
         words.insert(-2, text)
     return Markdown("\n* ".join([f"{first}\n", *words]))
 
@@ -119,8 +124,8 @@ def _apart(table: pd.DataFrame) -> list[str]:
 def _budget(settings: Profile, training: pd.DataFrame, models: pd.DataFrame) -> str:
     """What a C-U-Net had in parameters, steps and mixtures, and what ended the trainings."""
     sizes, costs = models["parameters"], training[["steps", "mixtures"]].groupby("model").mean()
-    papers = [model for model, variant in VARIANTS.items() if not variant.shares]
-    shared = [model for model in papers if model in costs.index]
+    there = [model for model in VARIANTS if model in costs.index]
+    shared = [model for model in there if not VARIANTS[model].shares] or there
     steps, mixtures = costs.loc[shared].mean() / costs.loc["unet"]
     size = sizes[shared].mean() / sizes["unet"]
     runs = training[training["best_epoch"].notna()]

@@ -6,7 +6,7 @@ import html
 import math
 import re
 import string
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from cunet_lib.evaluation.evaluate import EXCERPT
 from cunet_lib.evaluation.scores import ALL
 from cunet_lib.signal.spectral import loudest
 
-TRIALS = ("smoke", "demo")
+TRIALS = ("smoke", "demo", "musdb7s")
 """Profiles that show that everything runs; their models are trained for minutes."""
 
 # ------------------------------------------------------------------------------ words
@@ -72,6 +72,13 @@ def lay_out(frame: pd.DataFrame, columns: Mapping[str, str]) -> pd.DataFrame:
 def count(number: int, noun: str) -> str:
     """Such as ``"1 track"``, ``"2 tracks"``."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def loss_named(models: Iterable[str]) -> str:
+    """What the losses of these models are."""
+    shares = any(name in VARIANTS and VARIANTS[name].shares for name in models)
+    other = " (of networks with shares, mean distance of complex spectra)" if shares else ""
+    return f"mean absolute error of magnitudes{other}"
 
 
 def listed(values: Sequence) -> str:

@@ -24,7 +24,7 @@ from cunet_lib.core.systems import (
 from cunet_lib.evaluation import metrics, published
 from cunet_lib.evaluation import scores as analysis
 from cunet_lib.evaluation import statistics as inference
-from cunet_lib.evaluation.ablation import ABLATIONS, SOUND
+from cunet_lib.evaluation.ablation import ABLATIONS, COMPARED, SOUND
 from cunet_lib.evaluation.metrics import SDR_V3, SDR_V4, Measure
 from cunet_lib.evaluation.scores import ALL, TARGETS
 from cunet_lib.report.records import (
@@ -35,6 +35,7 @@ from cunet_lib.report.records import (
     data_note,
     lay_out,
     listed,
+    loss_named,
     rate_note,
 )
 
@@ -45,11 +46,7 @@ BSS_EVAL = tuple(
 )
 """Measures of the tables of scores."""
 
-ABLATED = (
-    *BSS_EVAL[3:],
-    SDR_V4,
-    *(Measure("SDR", p, metrics.WHOLE_TRACK) for p in (metrics.PLAIN_SDR, metrics.SI_SDR)),
-)
+ABLATED = [measure for entry in COMPARED for measure in entry.measures]
 """Measures that ablations are compared by."""
 
 PLACE = ["model", "target"]
@@ -74,7 +71,7 @@ def _spread(measure: Measure) -> str:
 def models_table(settings: Profile, runs: pd.DataFrame, paper: pd.DataFrame) -> Table:
     """Models and their parameters, here and at the paper's size.
 
-    ``paper``: counts at that size, as ``cunet_lib.models.unet.parameter_table()`` gives them.
+    ``paper``: counts at that size, as ``cunet_lib.models.unet.parameter_table`` gives them.
     """
     sizes = runs.drop_duplicates("model").set_index("model")
     sizes = sizes[["parameters", "trainable_parameters"]].astype(int)
@@ -131,12 +128,9 @@ def training_table(settings: Profile, runs: pd.DataFrame) -> Table:
         "Time, min": "{minutes:.1f}",
         "Patches/s": "{patches_per_second:.1f}",
     }
-    shares = any(VARIANTS[model].shares for model in runs.loc[shared, "model"])
-    other = " (of networks with shares, mean distance of complex spectra)" if shares else ""
     caption = (
-        "Training cost (dedicated U-Nets: all four); loss: mean absolute error of "
-        f"magnitudes{other}, time: with validation, on the machine of the manifest. "
-        f"{basis(settings, runs)}"
+        f"Training cost (dedicated U-Nets: all four); loss: {loss_named(runs['model'])}, time: "
+        f"with validation, on the machine of the manifest. {basis(settings, runs)}"
     )
     display = lay_out(frame.assign(minutes=frame["seconds"] / 60), columns)
     return Table("training", frame, display, caption)
@@ -259,15 +253,17 @@ def differences_table(settings: Profile, scores: pd.DataFrame) -> Table:
         "Paired differences of SDR per test track, C-U-Net minus dedicated U-Net; p of a "
         "difference corrected (Holm), p of equivalence for a margin of "
         f"{stated.margin_db:g} dB that was set beforehand, and the tracks that would show it with "
-        f"{stated.power:.0%} power. {basis(settings, scores)}"
+        f"{stated.power:.0%} power if there were no difference. {basis(settings, scores)}"
     )
     frame = table.drop(columns="heading")
     return Table("differences", frame, lay_out(shown, columns), caption)
 
 
 def again_table(settings: Profile, scores: pd.DataFrame, known: pd.DataFrame) -> Table:
-    """Verdicts and medians beside those of the profile that this one is like, from its scores.
+    """Verdicts and medians beside those of the same runs in the profile that this one is like.
 
+    ``known`` are the scores there, of the same systems and seeds, so that both correct for as many
+    comparisons.
     ``shift_db`` is the larger change of the two systems' medians.
     """
     verdict, parts = ["difference_mean_db", "verdict"], []
@@ -398,8 +394,8 @@ def silence_table(settings: Profile, scores: pd.DataFrame) -> Table:
         "Undefined tracks, v3": "{undefined_tracks_v3}",
     }
     caption = (
-        "Frames in which a target or its estimate is silent, and the energy that is heard or "
-        f"missed there, in dB of the mixture's. {basis(settings, scores)}"
+        "Frames (of every training run) in which a target or its estimate is silent, and the "
+        f"energy that is heard or missed there, in dB of the mixture's. {basis(settings, scores)}"
     )
     return _made("silence", frame.reset_index(), columns, caption)
 

@@ -7,6 +7,7 @@ A model is named ``demo/cnn_complex``, ``demo/cnn_complex-seed0``, or by the las
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,17 +91,17 @@ def find(name: str | None = None, *, signal: Signal | None = None) -> Found:
             f"There is no trained model {'with these signal settings ' if signal else ''}yet; run "
             "`make reproduce`, or name one by --model PATH."
         )
-    given = Path(name).expanduser()
+    given = Path(os.path.expanduser(name))  # noqa: PTH111 - an unknown ~user stays as it is
     for path in (given, given / "model.keras"):
         if is_file(path):
             return describe(path)
     # A model answers to its full name, to the last part of it, and to that without a seed.
     last = {full: full.split("/")[1] for full in files}
     fits = [full for full in files if name in (full, last[full], last[full].split("-seed")[0])]
-    if not fits or given.suffix == ".keras":
+    if not fits:
         raise ConfigError(f"No model {name!r}; `cunet models` lists those at hand.")
     best = [full for full in fits if _rank(files[full]) == _rank(files[fits[0]])]
-    if len(best) > 1 and best[0] != name:
+    if len(best) > 1:
         raise ConfigError(f"{name!r} could be {' or '.join(best)}; name one of them.")
     return describe(files[best[0]])
 

@@ -146,7 +146,7 @@ def separate(
         return _separate_array(separator, song, rate, wanted, residual)
     if rate is not None:
         raise ConfigError("A file says its own rate; give rate with an array only.")
-    if Path(song).is_dir():
+    if os.path.isdir(song):  # noqa: PTH112 - Path.is_dir fails on names that are too long
         raise ConfigError(f"{song} is a folder; name the audio files in it.")
     output = Output(format, bits=bits, bitrate=bitrate)
     given = {"start": start, "length": length, "force": force, "residual": residual}
@@ -183,6 +183,7 @@ def _separate_array(separator, samples, rate, wanted, residual) -> dict[str, np.
     if (
         samples.ndim not in (1, 2)
         or samples.shape[1:] > (1024,)
+        or 0 in samples.shape[1:]
         or not np.issubdtype(samples.dtype, np.floating)
     ):
         raise ConfigError(
@@ -191,6 +192,7 @@ def _separate_array(separator, samples, rate, wanted, residual) -> dict[str, np.
             "convert or transpose it."
         )
     columns = np.asarray(samples[:, None] if samples.ndim == 1 else samples, np.float32)
+    audio.check_samples("The array", columns)
     song = Song("The array", int(rate), lambda: iter([columns]))
     _, _, stream = separator.stream(song, list(wanted.values()))
     parts = np.concatenate([estimates for _, estimates in stream], axis=1)

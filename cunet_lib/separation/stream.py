@@ -36,7 +36,6 @@ from cunet_lib.core.files import is_file
 from cunet_lib.core.settings import ConfigError, Signal
 from cunet_lib.separation.catalog import Found
 from cunet_lib.separation.highs import FILE, Highs
-from cunet_lib.signal.audio import check_samples
 from cunet_lib.signal.bands import RATE, band_of, levels_above, spectrum_above
 from cunet_lib.signal.spectral import at_rate, hann, pad_centre
 
@@ -191,7 +190,6 @@ class SongSeparator:
         _refuse_fork()
         frames = 0
         for block in song.blocks():
-            check_samples(song.name, block)  # an array's, which no file's reader has checked
             frames += len(block)
         if not frames:
             raise ConfigError(f"{song.name} holds no samples; get the song again.")

@@ -226,7 +226,7 @@ def _ask_libsndfile(path: Path) -> AudioFile | None:
         return None
     if not 0 < info.frames <= LONGEST_SECONDS * info.samplerate:
         return None
-    layout = _layout(probe(path)["streams"][0]) if info.channels > 2 else ""
+    layout = _layout(next(iter(probe(path)["streams"]), {})) if info.channels > 2 else ""
     return AudioFile(path, info.samplerate, info.channels, info.frames, layout=layout)
 
 

@@ -64,9 +64,7 @@ def at_rate(signal: Signal, rate: int) -> Signal:
     Sizes are rounded, that of a window to an even one that transforms quickly.
     """
     ratio = rate / signal.sample_rate
-    size = scipy.fft.next_fast_len(round(signal.n_fft * ratio), real=True)
-    while size % 2:
-        size = scipy.fft.next_fast_len(size + 1, real=True)
+    size = 2 * scipy.fft.next_fast_len(-(-round(signal.n_fft * ratio) // 2), real=True)
     hop = max(1, round(signal.hop * ratio))
     return signal.model_copy(update={"sample_rate": rate, "n_fft": size, "hop": hop})
 
@@ -96,8 +94,7 @@ def magnitude_scale(mixture: np.ndarray, signal: Signal) -> float:
 
     1.0 for silence, so that the division is always defined.
     """
-    peak = float(np.max(np.abs(stft(mixture, signal)), initial=0.0))
-    return peak if peak > 0.0 else 1.0
+    return float(np.abs(stft(mixture, signal)).max(initial=0.0)) or 1.0
 
 
 def loudest(audio: np.ndarray, length: int) -> int:

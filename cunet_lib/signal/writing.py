@@ -200,23 +200,29 @@ class Output:
         words += ["-i", "pipe:0", *self.kept, "-map", "0:a", "-c:a"]
         options = f"-b:a {self.bitrate}" if self.bitrate else kind.options
         words += f"{kind.encoders[self.depth]} {options}".split()
+
+        def failed(reason: str) -> ConfigError:
+            return ConfigError(
+                f"{path.name} could not be written ({reason}); free some space on the disk."
+            )
+
         with ffmpeg(*words, address(path), stdin=subprocess.PIPE) as (process, complaint):
 
             def write(block: np.ndarray) -> None:
                 nonlocal frames
                 frames += len(block)
-                process.stdin.write(np.ascontiguousarray(block, "<f4"))
+                try:
+                    process.stdin.write(np.ascontiguousarray(block, "<f4"))
+                except BrokenPipeError as error:
+                    raise failed(complaint() or "ffmpeg stopped") from error
 
-            reason = ""
+            yield write
             try:
-                yield write
                 process.stdin.close()
                 reason = process.wait(STALL_SECONDS) and "ffmpeg failed"
             except (BrokenPipeError, subprocess.TimeoutExpired):
                 reason = "ffmpeg stopped"
-            reason = complaint() or reason
-        if reason or (file := open_audio(path)).is_short(file.frames, frames):
-            raise ConfigError(
-                f"{path.name} could not be written ({reason or 'it came out too short'}); free "
-                "some space on the disk."
-            )
+            if reason := complaint() or reason:
+                raise failed(reason)
+        if (file := open_audio(path)).is_short(file.frames, frames):
+            raise failed("it came out too short")

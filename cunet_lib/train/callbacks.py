@@ -84,7 +84,6 @@ class History(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch, logs=None):
         """Start the clock."""
         self._start = time.perf_counter()
-        self._trained = None
 
     def on_test_begin(self, logs=None):
         """Stop it: validation time is not training time."""
@@ -92,7 +91,7 @@ class History(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         """Add the epoch's row."""
-        seconds = (self._trained or time.perf_counter()) - self._start
+        seconds = self._trained - self._start
         row = {
             "epoch": epoch + 1,
             "loss": float(logs["loss"]),

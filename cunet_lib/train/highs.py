@@ -6,7 +6,6 @@ plane, band by band.
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 
 import keras
@@ -14,7 +13,7 @@ import numpy as np
 import soxr
 from keras import layers, ops
 
-from cunet_lib.core.files import write_atomically
+from cunet_lib.core.files import replacing
 from cunet_lib.core.processes import progress
 from cunet_lib.core.settings import ConfigError
 from cunet_lib.core.systems import INSTRUMENTS
@@ -76,10 +75,8 @@ def learn(originals: Originals, separator, path: Path, *, seed: int = 0) -> None
     falling = keras.optimizers.schedules.CosineDecay(2e-3, EPOCHS * -(-len(inputs) // BATCH))
     network.compile(keras.optimizers.Adam(falling), loss=distance)
     network.fit(inputs, powers, batch_size=BATCH, epochs=EPOCHS, verbose=0)
-    content = io.BytesIO()
-    np.savez(content, *(weight.astype(np.float16) for weight in network.get_weights()))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, content.getvalue())
+    with replacing(path) as partial:
+        np.savez(partial, *(weight.astype(np.float16) for weight in network.get_weights()))
 
 
 def _lesson(audio: np.ndarray, separator, rng) -> tuple:

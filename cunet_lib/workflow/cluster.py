@@ -22,7 +22,7 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from cunet_lib.core.settings import ROOT, ConfigError, Profile
@@ -39,8 +39,10 @@ _STOP_SECONDS = 25.0
 _FILE_SECONDS = 120.0
 
 
-def slots(address: str, settings: Profile, echo: Callable[[str], None]) -> int:
-    """Check a cluster's workers, echo a line on them, and return how many runs they take at a time.
+def slots(address: str, settings: Profile) -> int:
+    """Check a cluster's workers, tell of them, and return how many runs they take at a time.
+
+    The line goes to standard error: make reads the number from standard output.
 
     Raises
     ------
@@ -62,12 +64,12 @@ def slots(address: str, settings: Profile, echo: Callable[[str], None]) -> int:
     with_gpu = sum(GPU in about["resources"] for about in workers.values())
     gpus = f", {with_gpu} with a GPU for the trainings" if with_gpu else ""
     words = f"{len(workers)} worker{'s' * (len(workers) > 1)}, {number} runs at a time{gpus}"
-    echo(f"cluster | {words}; all see the checkout, data and results")
+    print(f"cluster | {words}; all see the checkout, data and results", file=sys.stderr)
     return number
 
 
-def run(address: str, stage: Stage, settings: Profile, *, echo: Callable[[str], None]) -> bool:
-    """Run one stage on a worker, pass its lines to ``echo``, and tell whether it succeeded.
+def run(address: str, stage: Stage, settings: Profile) -> bool:
+    """Run one stage on a worker, pass its lines on, and tell whether it succeeded.
 
     A stage that trains asks for a GPU if a worker offers one.
 
@@ -81,6 +83,9 @@ def run(address: str, stage: Stage, settings: Profile, *, echo: Callable[[str], 
     """
     from distributed import KilledWorker
     from distributed.client import FutureCancelledError
+    from distributed.comm import CommClosedError
+
+    from cunet_lib.workflow.run import say
 
     began, finished = [], threading.Event()
 
@@ -89,9 +94,9 @@ def run(address: str, stage: Stage, settings: Profile, *, echo: Callable[[str], 
         if kind == "began":
             text = f"{'its worker was lost; runs again' if began else 'runs'} on {text}"
             began.append(text)
-            echo(f"{stage.name} | {text}")
+            say(f"{stage.name} | {text}")
         else:
-            echo(text)
+            say(text)
 
     with connect(address) as client, _expected(settings) as expected:
         order = _order(stage, settings, expected)
@@ -103,7 +108,7 @@ def run(address: str, stage: Stage, settings: Profile, *, echo: Callable[[str], 
         try:
             while not finished.wait(_LOOK_SECONDS):
                 if not _workers(client):
-                    echo(f"{stage.name} | waits for a worker")
+                    say(f"{stage.name} | waits for a worker")
             result = future.result()
         except KeyboardInterrupt:
             future.cancel()
@@ -114,7 +119,7 @@ def run(address: str, stage: Stage, settings: Profile, *, echo: Callable[[str], 
                 f"other, the last one {error.last_worker.address}. Perhaps they ran out of "
                 "memory; look at their logs, and run the same command again."
             ) from error
-        except (FutureCancelledError, OSError) as error:
+        except (FutureCancelledError, CommClosedError) as error:
             raise ConfigError(
                 f"The Dask scheduler at CLUSTER={address} went away; what was finished is kept. "
                 "Start it and its workers, and run the same command again."
@@ -166,13 +171,12 @@ def _expected(settings: Profile) -> Iterator[dict]:
 def _order(stage: Stage, settings: Profile, expected: dict) -> dict:
     """All that a worker needs to know. Devices and threads are its own affair."""
     words = (word for each in stage.parameters.items() for word in ("-p", *map(str, each)))
-    given = {name: os.environ.get(name, "") for name in ("CUNET_MUSDB", "CUNET_THREADS")}
     return {
         "topic": f"{stage.name}-{uuid.uuid4().hex}",
         "words": ["run", stage.notebook, *words],
         "root": str(ROOT),
         "environment": {
-            **{name: value for name, value in given.items() if value},
+            "CUNET_MUSDB": os.environ.get("CUNET_MUSDB", ""),
             "CUNET_DATA": str(settings.paths.data.parent),
             "CUNET_RESULTS": str(settings.paths.results.parent),
             "CUNET_CLUSTER": "",  # the run is there

@@ -76,12 +76,15 @@ def check_variants() -> None:
     ConfigError
         One sentence that names the variant and what there is.
     """
-    known = {"film": ("simple", "complex")}
+    known = {}
     for node in ast.parse((ROOT / "cunet_lib/models/film.py").read_text(encoding="utf-8")).body:
         if isinstance(getattr(node, "value", None), ast.Dict):
             table = ast.unparse(node.target if isinstance(node, ast.AnnAssign) else node.targets[0])
-            known[table.lower().rstrip("s")] = [ast.literal_eval(key) for key in node.value.keys]
+            names = map(ast.literal_eval, node.value.keys)
+            known[table.lower().rstrip("s")] = dict(zip(names, node.value.values, strict=True))
     for name, variant in VARIANTS.items():
+        if control := known["control"].get(variant.control):
+            known["film"] = [ast.literal_eval(key) for key in control.args[1].keys]
         for part in ("control", "film", "placement"):
             if (value := getattr(variant, part)) not in known[part]:
                 raise ConfigError(

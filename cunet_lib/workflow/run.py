@@ -25,7 +25,7 @@ from typing import Any, TextIO
 from cunet_lib.core.files import locked, write_atomically, writing
 from cunet_lib.core.processes import THREAD_VARIABLES, duration
 from cunet_lib.core.settings import ROOT, ConfigError, load_profile
-from cunet_lib.core.startup import ENVIRONMENT, OWN_KERAS
+from cunet_lib.core.startup import OWN_KERAS
 from cunet_lib.workflow.parameters import check_parameters
 from cunet_lib.workflow.stages import fingerprint, is_current, parse_stage
 
@@ -40,7 +40,8 @@ def register_kernel() -> None:
     from ipykernel import kernelspec
 
     about = {"kernel_name": "cunet", "display_name": "Conditioned U-Net", "prefix": sys.prefix}
-    kernelspec.install(**about, env={**ENVIRONMENT, **OWN_KERAS})
+    # What else is silenced, the notebooks' first import does, where the user has not.
+    kernelspec.install(**about, env={"PYDEVD_DISABLE_FILE_VALIDATION": "1", **OWN_KERAS})
 
 
 def say(line: str) -> None:
@@ -60,7 +61,6 @@ def run_stage(name: str, parameters: Mapping[str, Any], *, address: str = "") ->
     ------
     ConfigError
         If a name, parameter or setting is invalid, or the cluster is unfit.
-    cunet_lib.core.files.Busy
         If another process runs this stage.
     KeyboardInterrupt
         If the run was stopped; the message says what is kept.
@@ -75,7 +75,7 @@ def run_stage(name: str, parameters: Mapping[str, Any], *, address: str = "") ->
         if address:
             from cunet_lib.workflow import cluster
 
-            return cluster.run(address, stage, settings, echo=say)
+            return cluster.run(address, stage, settings)
         busy = f"{stage.name} runs elsewhere; wait for it, or stop it first."
         with locked(settings.paths.logs / f".{stage.name}.lock", busy):
             output = stage.output(settings)
@@ -228,7 +228,7 @@ def _kernel_manager(scratch: Path, log: TextIO, groups: list[int]) -> type:
     limits = dict.fromkeys(THREAD_VARIABLES, threads) if threads else {}
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
     own = {"IPYTHONDIR": str(scratch), "PYTHONPATH": path, **OWN_KERAS}
-    environment = {**ENVIRONMENT, **limits, **os.environ, **own}
+    environment = {**limits, **os.environ, **own}
 
     class QuietKernelManager(AsyncKernelManager):
         def __init__(self, **kwargs):

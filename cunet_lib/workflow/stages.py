@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from cunet_lib.core.files import parsed, sha256
-from cunet_lib.core.settings import ROOT, ConfigError, Profile
+from cunet_lib.core.settings import ROOT, ConfigError, Profile, folder
 from cunet_lib.core.systems import INSTRUMENTS
 from cunet_lib.workflow.parameters import (
     NOTEBOOKS,
@@ -201,7 +201,7 @@ def fingerprint(stage: Stage, settings: Profile) -> str:
         "inputs": inputs,
     }
     if stage.notebook == "00_corpus" and settings.data.source in ("musdb18", "folder"):
-        root = Path(os.environ.get("CUNET_MUSDB") or ".").expanduser()
+        root = folder(os.environ.get("CUNET_MUSDB") or ".")
         found = sorted(path for path in root.glob("*/**/*") if path.is_file())
         facts["files"] = [(str(path.relative_to(root)), path.stat().st_size) for path in found]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

@@ -168,7 +168,7 @@ def gather(sweep: Sweep) -> tuple:
     import pandas as pd
 
     from cunet_lib.report.figures import SYSTEM_COLOURS, Figure, drawn, subplots
-    from cunet_lib.report.records import Table, data_note, rate_note, system_of
+    from cunet_lib.report.records import Table, data_note, loss_named, rate_note, system_of
 
     keys = ("model", "seed", "best_val_loss", "best_epoch", "epochs", "steps", "seconds")
     finished = [(each, record) for each in sweep.runs if (record := each.record)]
@@ -178,7 +178,7 @@ def gather(sweep: Sweep) -> tuple:
     losses = frame["best_val_loss"].map("{:.3e}".format)
     display = frame.assign(best_val_loss=losses, seconds=frame["seconds"].round()).astype(str)
     caption = (
-        f"Lowest validation loss (mean absolute error of magnitudes) of {len(finished)} of "
+        f"Lowest validation loss ({loss_named(frame['model'])}) of {len(finished)} of "
         f"{len(sweep.runs)} runs, one for each point of the grid. Models of different targets do "
         f"not compare by it. {data_note(sweep.settings)} {rate_note(sweep.settings)}."
     )
@@ -193,7 +193,7 @@ def gather(sweep: Sweep) -> tuple:
         labels = [each.label for each, _ in finished]
         ax.set_yticks(range(len(frame)), labels)
         ax.set_ylim(len(frame) - 0.4, -0.6)
-        ax.set_xlabel("Lowest validation loss (mean absolute error of magnitudes)")
+        ax.set_xlabel("Lowest validation loss")
         ax.set_title(f"Lowest: {labels[int(losses.argmin())]}", loc="right")
         return Figure("sweep", fig, caption)
 
