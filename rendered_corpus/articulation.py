@@ -10,12 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rendered_corpus.song import Note, Syllable
+from rendered_corpus.song import Note
 from rendered_corpus.tables import CONSONANTS, VOWELS, Consonant, Voice
-
-AH = Syllable("", ("a",), "")
-"""What notes without a syllable are sung on."""
-
 
 RD_LEVELS = np.array([0.35, 0.5, 0.7, 0.95, 1.3, 1.7, 2.2, 2.7])
 """Shapes of the glottal pulse that are kept as tables, pressed to breathy."""
@@ -71,9 +67,9 @@ class _Mouth:
         length = sound.seconds * scale
         opened = begin + sound.closure * scale
         self.shape(begin, sound.locus)
-        self.put(begin, voiced=max(self.last("voiced"), 0.0))
+        self.put(begin, voiced=self.last("voiced"))
         if sound.closure:
-            hum = sound.voiced * amount if sound.voiced else 0.0
+            hum = sound.voiced * amount
             self.put(begin, breath=0.0)
             self.put(begin + 0.012, voiced=hum)
             self.put(opened, voiced=hum)
@@ -132,16 +128,14 @@ def articulate(
     rng: np.random.Generator,
     *,
     tract: float,
-    breaths: bool,
 ) -> Plan:
     """Control signals of a phrase at the times of frames, in seconds."""
     mouth = _Mouth()
     free = -1.0  # when the mouth is free again
     for note, following in zip(notes, [*notes[1:], None], strict=True):
-        free = _sing_note(mouth, voice, note, following, free, rng, breaths=breaths)
+        free = _sing_note(mouth, voice, note, following, free, rng)
     frames = len(times)
-    smear = max(int(0.025 / (times[1] - times[0])), 1)
-    formants = [_smooth(mouth.at(f"F{k}", times), smear) for k in range(1, 6)]
+    formants = [_smooth(mouth.at(f"F{k}", times), 4) for k in range(1, 6)]
     tracks = np.stack(formants, axis=1)
     if voice.ring:
         # The singer's formant: F3, F4 and F5 draw together.
@@ -176,11 +170,9 @@ def _sing_note(
     following: Note | None,
     free: float,
     rng: np.random.Generator,
-    *,
-    breaths: bool,
 ) -> float:
     """Add one note's syllable; returns when the mouth is free again."""
-    syllable = note.syllable or AH
+    syllable = note.syllable
     onset, coda = CONSONANTS.get(syllable.onset), CONSONANTS.get(syllable.coda)
     start, stop = note.start, note.start + note.duration
     linked = following is not None and following.start - stop < 0.06
@@ -188,7 +180,7 @@ def _sing_note(
     amount = 0.25 + 0.75 * power
     lean = float(rng.uniform(0.85, 1.15))
     gap = start - free
-    if breaths and gap > 0.5 and rng.random() < 0.75:
+    if gap > 0.5 and rng.random() < 0.75:
         length = min(float(rng.uniform(0.18, 0.38)), gap - 0.1)
         at = start - length - 0.08
         loud = float(rng.uniform(0.05, 0.16))
@@ -218,7 +210,7 @@ def _sing_note(
     mouth.put(onset_end, effort=power)
     end = max(stop, onset_end + 0.03)
     if linked:
-        after = CONSONANTS.get((following.syllable or AH).onset)
+        after = CONSONANTS.get(following.syllable.onset)
         if after:
             end = max(end - 0.8 * (after.seconds + after.closure), onset_end + 0.03)
     tail = min(coda.seconds + coda.closure, 0.3 * note.duration) if coda else 0.0
@@ -227,7 +219,7 @@ def _sing_note(
         mouth.shape(onset_end + 0.55 * (close - onset_end), targets[0])
     mouth.shape(close, targets[-1])
     swell = amount * float(rng.uniform(0.75, 1.1))
-    mouth.put(onset_end + 0.5 * max(close - onset_end, 0), voiced=swell)
+    mouth.put(onset_end + 0.5 * (close - onset_end), voiced=swell)
     mouth.put(close, voiced=swell * float(rng.uniform(0.75, 1.0)), breath=air * 1.2)
     mouth.put(close, effort=power * float(rng.uniform(0.75, 1.0)))
     free = close
@@ -297,8 +289,6 @@ def intonation(
 
 
 def _smooth(x: np.ndarray, width: int) -> np.ndarray:
-    if width <= 1:
-        return x
     kernel = np.hanning(width + 2)[1:-1]
     padded = np.pad(x, width // 2, mode="edge")
     return np.convolve(padded, kernel / kernel.sum(), mode="same")[width // 2 :][: len(x)]

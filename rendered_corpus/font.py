@@ -52,7 +52,7 @@ def play_font(
 
     def add(time: float, order: int, kind: str, **fields: int) -> None:
         ticks = max(round(time * speed * 2000), 0)
-        events.append((ticks, order, len(events), mido.Message(kind, channel=channel, **fields)))
+        events.append((ticks, order, mido.Message(kind, channel=channel, **fields)))
 
     add(0, 0, "program_change", program=program)
     for control, value in ((7, 127), (11, 127), (91, 0), (93, 0)):
@@ -78,7 +78,7 @@ def play_font(
     add(samples / RATE + 0.1, 5, "control_change", control=7, value=127)
     track.append(mido.MetaMessage("set_tempo", tempo=1_000_000))
     last = 0
-    for ticks, _, _, message in sorted(events, key=lambda e: e[:3]):
+    for ticks, _, message in sorted(events, key=lambda event: event[:2]):
         track.append(message.copy(time=ticks - last))
         last = ticks
     midi = mido.MidiFile(ticks_per_beat=2000)

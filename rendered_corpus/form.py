@@ -137,9 +137,8 @@ def plan(seed: int, subset: str, index: int, seconds: float) -> Form:
     loose = float(rng.choice([0.002, 0.006, 0.011], p=[0.3, 0.5, 0.2]))
 
     rng = stream(seed, subset, index, "harmony")
-    table = PROGRESSIONS[subset]
-    mode, verse = table[int(rotating(seed, subset, 1, index, tuple(map(str, range(len(table))))))]
-    related = [n for m, n in table if m == mode and n != verse]
+    mode, verse = rotating(seed, subset, 1, index, PROGRESSIONS[subset])
+    related = [n for m, n in PROGRESSIONS[subset] if m == mode and n != verse]
     other = related[int(rng.integers(len(related)))] if related else verse
     chorus = verse if rng.random() < 0.4 else other
     pace = float(rng.choice([0.5, 1.0, 1.0, 1.0, 2.0]))  # chords a bar

@@ -93,7 +93,7 @@ def render(song: Song) -> dict[str, np.ndarray]:
 
 def _play(song: Song, layer: Layer, samples: int, rng: np.random.Generator) -> np.ndarray:
     sound = layer.sound
-    if sound.kind in ("font", "choir"):
+    if sound.kind == "font":
         tuning = float(np.random.default_rng([song.seed, song.index, 440]).normal(0, 8))
         return play_font(layer.notes, sound.program, samples=samples, cents=tuning)
     if sound.kind == "kit":
@@ -106,10 +106,7 @@ def _play(song: Song, layer: Layer, samples: int, rng: np.random.Generator) -> n
         families = PATCHES[song.subset].values()
         patch = next(family[sound.name] for family in families if sound.name in family)
         return play_patch(layer.notes, patch, samples=samples, rng=rng)
-    if sound.kind == "voice":
-        voice = VOICES[song.subset][sound.name]
-        return sing(voice, layer.notes, samples=samples, rate=RATE, rng=rng)
-    raise ValueError(f"Layer {layer.role!r} has a sound of unknown kind {sound.kind!r}.")
+    return sing(VOICES[song.subset][sound.name], layer.notes, samples=samples, rng=rng)
 
 
 def _bands(layer: Layer, rng: np.random.Generator) -> list[tuple[str, float, float, float]]:

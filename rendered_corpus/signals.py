@@ -32,15 +32,13 @@ def lookup(tables: np.ndarray, level: np.ndarray, phase: np.ndarray) -> np.ndarr
     np.minimum(index, size - 1, out=index)
     part = place - index
     lower = np.clip(level, 0, count - 1).astype(np.intp)
-    np.minimum(lower, max(count - 2, 0), out=lower)
+    np.minimum(lower, count - 2, out=lower)
     mix = np.clip(level - lower, 0.0, 1.0)
     index += lower * (size + 1)
     out = flat[index] * (1 - part) + flat[index + 1] * part
-    if count > 1:
-        index += size + 1
-        upper = flat[index] * (1 - part) + flat[index + 1] * part
-        out += (upper - out) * mix
-    return out
+    index += size + 1
+    upper = flat[index] * (1 - part) + flat[index + 1] * part
+    return out + (upper - out) * mix
 
 
 def upsample(values: np.ndarray, hop: int, samples: int) -> np.ndarray:

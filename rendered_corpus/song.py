@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -38,7 +39,7 @@ class Note:
 
 @dataclass(frozen=True)
 class Sound:
-    """What plays a layer: ``kind`` is font, kit, machine, patch, voice or choir."""
+    """What plays a layer: ``kind`` is font, kit, machine, patch or voice."""
 
     kind: str
     name: str
@@ -92,13 +93,13 @@ class Song:
     progressions: tuple[str, ...]
     sections: tuple[Section, ...]
     layers: tuple[Layer, ...]
-    voices: tuple[str, ...] = ()
-    levels: dict[str, float] = field(default_factory=dict)
+    voices: tuple[str, ...]
+    levels: dict[str, float]
 
     @property
     def programs(self) -> tuple[int, ...]:
         """General MIDI programs of the pitched layers, ascending."""
-        played = {x.sound.program for x in self.layers if x.sound.kind in ("font", "choir")}
+        played = {x.sound.program for x in self.layers if x.sound.kind == "font"}
         return tuple(sorted(played))
 
     @property
@@ -118,7 +119,7 @@ def stream(seed: int, subset: str, index: int, name: str) -> np.random.Generator
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=key))
 
 
-def rotating(seed: int, subset: str, key: int, index: int, choices: Sequence[str]) -> str:
+def rotating(seed: int, subset: str, key: int, index: int, choices: Sequence[Any]) -> Any:
     """One of the choices; each comes up once before any comes twice, however many songs there are.
 
     ``key`` numbers what is chosen, so that two kinds of choice are independent.

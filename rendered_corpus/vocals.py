@@ -175,8 +175,6 @@ def _backing(
 def _choir(form: Form, rng: np.random.Generator, singers: Sequence[str]) -> list[Layer]:
     """Held "ooh" and "aah" chords behind the sections of one name."""
     sections = list(form.playing("vocals"))
-    if not sections:
-        return []
     chosen = sections[int(rng.integers(len(sections)))].name
     syllable = Syllable("", (str(rng.choice(["u", "a", "o", "O"])),), "")
     sampled = rng.random() < 0.4
@@ -194,7 +192,7 @@ def _choir(form: Form, rng: np.random.Generator, singers: Sequence[str]) -> list
     level = float(rng.uniform(-12, -5))
     if sampled:
         program = PROGRAMS[form.subset]["choir"][0]
-        sound = Sound("choir", f"program {program}", program)
+        sound = Sound("font", f"program {program}", program)
         return [Layer("vocals", "choir", sound, tuple(n for line in lines for n in line), level)]
     sound = Sound("voice", name)
     return [

@@ -17,7 +17,7 @@ import numpy as np
 import scipy.fft
 
 from rendered_corpus.articulation import RD_LEVELS, Plan, articulate, intonation, slow_noise
-from rendered_corpus.signals import lookup, upsample
+from rendered_corpus.signals import RATE, lookup, upsample
 from rendered_corpus.song import Note
 from rendered_corpus.tables import Voice
 
@@ -80,9 +80,7 @@ def sing(
     notes: Sequence[Note],
     *,
     samples: int,
-    rate: int,
     rng: np.random.Generator,
-    breaths: bool = True,
 ) -> np.ndarray:
     """Sing a monophonic line.
 
@@ -91,13 +89,11 @@ def sing(
     voice
         The singer.
     notes
-        In order of time; notes without a syllable are sung as "ah".
-    samples, rate
-        Length of the result and sample rate in Hz.
+        In order of time, each with a syllable.
+    samples
+        Length of the result.
     rng
         Jitter, drift, noise and this performance's vocal-tract length come from here.
-    breaths
-        Whether the singer is heard breathing in before phrases.
 
     Returns
     -------
@@ -107,11 +103,10 @@ def sing(
     tract = float(rng.uniform(*voice.tract))
     for phrase in _phrases(notes):
         # Only where somebody sings is there anything to compute.
-        first = max(int((phrase[0].start - _LEAD) * rate), 0)
-        length = int((max(n.start + n.duration for n in phrase) + _TAIL) * rate) - first
-        moved = [replace(n, start=n.start - first / rate) for n in phrase]
-        part = _sing_phrase(voice, moved, tract, length, rate, rng, breaths=breaths)
-        part = part[: max(samples - first, 0)]
+        first = max(int((phrase[0].start - _LEAD) * RATE), 0)
+        length = int((max(n.start + n.duration for n in phrase) + _TAIL) * RATE) - first
+        moved = [replace(n, start=n.start - first / RATE) for n in phrase]
+        part = _sing_phrase(voice, moved, tract, length, rng)[: max(samples - first, 0)]
         out[first : first + len(part)] += part
     return out
 
@@ -134,21 +129,18 @@ def _sing_phrase(
     notes: Sequence[Note],
     tract: float,
     samples: int,
-    rate: int,
     rng: np.random.Generator,
-    *,
-    breaths: bool,
 ) -> np.ndarray:
     frames = samples // HOP + 2
-    times = np.arange(frames) * HOP / rate
-    plan = articulate(voice, notes, times, rng, tract=tract, breaths=breaths)
+    times = np.arange(frames) * HOP / RATE
+    plan = articulate(voice, notes, times, rng, tract=tract)
     pitch = intonation(voice, notes, times, rng)
     hertz = 440.0 * 2.0 ** ((pitch - 69) / 12)
     # Singers open the mouth so that the first formant does not fall below the pitch.
     plan.formants[:, 0] = np.maximum(plan.formants[:, 0], 1.02 * hertz)
 
-    phase = np.cumsum(upsample(hertz, HOP, samples)) / rate
-    harmonics = int(min(0.45 * rate / float(hertz.max()), TABLE // 2 - 1))
+    phase = np.cumsum(upsample(hertz, HOP, samples)) / RATE
+    harmonics = int(min(0.45 * RATE / float(hertz.max()), TABLE // 2 - 1))
     level = np.interp(plan.rd, RD_LEVELS, np.arange(len(RD_LEVELS)))
     level = upsample(level, HOP, samples)
     source = lookup(glottal_tables(1 << (harmonics.bit_length() - 1)), level, phase)
@@ -166,13 +158,13 @@ def _sing_phrase(
     source *= voiced
     source += 0.35 * np.diff(breath, prepend=0.0) + 0.08 * breath
     hiss = upsample(plan.noise, HOP, samples) * noise
-    return _filter(source, plan, hiss, rate)
+    return _filter(source, plan, hiss)
 
 
-def _resonators(frequency: np.ndarray, width: np.ndarray, rate: int) -> np.ndarray:
+def _resonators(frequency: np.ndarray, width: np.ndarray) -> np.ndarray:
     """Denominators ``(frames, 3)`` of two-pole resonators, scaled to unit gain at 0 Hz."""
-    radius = np.exp(-np.pi * width / rate)
-    first = -2 * radius * np.cos(2 * np.pi * frequency / rate)
+    radius = np.exp(-np.pi * width / RATE)
+    first = -2 * radius * np.cos(2 * np.pi * frequency / RATE)
     second = radius**2
     gain = 1 + first + second
     return np.stack([np.ones_like(first), first, second], axis=-1) / gain[:, None]
@@ -201,7 +193,7 @@ def _on_circle(polynomials: np.ndarray) -> np.ndarray:
     return (polynomials @ _powers(polynomials.shape[1])).view(complex)
 
 
-def _filter(source: np.ndarray, plan: Plan, hiss: np.ndarray, rate: int) -> np.ndarray:
+def _filter(source: np.ndarray, plan: Plan, hiss: np.ndarray) -> np.ndarray:
     """Run the sources through the tract and the frication filter, frame by frame."""
     samples = len(source)
     frames = len(plan.voiced)
@@ -216,17 +208,17 @@ def _filter(source: np.ndarray, plan: Plan, hiss: np.ndarray, rate: int) -> np.n
     sections = []
     for k in range(5):
         width = widths[k] * (1 + 0.6 * plan.nasal) + 0.012 * f[:, k]
-        sections.append(_resonators(f[:, k], width, rate)[active])
+        sections.append(_resonators(f[:, k], width)[active])
     # The tract goes on above the fifth formant, the same for all frames.
     z = np.exp(-2j * np.pi * np.arange(FFT // 2 + 1) / FFT)
     upper = np.ones(len(z), complex)
     for k in range(6, 12):
-        place = np.array([min(1000.0 * plan.tract * (k - 0.5), 0.47 * rate)])
-        upper /= np.polyval(_resonators(place, np.array([250.0 + 60 * k]), rate)[0, ::-1], z)
+        place = np.array([min(1000.0 * plan.tract * (k - 0.5), 0.47 * RATE)])
+        upper /= np.polyval(_resonators(place, np.array([250.0 + 60 * k]))[0, ::-1], z)
     nasal = plan.nasal[active]
     width = np.full(len(nasal), 110.0)
-    pole = _resonators(np.full(len(nasal), 280.0), width, rate)
-    zero = _resonators(280.0 + 450.0 * nasal, width, rate)
+    pole = _resonators(np.full(len(nasal), 280.0), width)
+    zero = _resonators(280.0 + 450.0 * nasal, width)
     out = np.zeros((frames + FFT // HOP + 1, HOP))
     window = np.hanning(WINDOW + 1)[:-1] / 2.0  # overlapping four times, it sums to one
 
@@ -256,12 +248,12 @@ def _filter(source: np.ndarray, plan: Plan, hiss: np.ndarray, rate: int) -> np.n
         place, width = plan.centre[hissing], plan.width[hissing]
         poles = _product(
             [
-                _resonators(place, width, rate),
-                _resonators(np.minimum(1.45 * place, 0.45 * rate), 1.5 * width, rate),
+                _resonators(place, width),
+                _resonators(np.minimum(1.45 * place, 0.45 * RATE), 1.5 * width),
             ]
         )
         # Two zeros near 0 Hz keep the hiss clear of the voice's own band; unit gain at the centre.
-        at = np.exp(-2j * np.pi * place / rate)
+        at = np.exp(-2j * np.pi * place / RATE)
         response = (1 - 0.98 * at) ** 2
         response /= (poles * at[:, None] ** np.arange(poles.shape[1])).sum(axis=1)
         add(hiss, hissing, [poles * (np.abs(response) / 0.30)[:, None]], (1 - 0.98 * z) ** 2)
