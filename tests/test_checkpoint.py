@@ -90,13 +90,13 @@ def test_one_of_another_training_is_discarded_in_one_line(folder, changed, word)
 
 def test_what_a_killed_process_left_is_no_checkpoint(folder):
     (folder / ".epoch-000004.partial-abcd").write_bytes(b"half")
-    (folder / "epoch-000009.npz").write_bytes(b"not ours")
+    (folder / "epoch-nine.npz").write_bytes(b"not ours")
     assert checkpoint.load(folder, FACTS).state["epochs"] == 3
     assert not list(folder.glob(".*partial*"))
 
 
 def test_a_full_disk_leaves_the_earlier_one(folder, full_disk):
-    full_disk()
+    full_disk("rename")
     with pytest.raises(WriteError, match=r"epoch-000004.*cannot be written \(No space left"):
         checkpoint.save(folder, made(4))
     assert names(folder) == ["epoch-000002", "epoch-000003"]

@@ -260,7 +260,7 @@ def test_a_finished_training_is_used_again_while_its_facts_fit(trained, tmp_path
     before = contents(folder)
     # A process that was killed just before the end left its checkpoints.
     (folder / checkpoint.FOLDER).mkdir()
-    (folder / checkpoint.FOLDER / "epoch-000002.0123456789abcdef.npz").touch()
+    (folder / checkpoint.FOLDER / "epoch-000002.npz").touch()
     again, lines = finish(settings, store, folder)
     assert again == record and lines == [checkpoint.REUSED]
     assert contents(folder) == before and not (folder / checkpoint.FOLDER).exists()

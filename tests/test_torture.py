@@ -97,11 +97,11 @@ def test_a_strike_waits_for_its_stage_and_reports_what_was_told(strike):
 
 @pytest.mark.parametrize(
     ("when", "name"),
-    [("after an epoch", "checkpoint/epoch-000001.x.npz"), ("after training", "run.json")],
+    [("after an epoch", "checkpoint/epoch-000001.npz"), ("after training", "run.json")],
 )
 def test_a_strike_waits_for_its_moment_in_a_training(study, strike, when, name):
     run = study.results / "runs" / "unet_bass-seed0"
-    result(study, "runs/unet_bass-seed0/checkpoint/epoch-000000.x.npz", "of an earlier start")
+    result(study, "runs/unet_bass-seed0/checkpoint/epoch-000000.npz", "of an earlier start")
     script = f"echo '{TRAINED} | started'; sleep 0.7; touch {run / name}; sleep 60; "
     told = strike(f"{script} echo '{TRAINED} | done in 60 s'", stage=TRAINED, when=when)
     assert told["when"] == when and 0.8 <= told["after"] < 20

@@ -1,15 +1,13 @@
 """The state of an unfinished training on disk: whole, or not at all.
 
-A checkpoint is one file, ``epoch-<number>.<hash>.npz``: the variables of network and optimiser, and
-the rest as JSON. Its name carries the SHA-256 of its content, so that a file cut short or altered
-is seen; it is written under another name and renamed, and the one before it goes only then. It also
-says which training it belongs to: one of another training is never continued.
+A checkpoint is one file, ``epoch-<number>.npz``: the variables of network and optimiser, and the
+rest as JSON. Such an archive has a checksum of each part, so that a file cut short or altered is
+seen. It is written under another name and renamed, and the one before it is kept. It also says
+which training it belongs to: one of another training is never continued.
 """
 
 from __future__ import annotations
 
-import hashlib
-import io
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from cunet_lib.core.files import remove_unfinished, write_atomically
+from cunet_lib.core.files import remove_unfinished, replacing
 
 FOLDER = "checkpoint"
 """Inside a run folder, until the training is finished."""
@@ -29,7 +27,7 @@ REUSED = (
 )
 """Line for a training whose results are there already."""
 
-_NAME = re.compile(r"epoch-(\d+)\.([0-9a-f]{16})\.npz")
+_NAME = re.compile(r"epoch-(\d+)\.npz")
 _KEPT = 2
 
 
@@ -62,12 +60,9 @@ def save(folder: Path, checkpoint: Checkpoint) -> Path:
     """
     about = {"facts": checkpoint.facts, "state": checkpoint.state}
     text = json.dumps(about, allow_nan=False).encode()
-    buffer = io.BytesIO()
-    np.savez(buffer, *checkpoint.variables, about=np.frombuffer(text, np.uint8))
-    content = buffer.getvalue()
-    digest = hashlib.sha256(content).hexdigest()[:16]
-    name = f"epoch-{checkpoint.state['epochs']:06d}.{digest}.npz"
-    path = write_atomically(folder / name, content)
+    path = folder / f"epoch-{checkpoint.state['epochs']:06d}.npz"
+    with replacing(path) as partial:
+        np.savez(partial, *checkpoint.variables, about=np.frombuffer(text, np.uint8))
     for older in _files(folder)[_KEPT:]:
         older.unlink(missing_ok=True)
     return path
@@ -124,12 +119,9 @@ def _files(folder: Path) -> list[Path]:
 
 def _read(path: Path) -> Checkpoint | None:
     try:
-        content = path.read_bytes()
-        if hashlib.sha256(content).hexdigest()[:16] != _NAME.fullmatch(path.name)[2]:
-            return None
-        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+        with np.load(path, allow_pickle=False) as arrays:
             about = json.loads(arrays["about"].tobytes())
             variables = [arrays[f"arr_{place}"] for place in range(len(arrays.files) - 1)]
         return Checkpoint(dict(about["facts"]), dict(about["state"]), variables)
-    except Exception:  # the name fits, but it is another archive: a dozen kinds of error
+    except Exception:  # of a damaged or another archive: a dozen kinds
         return None
