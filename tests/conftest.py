@@ -335,6 +335,7 @@ def full_disk(monkeypatch):
         place, name = {
             "name": (tempfile, "mkstemp"),
             "content": (Path, "write_bytes"),
+            "archive": (np, "savez"),
             "rename": (os, "fsync"),
         }[where]
         monkeypatch.setattr(place, name, refuse)

@@ -95,8 +95,9 @@ def test_what_a_killed_process_left_is_no_checkpoint(folder):
     assert not list(folder.glob(".*partial*"))
 
 
-def test_a_full_disk_leaves_the_earlier_one(folder, full_disk):
-    full_disk("rename")
+@pytest.mark.parametrize("where", ["archive", "rename"])
+def test_a_full_disk_leaves_the_earlier_one(folder, full_disk, where):
+    full_disk(where)
     with pytest.raises(WriteError, match=r"epoch-000004.*cannot be written \(No space left"):
         checkpoint.save(folder, made(4))
     assert names(folder) == ["epoch-000002", "epoch-000003"]

@@ -144,9 +144,10 @@ def test_answer_says_where_clearly_and_what_the_corrected_test_adds(study):
         study, bass=(-1, -2, -0.5), drums=(-1, -2, -0.1), vocals=(1, 0.5, 2), other=(0, -1, 1)
     )
     assert "clearly below for bass and drums, and clearly above for vocals, and not clearly" in text
-    assert "10 comparisons" in text and "0 and 2 of them say worse, 0 and 0 better" in text
-    assert "0 and 0 equivalent" in text and "10 and 8 leave it undecided" in text
-    assert "of their steps and" in text
+    assert "10 comparisons" in text and "within ±0.5 dB, a margin" in text
+    assert "By v4, 0 worse, 0 better, 0 equivalent and 10 undecided." in text
+    assert "By v3, 2 worse, 0 better, 0 equivalent and 8 undecided." in text
+    assert "of the U-Nets' steps and" in text
     assert "(np)" not in text
 
 
@@ -208,7 +209,7 @@ def test_answer_tells_of_a_network_beyond_the_paper_by_itself(study):
 def test_a_trial_gives_no_answer_and_says_which_profile_does(study, name):
     text = said(study, name=name, vocals=(1, 0.5, 2))
     assert f"`{name}` {NO_ANSWER}" in text
-    assert "`study`" in text and "of their steps and" in text
+    assert "`study`" in text and "of the U-Nets' steps and" in text
     assert " dB" not in text and "clearly" not in text
 
 

@@ -401,7 +401,7 @@ def test_titles_and_full_markers_count_what_is_confirmed(study):
     )
     axes = figures.differences(study.settings, study.scores, table).canvas.axes
     for ax, version, found in zip(axes, ("v4", "v3"), (0, 4), strict=True):
-        assert ax.get_title("left") == f"SDR {version}: {found} of 20 differences confirmed"
+        assert ax.get_title("left") == f"SDR {version}: {found} of 20 differences significant"
         points = [line for line in ax.lines if len(line.get_xdata()) == 1]
         assert len(points) == 20
         assert sum(line.get_markerfacecolor() != "white" for line in points) == found

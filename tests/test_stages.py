@@ -94,6 +94,19 @@ def study(whole, tmp_path, monkeypatch):
     return Study(root)
 
 
+def test_scores_of_the_profile_that_this_one_is_like_count_where_they_are_shown(study):
+    settings = load_profile("smoke").model_copy(update={"like": "demo"})
+    scores = study.root / "results" / "demo" / "scores"
+    scores.mkdir(parents=True)
+    made = {}
+    for content in ("one", "other", "other"):
+        (scores / "unet-seed0.csv").write_text(content)
+        for name in ("05_plot", "08_beyond", "04_evaluate.unet-seed0"):
+            made.setdefault(name, []).append(fingerprint(parse_stage(name), settings))
+    for name, (first, second, third) in made.items():
+        assert second == third and (first == second) == name.startswith("04")
+
+
 def last_code(content):
     return [cell for cell in content.cells if cell.cell_type == "code"][-1]
 

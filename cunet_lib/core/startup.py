@@ -32,7 +32,7 @@ ENVIRONMENT = {
     "TF_FORCE_GPU_ALLOW_GROWTH": "true",  # several trainings may share one GPU
     "PYDEVD_DISABLE_FILE_VALIDATION": "1",  # "frozen modules" lines of the notebooks' debugger
 }
-"""Variables that :func:`silence` sets where the user has not; the kernel ``cunet`` has them too."""
+"""Variables that :func:`silence` sets where the user has not."""
 
 OWN_KERAS = {"KERAS_HOME": os.devnull}
 """For the study's own processes, commands and kernels: no ``keras.json`` is read or written."""

@@ -51,7 +51,7 @@ def read_scores(path: Path, **options: object) -> pd.DataFrame:
 
 
 def score_files(settings: Profile, group: str = "") -> dict[tuple[str, int], Path]:
-    """The files that :func:`load_scores` reads, by system and seed, whether they are there."""
+    """The files that :func:`load_scores` reads, by system and seed, present or not."""
     folder = settings.paths.scores / group
     return {(name, seed): folder / f"{name}-seed{seed}.csv" for name, seed in settings.scored}
 

@@ -14,7 +14,7 @@ from matplotlib.patches import Circle, FancyArrowPatch, Rectangle
 
 from cunet_lib.core.files import read_json, read_run
 from cunet_lib.core.settings import Profile
-from cunet_lib.core.systems import INSTRUMENTS, LABELS
+from cunet_lib.core.systems import INSTRUMENTS, LABELS, VARIANTS
 from cunet_lib.report.figures import INSTRUMENT_COLOURS, SYSTEM_COLOURS, Figure, drawn, subplots
 from cunet_lib.report.records import data_note
 
@@ -59,10 +59,16 @@ def architecture(settings: Profile, model: str) -> Figure:
     ax.axis("off")
     fig.set_size_inches((right + 1.4) * _INCHES, (top + 0.75 - bottom) * _INCHES)
     ax.set_title(f"{LABELS[model]}: {parameters:,} parameters", fontsize=11.5)
+    below = ""
+    if control:
+        below = (
+            ", the control network with FiLM's gammas and betas below; a dot is FiLM inside the "
+            "block to its right, before its activation"
+        )
+        below += "; the decoder runs once for each instrument" * VARIANTS[model].shares
     caption = (
         f"The {LABELS[model]}, drawn from the built model: feature maps as frequency x time x "
-        "channels, skip connections above, the control network with FiLM's gammas and betas below. "
-        f"{data_note(settings)}"
+        f"channels, skip connections above{below}. {data_note(settings)}"
     )
     return Figure("architecture", fig, caption)
 

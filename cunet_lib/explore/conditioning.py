@@ -62,7 +62,8 @@ class Run:
         if not (settings.paths.run(model, seed) / "run.json").is_file():
             raise ConfigError(
                 f"No finished training run {model}-seed{seed}; "
-                f"`make reproduce` or `make conditions PROFILE={settings.name}` trains it."
+                f"`make reproduce PROFILE={settings.name}` trains those of the study, `make "
+                f"conditions PROFILE={settings.name}` what it is compared with."
             )
         self.record, self.network = load_run(settings, model, seed=seed)
         self.name = model

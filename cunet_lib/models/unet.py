@@ -419,7 +419,7 @@ def multiply_adds(name: str, **size) -> int:
     return total
 
 
-def parameter_table(systems: Iterable[str] = ("unet", *VARIANTS)) -> pd.DataFrame:
+def parameter_table(systems: Iterable[str]) -> pd.DataFrame:
     """Parameters of systems in the paper's size: columns model, parameters, trainable.
 
     The row ``unet`` counts the four dedicated U-Nets together.

@@ -179,8 +179,7 @@ def build_store(settings: Profile, *, workers: int | None = None) -> Store:
     ------
     ConfigError
         As :func:`cunet_lib.preprocess.tracks.list_sources` and
-        :func:`cunet_lib.preprocess.tracks.decode`.
-        If another process prepares the same store.
+        :func:`cunet_lib.preprocess.tracks.decode`; or if another process prepares the same store.
     cunet_lib.core.files.WriteError
         If the disk is full or may not be written to; finished tracks are kept.
     """

@@ -111,7 +111,7 @@ beside the model; else the mask is an extension, not learned.
 
 ## Data
 
-{settings.get("title", "")}: {DATA.get(source, "unknown.")}
+{settings.get("title", "Data")}: {DATA.get(source, "unknown.")}
 
 ## Training
 

@@ -159,7 +159,7 @@ def differences(settings: Profile, scores: pd.DataFrame, table: pd.DataFrame) ->
     """
     models = [model for model in VARIANTS if model in set(table["model"])]
     margin, step = settings.statistics.margin_db, 0.8 / len(models)
-    size = (WIDTH, 0.12 * len(TARGETS) * len(models) + 1.0)
+    size = (WIDTH, len(TARGETS) * max(0.12 * len(models), 0.22) + 1.0)
     fig, axes = subplots(1, 2, size=size, sharex=True, sharey=True)
     for ax, measure in zip(axes[0], (SDR_V4, SDR_V3), strict=True):
         rows = table[table["protocol"] == measure.protocol]
@@ -173,7 +173,7 @@ def differences(settings: Profile, scores: pd.DataFrame, table: pd.DataFrame) ->
             ax.plot(interval, [y, y], color=colour, lw=1.6, zorder=2)
             look = {"mec": colour, "mfc": colour if full else "white", "markersize": 5.5}
             ax.plot(row["difference_mean_db"], y, **look, marker=SYSTEM_MARKERS[row["model"]])
-        ax.set_title(f"{measure.heading}: {found.sum()} of {len(rows)} differences confirmed")
+        ax.set_title(f"{measure.heading}: {found.sum()} of {len(rows)} differences significant")
         ax.set_yticks(range(len(TARGETS)), ["all (mean)", *TARGETS[1:]])
         ax.set_ylim(len(TARGETS) - 0.45, -0.55)
         ax.grid(visible=False, axis="y")
@@ -183,9 +183,9 @@ def differences(settings: Profile, scores: pd.DataFrame, table: pd.DataFrame) ->
     if high - low < 10 * margin:
         axes[0, 0].xaxis.set_major_locator(MultipleLocator(margin))
     for ax in axes[0]:
-        ax.set_xlabel("C-U-Net minus dedicated U-Net (dB)")
+        ax.set_xlabel("worse ←  C-U-Net minus dedicated U-Net (dB)  → better")
     handles = [
-        Line2D([], [], color=SYSTEM_COLOURS[model], marker=SYSTEM_MARKERS[model], mfc="white")
+        Line2D([], [], color=SYSTEM_COLOURS[model], marker=SYSTEM_MARKERS[model])
         for model in models
     ]
     labels = [LABELS[model] for model in models]
@@ -193,8 +193,8 @@ def differences(settings: Profile, scores: pd.DataFrame, table: pd.DataFrame) ->
     fig.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)
     caption = (
         f"Mean differences over test tracks with {1 - settings.statistics.alpha:.0%} bootstrap "
-        "intervals: below 0 the C-U-Net is worse, full markers are differences that the corrected "
-        f"test confirms, grey is the margin of ±{margin:g} dB. {basis(settings, scores)}"
+        "intervals; hollow markers are differences that the corrected test (Holm) does not "
+        f"confirm, grey is the margin of ±{margin:g} dB. {basis(settings, scores)}"
     )
     return Figure("differences", fig, caption)
 
@@ -294,12 +294,18 @@ def steps(settings: Profile, scores: pd.DataFrame, table: pd.DataFrame) -> Figur
 def training_curves(settings: Profile, runs: pd.DataFrame) -> Figure:
     """Training and validation loss of every run of the first seed, with shared axes."""
     chosen = runs[runs["seed"] == runs["seed"].min()]
-    fig, axes = subplots(1, 2, size=(WIDTH, 4.0), sharex=True, sharey=True)
+    panels = {
+        "Dedicated U-Nets": UNETS,
+        "C-U-Nets": [name for name, variant in VARIANTS.items() if not variant.shares],
+        "With shares: another loss": [name for name in VARIANTS if VARIANTS[name].shares],
+    }
+    panels = {
+        title: models for title, models in panels.items() if chosen["model"].isin(models).any()
+    }
+    fig, axes = subplots(1, len(panels), size=(WIDTH, 4.0), sharex=True, sharey=True)
     dashed, ring = {"lw": 1.0, "ls": (0, (3, 1.5))}, {"marker": "o", "mfc": "white", "mew": 1.6}
     colours = {f"unet_{name}": colour for name, colour in INSTRUMENT_COLOURS.items()}
-    for ax, title, models in zip(
-        axes[0], ("Dedicated U-Nets", "C-U-Nets"), (UNETS, VARIANTS), strict=True
-    ):
+    for ax, (title, models) in zip(axes[0], panels.items(), strict=True):
         for _, run in chosen[chosen["model"].isin(models)].iterrows():
             columns = ("epoch", "loss", "val_loss")
             history = read_csv(Path(run["folder"]) / "history.csv", columns).set_index("epoch")
@@ -312,7 +318,7 @@ def training_curves(settings: Profile, runs: pd.DataFrame) -> Figure:
         ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
         # Below: with many variants a legend would hide their curves.
         place = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.2)}
-        ax.legend(**place, frameon=False, ncols=2, fontsize=8)
+        ax.legend(**place, frameon=False, ncols=4 - len(panels), fontsize=8)
     ax = axes[0, 0]
     ax.set(yscale="log", ylabel="Loss")
     ax.yaxis.set_major_locator(mpl.ticker.LogLocator(subs=(1, 2, 5)))

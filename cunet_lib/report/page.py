@@ -58,7 +58,9 @@ def answer(settings: Profile, differences: Table, training: Table, models: Table
     further = table["model"].map(lambda model: VARIANTS[model].shares)
     plain, beside, beyond = table[progressive], table[~progressive & ~further], table[further]
     if plain.empty:
-        plain, beside, beyond = table, plain, plain
+        plain, beside = beside, plain
+    if plain.empty:
+        plain, beyond = beyond, plain
     songs = count(int(table["tracks"].max()), "test song")
     by_v4, by_v3 = _apart(plain)
     first = (
@@ -72,19 +74,19 @@ def answer(settings: Profile, differences: Table, training: Table, models: Table
         sides[[*sides][0 if below.all() else 1 if above.all() else 2]].append(target)
     said = [f"{side} for {listed(targets)}" for side, targets in sides.items() if targets]
     parts = [plain[plain["protocol"] == measure.protocol] for measure in (SDR_V4, SDR_V3)]
-    worse, better, equal, left = (
-        " and ".join(str(part["verdict"].str.startswith(word).sum()) for part in parts)
-        for word in ("worse", "better", "equivalent", "undecided")
-    )
+    counted = []
+    for version, part in zip(("v4", "v3"), parts, strict=True):
+        kinds = ("worse", "better", "equivalent", "undecided")
+        numbers = [f"{part['verdict'].str.startswith(kind).sum()} {kind}" for kind in kinds]
+        counted.append(f"By {version}, {listed(numbers)}.")
     words = [
-        f"They are {', and '.join(said)}. Clearly means: for every C-U-Net and by both protocols, "
-        f"the mean difference is on that side of 0 with {1 - settings.statistics.alpha:.0%} "
-        "confidence.",
+        f"They are {', and '.join(said)}. Clearly means: by both protocols, the "
+        f"{1 - settings.statistics.alpha:.0%} interval of every C-U-Net's mean difference lies on "
+        "that side of 0.",
         f"Each protocol makes {len(parts[0])} comparisons: each C-U-Net, each instrument and the "
-        f"mean. By v4 and v3, {worse} of them say worse, {better} better, {equal} equivalent (a "
-        f"difference below {margin:g} dB, the margin that was set beforehand) and {left} leave it "
-        "undecided. Tests of a difference are corrected for all comparisons of a protocol, those "
-        "of further C-U-Nets included.",
+        f"mean. {' '.join(counted)} Equivalent means: the mean difference was shown to lie within "
+        f"±{margin:g} dB, a margin that was set beforehand. Tests of a difference are corrected "
+        "for all comparisons of a protocol, those of any further C-U-Nets included.",
         cost,
         data,
     ]
@@ -100,8 +102,9 @@ def answer(settings: Profile, differences: Table, training: Table, models: Table
         text += f"{by_v4} the dedicated U-Nets by v4, and {by_v3} them by v3, with "
         text += f"{share[model]:.0%} of their parameters and "
         text += f"{computed[model] / computed['unet']:.0%} of what their training computes. "
-        verdicts = rows.loc[rows["target"] == ALL, "verdict"]
-        text += f"The verdicts over all instruments: {listed(dict.fromkeys(verdicts))}."
+        verdicts = rows[rows["target"] == ALL].set_index("protocol")["verdict"]
+        text += f"The verdicts over all instruments: {verdicts[SDR_V4.protocol]} by v4, "
+        text += f"{verdicts[SDR_V3.protocol]} by v3."
         words.insert(-2, text)
     return Markdown("\n* ".join([f"{first}\n", *words]))
 
@@ -125,7 +128,8 @@ def _budget(settings: Profile, training: pd.DataFrame, models: pd.DataFrame) -> 
     """What a C-U-Net had in parameters, steps and mixtures, and what ended the trainings."""
     sizes, costs = models["parameters"], training[["steps", "mixtures"]].groupby("model").mean()
     there = [model for model in VARIANTS if model in costs.index]
-    shared = [model for model in there if not VARIANTS[model].shares] or there
+    papers = [model for model in there if not VARIANTS[model].shares]
+    shared, whose = papers or there, "the paper's" if papers else "the"
     steps, mixtures = costs.loc[shared].mean() / costs.loc["unet"]
     size = sizes[shared].mean() / sizes["unet"]
     runs = training[training["best_epoch"].notna()]
@@ -137,8 +141,9 @@ def _budget(settings: Profile, training: pd.DataFrame, models: pd.DataFrame) -> 
         len(runs): f"Validation ended all {len(runs)} trainings.",
     }.get(early, f"Validation ended {early} of {len(runs)} trainings, the budget the others.")
     return (
-        f"On average a C-U-Net has {size:.0%} of the parameters of the four U-Nets together. Its "
-        f"training took {steps:.0%} of their steps and {mixtures:.0%} of their mixtures. {ended}"
+        f"On average {whose} C-U-Nets ({len(shared)}) have {size:.0%} of the parameters of the "
+        f"four U-Nets together. Their trainings took {steps:.0%} of the U-Nets' steps and "
+        f"{mixtures:.0%} of their mixtures. {ended}"
     )
 
 

@@ -181,8 +181,8 @@ def train(
     ------
     ConfigError
         If the loss is not finite; step and tracks are named, and the state of the last good epoch
-        stays in the folder. If a file of the store is damaged.
-        If another process trains into this folder.
+        stays in the folder. If a file of the store is damaged, or another process trains into
+        this folder.
     cunet_lib.core.files.WriteError
         If the disk is full or may not be written to.
     """

@@ -83,7 +83,6 @@ def run(address: str, stage: Stage, settings: Profile) -> bool:
     """
     from distributed import KilledWorker
     from distributed.client import FutureCancelledError
-    from distributed.comm import CommClosedError
 
     from cunet_lib.workflow.run import say
 
@@ -119,7 +118,9 @@ def run(address: str, stage: Stage, settings: Profile) -> bool:
                 f"other, the last one {error.last_worker.address}. Perhaps they ran out of "
                 "memory; look at their logs, and run the same command again."
             ) from error
-        except (FutureCancelledError, CommClosedError) as error:
+        except (FutureCancelledError, OSError) as error:
+            if getattr(error, "errno", None) is not None:
+                raise  # the run's own, on its worker
             raise ConfigError(
                 f"The Dask scheduler at CLUSTER={address} went away; what was finished is kept. "
                 "Start it and its workers, and run the same command again."

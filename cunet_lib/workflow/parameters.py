@@ -84,7 +84,9 @@ def check_variants() -> None:
             known[table.lower().rstrip("s")] = dict(zip(names, node.value.values, strict=True))
     for name, variant in VARIANTS.items():
         if control := known["control"].get(variant.control):
-            known["film"] = [ast.literal_eval(key) for key in control.args[1].keys]
+            given = [*control.args, *(each.value for each in control.keywords)]
+            units = next((each.keys for each in given if isinstance(each, ast.Dict)), None)
+            known["film"] = [*map(ast.literal_eval, units)] if units else [variant.film]
         for part in ("control", "film", "placement"):
             if (value := getattr(variant, part)) not in known[part]:
                 raise ConfigError(

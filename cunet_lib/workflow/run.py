@@ -60,8 +60,8 @@ def run_stage(name: str, parameters: Mapping[str, Any], *, address: str = "") ->
     Raises
     ------
     ConfigError
-        If a name, parameter or setting is invalid, or the cluster is unfit.
-        If another process runs this stage.
+        If a name, parameter or setting is invalid, the cluster is unfit, or another process
+        runs this stage.
     KeyboardInterrupt
         If the run was stopped; the message says what is kept.
     """

@@ -181,8 +181,8 @@ def fingerprint(stage: Stage, settings: Profile) -> str:
 
     These are the code cells and parameters of its notebook; the settings; the code that it imports,
     and what that imports, without comments and docstrings; and its inputs: the main results of
-    earlier stages and their fingerprints, or the names and sizes of the files of MUSDB18
-    or of a folder of one's own.
+    earlier stages and their fingerprints, the names and sizes of the files of MUSDB18 or of a
+    folder of one's own, or the scores of the profile that this one is like.
     """
     sources = [text for text, tags in code_cells(stage.source) if "parameters" not in tags]
     code, names = zip(*map(parsed, sources), strict=True) if sources else ((), ())
@@ -204,6 +204,9 @@ def fingerprint(stage: Stage, settings: Profile) -> str:
         root = folder(os.environ.get("CUNET_MUSDB") or ".")
         found = sorted(path for path in root.glob("*/**/*") if path.is_file())
         facts["files"] = [(str(path.relative_to(root)), path.stat().st_size) for path in found]
+    if stage.notebook in ("05_plot", "08_beyond") and settings.like:
+        scores = settings.model_copy(update={"name": settings.like}).paths.scores
+        facts["like"] = [sha256(path) for path in sorted(scores.glob("*-seed*.csv"))]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
