@@ -23,7 +23,7 @@ JAX_PYTHON = os.environ.get("CUNET_JAX_PYTHON") or (
 # Gradients of rounding noise, as of biases before a normalisation, would be whole steps with Adam's
 # usual epsilon.
 OVERRIDES = (
-    "model.dropout=0 model.control_dropout=0 train.steps_per_epoch=4 train.epsilon=1e-5 "
+    "model.dropout=0 model.control_dropout=0 train.steps_per_epoch=4 train.epsilon=1e-4 "
     "train.conditions_per_mixture=2"
 )
 MODELS = ("unet_drums", "dense_simple", "dense_complex", "cnn_simple", "cnn_complex", "shares")

@@ -356,6 +356,7 @@ def film_parameters(settings: Profile, runs: pd.DataFrame) -> Figure:
                 ax.plot(x, shares[0.5], **_dot(instrument), markersize=5.5, zorder=3)
             ax.set_title(f"{LABELS[model]}: {value} ({'scale' if none else 'shift'})")
             ax.xaxis.set_major_locator(MultipleLocator(1))
+            ax.margins(y=0.12)
             ax.grid(visible=False, axis="x")
     fig.supxlabel("Block", fontsize=9)
     handles = [Line2D([], [], label=name, **_dot(name)) for name in INSTRUMENTS]
