@@ -403,7 +403,7 @@ def spectrograms(settings: Profile) -> Figure:
             masks = ax.imshow(np.where(mixed > peak * 1e-4, ratio, np.nan), **share, **image)
         row[0].set_ylabel(f"{name.capitalize()}\n(Hz)")
     for ax, words in zip(axes[0], headings, strict=True):
-        ax.set_title(words, fontsize=8)
+        ax.set_title(words.replace(" ", "\n", 1), fontsize=8)
     for ax in axes.flat:
         ax.grid(visible=False)
         ax.yaxis.set_major_locator(MaxNLocator(nbins=5, steps=(1, 2, 5, 10)))
