@@ -428,6 +428,12 @@ def test_a_profile_like_another_stands_beside_it(study):
     assert (again.frame["shift_db"] == 0).all() and "10 of 10 verdicts" in again.caption
 
 
+def test_dedicated_networks_of_another_profile_are_named(study):
+    table = tables.differences_table(study.settings, study.scores, like="study")
+    assert table.name == "against" and "dedicated U-Net of the profile study;" in table.caption
+    pd.testing.assert_frame_equal(table.frame, study.differences.frame)
+
+
 def test_steps_tell_what_each_network_gains_over_the_row_above(study):
     table = tables.steps_table(study.settings, study.scores, study.runs)
     frame = table.frame.set_index("model")
