@@ -31,12 +31,12 @@ requests, each of which is wrong."""
 RATE = 16000
 
 
-def sound(frames=8000, channels=1):
+def sound(frames=8000):
     """A tone with noise, the same each time."""
-    rng = np.random.default_rng(frames + channels)
+    rng = np.random.default_rng(frames + 1)
     time = np.arange(frames)[:, None] / RATE
     tone = 0.3 * np.sin(2 * np.pi * 440 * time)
-    return (tone + 0.05 * rng.normal(size=(frames, channels))).astype(np.float32)
+    return (tone + 0.05 * rng.normal(size=(frames, 1))).astype(np.float32)
 
 
 def noise(content):

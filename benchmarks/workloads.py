@@ -42,7 +42,7 @@ from cunet_lib.preprocess.tracks import STEMS
 if TYPE_CHECKING:
     import keras
 
-PAPER = "model.filters=16 train.batch_size=16 model.dropout=0.5 model.control_dropout=0.5"
+PAPER = "model.filters=16 model.dropout=0.5 model.control_dropout=0.5"
 """Overrides of the demo for networks of the paper's size; batches stay the demo's."""
 
 PAPER_BATCH = 64
@@ -75,6 +75,25 @@ def noise_corpus(root: Path, *, tracks: dict[str, int], seconds: float) -> None:
         shutil.copytree(first, folder, copy_function=os.link)
 
 
+def run_record(settings: Profile, model: str, *, seed: int = 0, **changes) -> dict:
+    """What ``run.json`` holds of a finished training."""
+    given = {"model": model, "seed": seed, "settings": settings.model_dump(mode="json")}
+    return {**dict.fromkeys(RUN_KEYS, 1), "profile": settings.name, **given, **changes}
+
+
+def untrained_run(settings: Profile, model: str, folder: Path | None = None) -> Path:
+    """An untrained network and its record in the place of a finished run's; its file."""
+    from cunet_lib.models import unet as models
+
+    folder = folder or settings.paths.run(model, 0)
+    folder.mkdir(parents=True)
+    size = {"filters": settings.model.filters, "blocks": settings.model.blocks}
+    network = models.build(model, shape=settings.patch_shape, **size, start="he")
+    network.save(folder / "model.keras")
+    write_json(folder / "run.json", run_record(settings, model))
+    return folder / "model.keras"
+
+
 def _middle(values: Sequence[float], unit: str) -> str:
     """Median as text."""
     return f"{number(statistics.median(values))} {unit}"
@@ -96,7 +115,7 @@ def batches(scale: float, torch: str | None) -> Found:
     import tensorflow as tf
 
     from cunet_lib.signal.spectral import graph_magnitude, stft
-    from cunet_lib.train.batches import TrainingBatches
+    from cunet_lib.train.batches import Ahead, TrainingBatches
 
     settings = load_profile("demo", f"{PAPER} {EVERYTHING} data.validation=1")
     noise_corpus(settings.paths.corpus, tracks={"train": 17, "test": 1}, seconds=30.0)
@@ -112,9 +131,9 @@ def batches(scale: float, torch: str | None) -> Found:
         magnitudes = graph_magnitude(mixture, settings.signal)
         return (magnitudes, condition), graph_magnitude(target, settings.signal)
 
-    waveforms = ours.from_step()
+    waveforms = Ahead(ours)
     signature = tf.nest.map_structure(lambda a: tf.TensorSpec(a.shape, a.dtype), waveforms[0])
-    stream = tf.data.Dataset.from_generator(lambda: ours.from_step(), output_signature=signature)
+    stream = tf.data.Dataset.from_generator(lambda: Ahead(ours), output_signature=signature)
     pipelines = {
         "waveforms": iter(waveforms),
         "spectrograms": iter(stream.map(transformed, cores()).prefetch(2)),
@@ -330,16 +349,9 @@ def evaluation(scale: float, torch: str | None) -> Found:
 
 def separation(scale: float, torch: str | None) -> Found:
     """Songs of 4 and of 60 minutes, 44.1 kHz stereo, into four WAV files; paper-size model."""
-    from cunet_lib.models import unet as models
     from cunet_lib.separation import catalog, songs
 
-    profile = load_profile("musdb18", PAPER)
-    folder = profile.paths.run("cnn_complex", 0)
-    folder.mkdir(parents=True)
-    size = {"shape": profile.patch_shape, "filters": 16, "blocks": profile.model.blocks}
-    models.build("cnn_complex", **size, start="he").save(folder / "model.keras")
-    record = {"model": "cnn_complex", "seed": 0, "settings": profile.model_dump(mode="json")}
-    write_json(folder / "run.json", {**dict.fromkeys(RUN_KEYS, 1), **record})
+    folder = untrained_run(load_profile("musdb18"), "cnn_complex").parent
     separator = songs.SongSeparator(catalog.find(str(folder)))
     rows, found = [], {}
     for minutes, times in ((4, 3), (60, 1)):

@@ -1,7 +1,7 @@
 """The ``cunet`` command: a thin face of the library.
 
-Errors that the user can mend (:class:`ValueError`, a missing file) are one sentence on stderr and
-exit status 2; a notebook that fails is told in a few lines, exit status 1.
+Errors that the user can mend (:class:`ConfigError`, a file that cannot be read or written) are one
+sentence on stderr and exit status 2; a notebook that fails is told in a few lines, exit status 1.
 """
 
 from __future__ import annotations
@@ -47,6 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for name in ("CUNET_DATA", "CUNET_RESULTS", "CUNET_MUSDB"):
             if given := os.environ.get(name):
                 os.environ[name] = str(folder(given))
+        if getattr(options, "profile", "").endswith((".yaml", ".yml")):
+            options.profile = str(folder(options.profile))
         if (music := os.environ.get("CUNET_MUSDB")) and not Path(music).is_dir():
             raise ConfigError(f"MUSDB={music} is no folder; give the one with train and test.")
         # Each command says whether, or what, failed.

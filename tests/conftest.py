@@ -1,7 +1,6 @@
 """Fixtures that several test files use."""
 
 import errno
-import json
 import os
 import re
 import shutil
@@ -27,7 +26,7 @@ import pytest
 import soundfile
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from cunet_lib.core.files import RUN_KEYS
+from benchmarks.workloads import run_record, untrained_run  # noqa: F401 - for the tests
 from cunet_lib.core.settings import load_profile
 from cunet_lib.core.systems import VARIANTS
 from cunet_lib.preprocess.store import build_store
@@ -83,6 +82,17 @@ def started(*words, cwd=ROOT, start_new_session=False, stderr=subprocess.PIPE, *
     options = {"cwd": cwd, "start_new_session": start_new_session, "text": True}
     streams = {"stdout": subprocess.PIPE, "stderr": stderr}
     return subprocess.Popen(words, env=clean_environment(**environment), **streams, **options)
+
+
+def git(folder, *arguments):
+    """Run git in a folder, as a user whose commits have a name."""
+    identity = ("-c", "user.name=test", "-c", "user.email=test@example.org")
+    subprocess.run(["git", *identity, *arguments], cwd=folder, check=True)
+
+
+def code_of(notebook):
+    """Code cells of a notebook."""
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
 
 
 LOCKS = ("requirements.lock", "requirements-gpu.lock")
@@ -151,7 +161,7 @@ def bare_tree(tmp_path):
     (root / "notebooks" / "profiles").mkdir(parents=True)
     (root / "notebooks" / "profiles" / "tiny.yaml").write_text(
         "title: nothing\ndata:\n  source: rendered\n  validation: 1\n"
-        "seeds: {unet: 1, dense_complex: 1, cnn_complex: 1}\n"
+        "seeds: {unet: 1, dense_complex: 1}\nshipped: dense_complex\n"
     )
     return Tree(root)
 
@@ -191,13 +201,6 @@ def write_tones(root, *, train=4, test=2, seconds=4.0, rate=44100):
                 soundfile.write(folder / f"{name}.wav", stem, rate, subtype="PCM_16")
 
 
-def run_record(settings, model, *, seed=0, **changes):
-    """What ``run.json`` holds of a finished training."""
-    numbers = dict.fromkeys(RUN_KEYS, 1)
-    given = {"model": model, "seed": seed, "settings": settings.model_dump(mode="json")}
-    return {**numbers, "profile": settings.name, **given, **changes}
-
-
 NETWORKS = [name for name in VARIANTS if not name.endswith("_np")]
 """Variants whose networks differ; those without progressive conditions differ in training."""
 
@@ -207,19 +210,6 @@ def outputs(model, inputs):
     import keras
 
     return keras.ops.convert_to_numpy(model(inputs, training=False))
-
-
-def untrained_run(settings, model, folder=None, **changes):
-    """An untrained network and its record in the place of a finished run's; its file."""
-    from cunet_lib.models import unet as models
-
-    folder = folder or settings.paths.run(model, changes.get("seed", 0))
-    folder.mkdir(parents=True)
-    size = {"filters": settings.model.filters, "blocks": settings.model.blocks}
-    network = models.build(model, shape=settings.patch_shape, **size, start="he")
-    network.save(folder / "model.keras")
-    (folder / "run.json").write_text(json.dumps(run_record(settings, model, **changes)))
-    return folder / "model.keras"
 
 
 def changed(settings, section, **values):
@@ -260,16 +250,15 @@ class SmokeStudy:
         roots = {"CUNET_DATA": self.data, "CUNET_RESULTS": self.results}
         return {"CUNET_PYTHON": sys.executable, "PYTHONPATH": ROOT, **roots}
 
-    def settings(self, monkeypatch, *overrides):
+    def settings(self, monkeypatch):
         """Settings of the profile, with its roots in this process' environment."""
         monkeypatch.setenv("CUNET_DATA", str(self.data))
         monkeypatch.setenv("CUNET_RESULTS", str(self.results))
-        return load_profile("smoke", overrides)
+        return load_profile("smoke")
 
-    def make(self, *arguments, **environment):
+    def make(self, *arguments):
         """Run make for this study; returns the finished process."""
-        given = {**self.environment, **environment}
-        return ran("make", *arguments, "PROFILE=smoke", timeout=1200, **given)
+        return ran("make", *arguments, "PROFILE=smoke", timeout=1200, **self.environment)
 
     def copy(self, folder, *, without=()):
         """A copy to write to; folders of results named in ``without`` stay behind.
@@ -328,7 +317,7 @@ def roots(tmp_path, monkeypatch):
 def full_disk(monkeypatch):
     """A function after which writing whole files fails as on a full disk, at one of their steps."""
 
-    def fill(where="content"):
+    def fill(where):
         def refuse(*args, **kwargs):
             raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -367,7 +356,7 @@ def browser():
     playwright = pytest.importorskip("playwright.sync_api", reason="needs Playwright: make env")
     if CHROMIUM is None:
         pytest.skip("needs Chromium or Chrome: apt install chromium")
-    sandbox = hasattr(os, "geteuid") and os.geteuid() != 0  # root has none
+    sandbox = os.geteuid() != 0  # root has none
     with playwright.sync_playwright() as driver:
         browser = driver.chromium.launch(
             executable_path=CHROMIUM, args=CHROMIUM_FLAGS, chromium_sandbox=sandbox

@@ -65,10 +65,10 @@ def write_runs(settings, rng):
             film.to_csv(folder / "film.csv", index=False)
 
 
-def write_scores(settings, rng, *, tracks=5):
-    """Every protocol's rows; vocals are silent in two frames of each track."""
-    names = [f"Band {place} - Song {place}" for place in range(tracks)]
-    hardness = rng.normal(0, 1.5, (tracks, len(INSTRUMENTS)))
+def write_scores(settings, rng):
+    """Every protocol's rows of five tracks; vocals are silent in two frames of each."""
+    names = [f"Band {place} - Song {place}" for place in range(5)]
+    hardness = rng.normal(0, 1.5, (len(names), len(INSTRUMENTS)))
     for system, level in LEVELS.items():
         rows = []
         for track, name in enumerate(names):
@@ -120,9 +120,9 @@ def write_excerpt(settings):
         save(frame, settings.paths.scores / "excerpt" / f"{system}-seed0.csv")
 
 
-def write_song(settings, rng, song, *, seconds=3):
+def write_song(settings, rng, song):
     rate, folder = settings.signal.sample_rate, settings.paths.examples / song
-    sounds = {name: 0.05 * rng.normal(0, 1, seconds * rate) for name in INSTRUMENTS}
+    sounds = {name: 0.05 * rng.normal(0, 1, 3 * rate) for name in INSTRUMENTS}
     for system in ("", *TRAINED):
         (folder / system).mkdir(parents=True, exist_ok=True)
         for name, sound in sounds.items():
@@ -134,13 +134,13 @@ def write_song(settings, rng, song, *, seconds=3):
 EVIL = "<script>alert(1)<\N{FRACTION SLASH}script>"
 
 
-def write_study(settings, *, tracks=5, songs=("A song", EVIL)):
+def write_study(settings):
     rng = np.random.default_rng(0)
     write_runs(settings, rng)
-    write_scores(settings, rng, tracks=tracks)
+    write_scores(settings, rng)
     write_ablation(settings)
     write_excerpt(settings)
-    for song in songs:
+    for song in ("A song", EVIL):
         write_song(settings, rng, song)
 
 

@@ -9,7 +9,7 @@ from cunet_lib.core.settings import CONDITION_KINDS
 from cunet_lib.core.systems import INSTRUMENTS
 from cunet_lib.models.conditions import PAIRS
 from cunet_lib.preprocess.store import Store
-from cunet_lib.train.batches import Batch, TrainingBatches, validation_batch
+from cunet_lib.train.batches import Ahead, Batch, TrainingBatches, validation_batch
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def test_a_batch_is_a_function_of_seed_and_step(batches, kinds):
 
 def test_dataset_gives_the_same_batches_from_any_step_on(batches):
     found = batches("cnn_simple")
-    for step, ((mixture, condition), target) in zip(range(5, 9), found.from_step(5), strict=False):
+    for step, ((mixture, condition), target) in zip(range(5, 9), Ahead(found, 5), strict=False):
         assert_equal(Batch(*map(np.asarray, (mixture, target, condition))), found.batch(step))
 
 
@@ -70,7 +70,7 @@ def test_dedicated_unet_gets_its_instrument_at_full_level(tones, batches):
     assert np.abs(batch.target).max() > 0
     full = batches("unet_drums", remix=0.0, progressive=0.0, batch_size=8).batch(0)
     np.testing.assert_array_equal(batch.target, full.target)
-    mixture, target = next(iter(found.from_step()))
+    mixture, target = next(iter(Ahead(found)))
     assert mixture.shape == target.shape == (8, tones[0].patch_samples)
 
 

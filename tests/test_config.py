@@ -85,6 +85,15 @@ def test_a_profile_like_another_cannot_change_its_data(tmp_path, text, words):
 
 
 @pytest.mark.parametrize(
+    ("name", "override"), [("study_wide", "data.seed=5"), ("demo", "like=study")]
+)
+def test_overrides_cannot_change_the_data_of_another_profile_either(name, override):
+    words = rf"{name}\.yaml shares the data of study: it cannot have data\."
+    with pytest.raises(ConfigError, match=words):
+        load_profile(name, override)
+
+
+@pytest.mark.parametrize(
     ("override", "words"),
     [
         ("train.learning_rte=1", ("learning_rte", "learning_rate")),
@@ -100,6 +109,7 @@ def test_a_profile_like_another_cannot_change_its_data(tmp_path, text, words):
         ("signal.hop=1024", ("hop", "1024", "n_fft")),
         ("data.source=mp3", ("data.source", "mp3", "rendered")),
         ("separate.overlap=1", ("separate.overlap", "1")),
+        ("evaluate.hop_seconds=1e-5", ("evaluate.hop_seconds", "0.01")),
         ("train.patience", ("train.patience", "section.key=value")),
         ("train.patience=[1", ("train.patience=[1", "YAML")),
     ],
@@ -170,9 +180,9 @@ def test_any_override_is_accepted_or_refused_in_one_sentence(setting, value):
 
 @given(
     blocks=st.integers(2, 8),
-    frames=st.integers(4, 600),
+    frames=st.integers(1, 9).map(lambda n: 64 * n) | st.integers(4, 600),
     power=st.integers(6, 14),
-    hop=st.integers(1, 20000),
+    hop=st.integers(1, 1024),
 )
 def test_accepted_shapes_survive_the_network(blocks, frames, power, hop):
     """Sizes are accepted exactly if every halving of the encoder is whole and the STFT inverts."""

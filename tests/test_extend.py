@@ -9,6 +9,8 @@ import pytest
 import yaml
 from conftest import ROOT, ran, write_tones
 
+from cunet_lib.cli import main
+
 PAGE = (ROOT / "docs" / "extend.md").read_text(encoding="utf-8")
 SECTIONS = dict(re.findall(r"^## (.*?)\n(.*?)(?=^## |\Z)", PAGE, re.MULTILINE | re.DOTALL))
 BLOCK = re.compile(r"^(Above|In) `(\w+)` \w+ `(\S+)`:\n\n```python\n(.*?)```", re.M | re.S)
@@ -51,7 +53,7 @@ def test_a_variant_goes_through_the_smoke_study_to_its_tables(project, smoke_stu
     copy = smoke_study.copy(tmp_path)
     roots = {"CUNET_DATA": copy.data, "CUNET_RESULTS": copy.results}
     for stage in ("03_train_cunet.gated_simple-seed0", "04_evaluate.gated_simple-seed0", "05_plot"):
-        trained = 'seeds={"unet":1,"cnn_complex":1,"gated_simple":1}'
+        trained = 'seeds={"unet":1,"dense_complex":1,"gated_simple":1}'
         words = ("run", stage, "--profile", "smoke", "--overrides", trained)
         run(root, "-m", "cunet_lib.cli", *words, **roots)
     scores = pd.read_csv(copy.folder / "scores" / "scores.csv")
@@ -79,15 +81,16 @@ def test_a_metric_has_its_rows_and_its_heading(project):
     assert "Error level" in printed
 
 
-def test_a_folder_of_stems_with_a_profile_is_a_corpus(tmp_path):
+def test_a_folder_of_stems_with_a_profile_is_a_corpus(roots, monkeypatch, capsys):
     profile = re.search(r"```yaml\n(.*?)```", SECTIONS["A corpus"], re.DOTALL)
     settings = yaml.safe_load(profile[1])
     settings["data"]["validation"] = 1
     settings["data"]["stems"] = {"other": ["other", *settings["data"]["stems"]["other"]]}
-    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
-    write_tones(tmp_path / "songs", train=2, test=1, seconds=1.0, rate=16000)
-    for path in (tmp_path / "songs").glob("*/*/other.wav"):
+    (roots / "mine.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
+    write_tones(roots / "songs", train=2, test=1, seconds=1.0, rate=16000)
+    for path in (roots / "songs").glob("*/*/other.wav"):
         path.rename(path.with_name("guitar.wav"))
-    roots = {"CUNET_DATA": tmp_path / "data", "CUNET_RESULTS": tmp_path / "results"}
-    words = ("-m", "cunet_lib.cli", "check", tmp_path / "mine.yaml")
-    assert "The corpus is in order" in run(ROOT, *words, CUNET_MUSDB=tmp_path / "songs", **roots)
+    monkeypatch.setenv("CUNET_MUSDB", str(roots / "songs"))
+    assert main(["check", str(roots / "mine.yaml")]) == 0
+    told = capsys.readouterr()
+    assert "The corpus is in order" in told.out and "train 2 tracks" in told.out and told.err == ""

@@ -9,11 +9,11 @@ from conftest import write_tones
 
 from cunet_lib.core.settings import load_profile
 from cunet_lib.models import unet as models
-from cunet_lib.models.weights import load
 from cunet_lib.preprocess.store import build_store
 from cunet_lib.separation.separator import Separator
 from cunet_lib.signal.spectral import graph_magnitude
 from cunet_lib.train import training
+from cunet_lib.train.batches import TrainingBatches, validation_batch
 
 
 def small(settings, name, precision):
@@ -88,12 +88,8 @@ def test_separated_silence_is_silence(tones, precision):
         assert np.isfinite(separator(sound, asked)).all()
 
 
-@pytest.mark.timeout(300)
-def test_a_corpus_with_silent_tracks_trains(roots):
-    settings = load_profile(
-        "smoke",
-        "train.conditions=[one_hot,zero,all] train.precision=mixed_bfloat16",
-    )
+def test_batches_from_silent_tracks_are_finite(roots):
+    settings = load_profile("smoke", "train.conditions=[one_hot,zero,all]")
     write_tones(settings.paths.corpus, train=3, test=1, seconds=2.0)
     tracks = sorted((settings.paths.corpus / "train").iterdir())
     for track in tracks[:2]:
@@ -102,9 +98,7 @@ def test_a_corpus_with_silent_tracks_trains(roots):
             soundfile.write(path, np.zeros_like(audio), rate, subtype="PCM_16")
     store = build_store(settings, workers=1)
     assert [entry.scale for entry in store.entries].count(1.0) == 2
-    record = training.train(
-        settings, store, "dense_simple", seed=0, folder=roots / "run", report=print
-    )
-    assert np.isfinite(record["best_val_loss"])
-    kept = load(roots / "run" / "model.keras")
-    assert all(np.isfinite(weight).all() for weight in kept.get_weights())
+    trained = TrainingBatches(store, settings, model="dense_simple", seed=0).batch(0)
+    for batch in (trained, validation_batch(store, settings, model="dense_simple")):
+        assert not batch.mixture.any(axis=1).all()
+        assert np.isfinite(batch.mixture).all() and np.isfinite(batch.target).all()

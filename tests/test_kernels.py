@@ -170,8 +170,7 @@ def test_narrow_maps_are_convolved_on_their_side(kind, shape, options, turned):
     layer = kind(**SIX | options)
     x = tf.zeros(shape)
     layer(x)
-    graph = tf.function(layer).get_concrete_function(x).graph
-    (product,) = [op for op in graph.get_operations() if op.type.startswith("Conv2D")]
+    (product,) = products(layer, x)
     maps = product.outputs[0] if kind is Conv2DTranspose else product.inputs[0]
     height, width = maps.shape[1:3]
     assert (width > height) == (turned or shape[2] > shape[1])
@@ -180,15 +179,20 @@ def test_narrow_maps_are_convolved_on_their_side(kind, shape, options, turned):
 DEEP = {**OPTIONS, "filters": 64}
 
 
-def products(layer, x, **call):
-    """Kinds of the operations that multiply maps with a kernel in a layer's graph."""
-    graph = tf.function(lambda maps: layer(maps, **call)).get_concrete_function(x).graph
+def products(layer, *inputs, **call):
+    """Operations of a layer's graph, or a function's, that multiply maps with a kernel."""
+    graph = tf.function(lambda *maps: layer(*maps, **call)).get_concrete_function(*inputs).graph
     return [
-        operation.type
+        operation
         for operation in graph.get_operations()
         if operation.type.startswith("Conv2D")
         or (operation.type.startswith("BatchMatMul") and len(operation.outputs[0].shape) == 5)
     ]
+
+
+def trained(layer, x):
+    """Kinds of these operations in training."""
+    return [operation.type for operation in products(layer, x, training=True)]
 
 
 @pytest.mark.parametrize(("ours", "theirs"), CONVOLUTIONS)
@@ -196,8 +200,8 @@ def test_deep_maps_train_with_fewer_multiplications(ours, theirs, rng):
     """And with the outputs and gradients of Keras' layers; inference takes Keras' way."""
     x = rng.normal(size=(2, 8, 4, 64)).astype(np.float32)
     layers = pair(ours, theirs, x.shape, rng, **DEEP, activation="relu")
-    assert products(layers[0], tf.constant(x), training=True) == ["BatchMatMulV2"]
-    assert products(layers[0], tf.constant(x), training=False)[0].startswith("Conv2D")
+    assert trained(layers[0], tf.constant(x)) == ["BatchMatMulV2"]
+    assert products(layers[0], tf.constant(x), training=False)[0].type.startswith("Conv2D")
     assert_same(layers, x, rng, atol=1e-5, training=True)
 
 
@@ -224,7 +228,7 @@ def test_what_it_does_not_serve_is_convolved_otherwise(kind, options, shape):
     layer.build((1, 8, 8, shape[-1]))
     # Keras convolves groups in a function of its own.
     maps = tf.TensorSpec(shape, layer.compute_dtype)
-    assert "BatchMatMulV2" not in products(layer, maps, training=True)
+    assert "BatchMatMulV2" not in trained(layer, maps)
 
 
 def test_an_accelerator_convolves_by_itself(monkeypatch):
@@ -232,7 +236,7 @@ def test_an_accelerator_convolves_by_itself(monkeypatch):
     layer = Conv2D(**DEEP)
     x = tf.zeros((1, 8, 8, 64))
     layer(x)
-    assert products(layer, x, training=True) == ["Conv2D"]
+    assert trained(layer, x) == ["Conv2D"]
 
 
 @pytest.mark.parametrize(
@@ -245,7 +249,7 @@ def test_bfloat16_maps_take_it_where_they_are_multiplied_in_float32(
     layer = Conv2D(**DEEP, dtype="mixed_bfloat16")
     x = tf.cast(rng.normal(size=(1, 8, 8, 64)), "bfloat16")
     layer.build(x.shape)
-    assert products(layer, x, training=True) == [kind]
+    assert trained(layer, x) == [kind]
     outputs = layer(x, training=True)
     assert outputs.dtype == "bfloat16"
     kernel = tf.cast(tf.cast(layer.kernel.value, "bfloat16"), "float32")
@@ -294,9 +298,8 @@ def test_bfloat16_is_multiplied_in_float32_where_the_processor_has_no_other_way(
     layer = Conv2D(4, 5, dtype="mixed_bfloat16")
     x = rng.normal(size=(1, 8, 8, 3)).astype(np.float32)
     layer(x)
-    graph = tf.function(layer).get_concrete_function(tf.constant(x)).graph
-    products = [op.outputs[0].dtype for op in graph.get_operations() if op.type == "Conv2D"]
-    assert products == [tf.float32]
+    (product,) = products(layer, tf.constant(x))
+    assert product.type == "Conv2D" and product.outputs[0].dtype == tf.float32
 
 
 def test_weights_are_named_and_shaped_as_keras_own():

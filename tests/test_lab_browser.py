@@ -40,7 +40,7 @@ def lab(tmp_path_factory):
     log = (root / "lab.log").open("w")
     options = f"--no-browser --ServerApp.ip=127.0.0.1 --ServerApp.port={port}"
     options += f" --ServerApp.port_retries=0 --IdentityProvider.token={token}"
-    if hasattr(os, "geteuid") and os.geteuid() == 0:
+    if os.geteuid() == 0:
         options += " --allow-root"
     process = subprocess.Popen(
         ["make", "--file", ROOT / "Makefile", "lab", f"LAB_ARGS={options}"],

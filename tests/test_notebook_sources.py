@@ -6,7 +6,7 @@ import statistics
 import nbformat
 import papermill
 import pytest
-from conftest import ROOT
+from conftest import ROOT, code_of
 
 from cunet_lib.workflow.parameters import notebook_parameters
 
@@ -23,13 +23,9 @@ def notebook(path):
     return nbformat.read(path, as_version=4)
 
 
-def code_cells(notebook):
-    return [cell for cell in notebook.cells if cell.cell_type == "code"]
-
-
 def test_source_is_valid_carries_no_output_and_takes_the_study_s_kernel(notebook):
     nbformat.validate(notebook)
-    for cell in code_cells(notebook):
+    for cell in code_of(notebook):
         assert cell.outputs == [] and cell.execution_count is None, cell.source
         assert "papermill" not in cell.metadata and "execution" not in cell.metadata
     assert "papermill" not in notebook.metadata and "widgets" not in notebook.metadata
@@ -38,7 +34,7 @@ def test_source_is_valid_carries_no_output_and_takes_the_study_s_kernel(notebook
 
 
 def test_one_parameters_cell_of_plain_scalars(notebook):
-    cell, *others = code_cells(notebook)
+    cell, *others = code_of(notebook)
     assert "parameters" in cell.metadata["tags"], "parameters come before any other code"
     assert not any("parameters" in other.metadata.get("tags", []) for other in others)
     values = {}
@@ -57,19 +53,19 @@ def test_papermill_itself_sees_every_parameter(path):
 
 def test_profile_is_loaded_at_once(notebook):
     """A wrong parameter fails in the first cell that computes, not after minutes."""
-    source = code_cells(notebook)[1].source
+    source = code_of(notebook)[1].source
     assert "check_injected()\nsettings = load_profile(profile, overrides)" in source
 
 
 def test_nothing_is_defined_in_a_notebook(notebook):
     kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
-    for cell in code_cells(notebook):
+    for cell in code_of(notebook):
         for node in ast.walk(ast.parse(cell.source)):
             assert not isinstance(node, kinds), cell.source
 
 
 def test_cells_are_short(notebook):
-    lengths = [len(cell.source.splitlines()) for cell in code_cells(notebook)]
+    lengths = [len(cell.source.splitlines()) for cell in code_of(notebook)]
     assert min(lengths) >= 1, "an empty cell"
     assert statistics.median(lengths) <= 6
     assert max(lengths) <= 20

@@ -31,9 +31,13 @@ SIZE = {"shape": SETTINGS.patch_shape, "filters": 2, "blocks": 4, "start": "he"}
 SECONDS = 3.0
 
 
-@pytest.fixture(scope="module", params=["cnn_simple", "shares"])
+@pytest.fixture(scope="module")
 def network(request):
-    return models.build(request.param, **SIZE)
+    return models.build(getattr(request, "param", "cnn_simple"), **SIZE)
+
+
+both = pytest.mark.parametrize("network", ["cnn_simple", "shares"], indirect=True)
+"""Masks of shares are computed once, and added up."""
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +86,7 @@ def upload(explorer, name, content):
 # ------------------------------------------------------------------------------ what is computed
 
 
+@both
 def test_one_instrument_is_the_separator_s_estimate(explorer, network, audio):
     separator = Separator(network, SETTINGS.signal, SETTINGS.separate)
     first = round(explorer.start.value * RATE)
@@ -100,6 +105,7 @@ def drawn(explorer):
     return {name: line.get_data() for name, line in lines.items() if len(line.get_xdata())}
 
 
+@both
 def test_curves_pass_through_the_present_level(explorer):
     explorer.set(bass=0.6, drums=0.25)
     for place, name in enumerate(INSTRUMENTS):
@@ -154,6 +160,7 @@ def test_level_is_that_of_the_masked_mixture(explorer):
     assert explorer.steered.level == pytest.approx(masked / np.linalg.norm(spectrogram), rel=1e-5)
 
 
+@both
 def test_a_stretch_shorter_than_a_patch_and_silence_are_no_errors(network):
     steered_by = steering.Steering(network, SETTINGS.signal, SETTINGS.separate)
     for mixture in (np.ones(300, np.float32), np.zeros(RATE, np.float32)):
@@ -191,6 +198,7 @@ def test_players_hold_what_was_computed(explorer):
     np.testing.assert_allclose(heard["reference"], explorer.z @ explorer._stretch[1:], atol=1e-6)
 
 
+@both
 def test_gammas_betas_and_faders_follow(explorer, network):
     picture = explorer._picture
     for levels in ({"vocals": 1.0}, {"bass": 0.7, "other": 0.2}):

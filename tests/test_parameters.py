@@ -105,21 +105,15 @@ def test_shares_with_film_in_the_encoder_are_refused(monkeypatch):
         parameters.check_variants()
 
 
-@pytest.mark.parametrize(
-    ("given", "words"),
-    [
-        (("sede", "1"), ("no parameter 'sede'", "valid: profile, overrides")),
-        (("overrides", "model.filter=2"), ("unknown setting 'model.filter'", "filters")),
-    ],
-)
-def test_papermill_itself_fails_in_the_first_cell(tmp_path, given, words):
+def test_papermill_itself_fails_in_the_first_cell(tmp_path):
     source, copy = ROOT / "notebooks" / "00_corpus.ipynb", tmp_path / "out.ipynb"
     roots = {"CUNET_DATA": tmp_path / "data", "CUNET_RESULTS": tmp_path / "results"}
-    command = (sys.executable, "-m", "papermill", source, copy, "-p", *given)
+    command = (sys.executable, "-m", "papermill", source, copy, "-p", "sede", "1")
     # Of this checkout, whichever one is installed.
     done = ran(*command, cwd=tmp_path, PYTHONPATH=ROOT, **roots)
     assert done.returncode != 0
-    assert all(word in done.stderr for word in words), done.stderr[-2000:]
+    for words in ("no parameter 'sede'", "valid: profile, overrides"):
+        assert words in done.stderr, done.stderr[-2000:]
     # The sentence takes the place of the calls that led to it.
     shown = done.stderr.partition("Exception encountered")[2]
     assert "check_injected" not in shown and len(shown.splitlines()) < 8, shown

@@ -8,7 +8,6 @@ import os
 import platform
 import re
 import shutil
-import subprocess
 from pathlib import Path
 
 import matplotlib
@@ -16,7 +15,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import soundfile
-from made_up import EVIL, LEVELS, MODELS, SETTINGS, TRAINED, write_study
+from conftest import git
+from made_up import EVIL, LEVELS, MODELS, SETTINGS, TRAINED
 
 from cunet_lib.core.settings import ROOT, ConfigError, load_profile, profile_names
 from cunet_lib.core.systems import INSTRUMENTS
@@ -123,7 +123,7 @@ def test_equal_tables_and_figures_give_equal_bytes(study, tmp_path):
         tables.silence_table(study.settings, study.scores).save(tmp_path / folder)
         table = study.differences.frame
         figures.differences(study.settings, study.scores, table).save(tmp_path / folder)
-        drawing.architecture(study.settings, "cnn_simple").save(tmp_path / folder)
+        drawing.architecture(study.settings).save(tmp_path / folder)
     files = sorted(path.name for path in (tmp_path / "one").iterdir())
     assert len(files) == 9
     for name in files:
@@ -487,20 +487,18 @@ def test_cost_figure_counts_the_unets_four_times_and_seeds_once(study):
 @pytest.mark.parametrize(
     ("model", "words"),
     [
-        ("unet_bass", ()),
         ("dense_simple", ("one γ and one β per block", "Dense")),
         ("cnn_complex", ("one γ and one β per feature map", "Conv1D", "4×32")),
     ],
 )
 def test_drawing_shows_what_the_record_says(study, model, words):
-    canvas = drawing.architecture(study.settings, model).canvas
+    canvas = drawing.architecture(study.settings.model_copy(update={"shipped": model})).canvas
     circles = canvas.findobj(matplotlib.patches.Circle)
     # One circle multiplies the mixture, the others are FiLM.
-    assert len(circles) - 1 == (study.settings.model.blocks if words else 0)
+    assert len(circles) - 1 == study.settings.model.blocks
     shown = texts(canvas)
     assert "512×64\n×1" in shown and "32×4\n×16" in shown
-    assert any("FiLM" in text for text in shown) == bool(words)
-    for word in words:
+    for word in ("FiLM", *words):
         assert any(word in text for text in shown)
 
 
@@ -510,11 +508,11 @@ READERS = {
     "runs/cnn_complex-seed0/run.json": lambda settings, runs: records.load_runs(settings),
     "runs/unet_bass-seed0/history.csv": figures.training_curves,
     "runs/cnn_complex-seed0/film.csv": figures.film_parameters,
-    "runs/cnn_complex-seed0/architecture.json": lambda settings, runs: drawing.architecture(
-        settings, "cnn_complex"
+    "runs/dense_complex-seed0/architecture.json": lambda settings, runs: drawing.architecture(
+        settings
     ),
     "examples/A song/unet/bass.flac": lambda settings, runs: figures.spectrograms(settings),
-    "scores/ablation/cnn_complex-seed0.csv": lambda settings, runs: load_scores(
+    "scores/ablation/dense_complex-seed0.csv": lambda settings, runs: load_scores(
         settings, "ablation", settings.shipped
     ),
 }
@@ -634,11 +632,6 @@ def committed(study, tmp_path, monkeypatch):
     return settings
 
 
-def git(folder, *arguments):
-    identity = ("-c", "user.name=test", "-c", "user.email=test@example.org")
-    subprocess.run(["git", *identity, *arguments], cwd=folder, check=True)
-
-
 def shifted(column, amount, rows=slice(None)):
     def edit(frame):
         frame[column] = frame[column].astype(float)
@@ -716,7 +709,10 @@ def test_verify_needs_a_checkout_with_committed_results(committed, tmp_path_fact
 
 
 @pytest.fixture
-def fresh(roots):
+def fresh(study, tmp_path, monkeypatch):
     """Made-up results without tables and figures, to damage."""
-    write_study(SETTINGS, tracks=4)
+    made, results = study.settings.paths.results, tmp_path / "results"
+    monkeypatch.setenv("CUNET_RESULTS", str(results))
+    plotted = ("tables", "figures", "notebooks", "manifest.json", "scores.csv")
+    shutil.copytree(made, results / made.name, ignore=shutil.ignore_patterns(*plotted))
     return SETTINGS

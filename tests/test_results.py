@@ -39,11 +39,27 @@ def test_readme_says_what_the_committed_results_say():
         assert block in README, f"README.md lacks:\n\n{block}"
 
 
+def test_readme_says_what_the_study_had_and_how_its_reruns_came_out():
+    said, study = " ".join(README.split()), load_profile("study")
+    data, trained = study.data, len(study.runs)
+    songs = f"{data.train_tracks - data.validation} training songs, {data.test_tracks} test songs"
+    assert f"{songs}, and {trained} trainings" in said
+    for name, verdicts, words in (
+        ("study_float32", "10 of 10", "kept ten of ten verdicts in float32"),
+        ("study_wide", "9 of 10", "and nine of ten at the paper's width"),
+    ):
+        again = ROOT / "results" / name / "tables" / "again.md"
+        assert f"{verdicts} verdicts" in again.read_text(encoding="utf-8") and words in said
+    again = pd.read_csv(ROOT / "results" / "study_float32" / "tables" / "again.csv")
+    assert (again["shift_db"] > 0.3).sum() == 2
+    assert "two medians moved by more than 0.3 dB" in said
+
+
 def test_every_median_reaches_the_bounds_of_the_study():
     scores = pd.read_csv(DEMO / "tables" / "scores_by_instrument.csv")
     medians = scores.pivot_table(index="target", columns="model", values="sdr_v4_median_db")
     low, high = (medians.pop(name) for name in ("mixture", "ideal_ratio_mask"))
-    assert medians.shape == (len(INSTRUMENTS), 1 + len(load_profile("demo").seeds) - 1)
+    assert medians.shape == (len(INSTRUMENTS), len(load_profile("demo").seeds))
     # Silence scores about 0 dB: more than the mixture is not enough.
     assert (medians >= 2).all(axis=None) and medians.lt(high, axis=0).all(axis=None)
     assert medians.sub(low, axis=0).ge(5).all(axis=None)
@@ -54,6 +70,13 @@ def test_shipped_model_is_small(folder):
     models = list((folder / "models").glob("*.keras"))
     assert [path.stem for path in models] == [load_profile(folder.name).shipped]
     assert models[0].stat().st_size <= 16_000_000
+
+
+def test_the_model_that_separates_songs_is_the_best_that_ships(tmp_path, monkeypatch):
+    monkeypatch.setenv("CUNET_RESULTS", str(tmp_path))
+    found = catalog.find()
+    assert f"`{found.name}`" in README and found.name == "beyond/shares"
+    assert len(found.separate.pitches) == 2  # beside the song's own: README says three
 
 
 @pytest.mark.parametrize("folder", [DEMO, STUDY, BEYOND])

@@ -17,10 +17,10 @@ INSTRUMENTS = ("bass", "drums", "other", "vocals")
 TRACKS = ("A - 1", "B - 2", "C - 3", "NA")
 
 
-def score_rows(model, value, *, seed=0, tracks=TRACKS, targets=INSTRUMENTS, undefined=()):
+def score_rows(model, value, *, seed=0, tracks=TRACKS, undefined=()):
     """Rows of one system; ``value`` is called with track number and target."""
     rows = []
-    for (number, track), target in itertools.product(enumerate(tracks), targets):
+    for (number, track), target in itertools.product(enumerate(tracks), INSTRUMENTS):
         gone = (track, target) in undefined
         score = float("nan") if gone else value(number, target)
         frames = (10, 10 if gone else 1)
@@ -34,14 +34,13 @@ def score_rows(model, value, *, seed=0, tracks=TRACKS, targets=INSTRUMENTS, unde
     return pd.DataFrame(rows, columns=SCORE_COLUMNS)
 
 
-def study(**changes):
+def study():
     """Scores of a mixture, U-Nets, one C-U-Net and the ideal mask."""
     levels = {
         "mixture": lambda track, target: -6.0 + track,
         "unet": lambda track, target: 4.0 + track,
         "dense_simple": lambda track, target: 3.0 + 1.5 * track,
         "ideal_ratio_mask": lambda track, target: 12.0 + track,
-        **changes,
     }
     return pd.concat([score_rows(model, value) for model, value in levels.items()])
 
@@ -213,10 +212,9 @@ def test_differences_need_the_same_tracks_and_a_reference():
 
 def test_bootstrap_interval_is_scipys_and_repeatable():
     values = np.random.default_rng(1).normal(1.0, 2.0, 14)
-    interval = analysis.bootstrap_interval(values, seed=3)
-    assert interval == analysis.bootstrap_interval(values, seed=3)
-    assert interval != analysis.bootstrap_interval(values, seed=4)
-    expected = stats.bootstrap((values,), np.mean, method="BCa", rng=np.random.default_rng(3))
+    interval = analysis.bootstrap_interval(values)
+    assert interval == analysis.bootstrap_interval(values)
+    expected = stats.bootstrap((values,), np.mean, method="BCa", rng=np.random.default_rng(0))
     assert interval == pytest.approx(tuple(expected.confidence_interval))
     # Close to the interval that normal theory gives for these values.
     half = stats.t.ppf(0.975, 13) * values.std(ddof=1) / np.sqrt(14)

@@ -8,6 +8,7 @@ import sys
 
 import pandas as pd
 import pytest
+import yaml
 from conftest import ROOT, ran, run_record
 
 from cunet_lib.core.settings import ConfigError
@@ -134,6 +135,26 @@ def test_a_run_with_other_settings_is_no_finished_one(roots):
     assert run.record is None
     with pytest.raises(ConfigError, match="No run of the sweep"):
         sweep.gather(sweep.plan("smoke", "03_train_cunet", "seed=0"))
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        ({"statistics": {"margin_db": 2.0}}, True),
+        ({"title": "another"}, True),
+        ({"train": {"patience": 17}}, False),
+    ],
+)
+def test_a_finished_run_is_found_unless_its_training_would_be_another(roots, change, found):
+    def planned(**change):
+        profile = {"title": "mine", "data": {"source": "rendered", "validation": 1}, **change}
+        (roots / "mine.yaml").write_text(yaml.safe_dump(profile))
+        (run,) = sweep.plan(str(roots / "mine.yaml"), "03_train_cunet", "seed=0").runs
+        return run
+
+    finish(planned(), 0.5)
+    assert planned().record["best_val_loss"] == 0.5
+    assert (planned(**change).record is not None) == found
 
 
 def make(*arguments, **environment):

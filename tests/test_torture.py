@@ -7,7 +7,7 @@ import signal
 import subprocess
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, git
 from test_stages import PLAN
 
 from benchmarks import torture
@@ -241,9 +241,8 @@ def toy(tmp_path, monkeypatch):
         shutil.copy(ROOT / torture.PROFILE, root / torture.PROFILE)
         (root / "study.sh").write_text(TOY.replace("VERDICT", verdict))
         (root / "Makefile").write_text("reproduce:\n\t@bash study.sh\n")
-        identity = ("-c", "user.name=test", "-c", "user.email=test@example.org")
         for words in (("init", "--quiet"), ("add", "."), ("commit", "--quiet", "-m", "toy")):
-            subprocess.run(["git", *identity, *words], cwd=root, check=True)
+            git(root, *words)
 
     return write
 

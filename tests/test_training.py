@@ -87,19 +87,6 @@ def test_only_the_best_epoch_is_kept(tmp_path):
     np.testing.assert_array_equal(np.asarray(kept), 1.0)
 
 
-def test_plateau_halves_the_rate_and_then_stops(tones, tmp_path):
-    settings, store = tones
-    # No epoch can improve by this much.
-    numbers = {"min_delta": 1e3, "lr_patience": 1, "patience": 3}
-    settings = changed(settings, "train", unet_epochs=9, steps_per_epoch=1, **numbers)
-    record = training.train(
-        settings, store, "unet_bass", seed=0, folder=tmp_path / "run", report=lambda line: None
-    )
-    rates = pd.read_csv(tmp_path / "run" / "history.csv")["learning_rate"]
-    assert record["epochs"] == 4
-    np.testing.assert_allclose(rates, [1e-3, 1e-3, 5e-4, 2.5e-4], rtol=1e-5)
-
-
 def test_optimiser_is_adam_with_the_profiles_numbers(tones, tmp_path, monkeypatch):
     class Asked(Exception):
         """Carries what the optimiser was asked for, and ends the training there."""

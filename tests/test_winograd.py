@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_kernels import products
 
 from cunet_lib.models import winograd
 
@@ -94,14 +95,8 @@ def test_one_graph_takes_batches_of_any_size(ours, theirs, transposed, rng):
 def test_multiplications_are_as_few_as_said(ours, transposed, size, share, rng):
     """Counted in the graph: of the one product between maps and kernel."""
     maps, kernel, _ = drawn(rng, 2, *size, (3, 7), transposed)
-    graph = tf.function(ours).get_concrete_function(
-        tf.constant(maps, tf.float32), tf.constant(kernel, tf.float32)
-    )
-    (product,) = (
-        operation
-        for operation in graph.graph.get_operations()
-        if operation.type.startswith("BatchMatMul") and len(operation.outputs[0].shape) == 5
-    )
+    (product,) = products(ours, *(tf.constant(each, tf.float32) for each in (maps, kernel)))
+    assert product.type.startswith("BatchMatMul")
     done = np.prod(product.outputs[0].shape) * product.inputs[0].shape[-1]
     direct = 2 * (size[0] // 2) * (size[1] // 2) * np.prod(kernel.shape)
     assert done / direct == pytest.approx(share)

@@ -1,4 +1,4 @@
-"""Writing files so that a half-written one is never believed."""
+"""Files of the study: written whole or not at all, locked, hashed; damaged ones are named."""
 
 from __future__ import annotations
 
@@ -113,12 +113,8 @@ def _is_unwritable(error: OSError, folder: Path) -> bool:
     return error.errno in UNWRITABLE
 
 
-def is_file(path: Path) -> bool:
-    """Whether there is a file that may be looked at; False for names that no file can have."""
-    try:
-        return path.is_file()
-    except OSError:
-        return False
+is_file = os.path.isfile
+"""Whether there is a file that may be looked at; False for names that no file can have."""
 
 
 def remove_unfinished(folder: Path) -> None:

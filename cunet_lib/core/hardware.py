@@ -29,9 +29,7 @@ def cores() -> int:
 
 def usable_cores() -> int:
     """Cores that this process may run on."""
-    # Only some systems tell which ones these are.
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
+    return len(os.sched_getaffinity(0))
 
 
 @functools.cache

@@ -144,16 +144,12 @@ def _keep_freed_memory(keep: bool = True) -> None:
     glibc returns every large array to the system as soon as it is freed, and the next one's pages
     are mapped and zeroed again, one fault each: a sixth of the time of BSS Eval, whose matrices
     have 32 MB. Kept, they cost 4% more memory. ``keep=False`` gives back what is free, and sets
-    glibc as its own adjustment leaves it at most. Other C libraries stay as they are.
+    glibc as its own adjustment leaves it at most.
     """
-    try:
-        library = ctypes.CDLL(None)
-        mallopt, trim = library.mallopt, library.malloc_trim
-    except (OSError, AttributeError, TypeError):
-        return
+    library = ctypes.CDLL(None)
     trim_threshold, mmap_threshold, mmap_max = -1, -3, -4
-    mallopt(mmap_threshold, 32 << 20)
-    mallopt(mmap_max, 0 if keep else 1 << 16)
-    mallopt(trim_threshold, 2**31 - 1 if keep else 64 << 20)
+    library.mallopt(mmap_threshold, 32 << 20)
+    library.mallopt(mmap_max, 0 if keep else 1 << 16)
+    library.mallopt(trim_threshold, 2**31 - 1 if keep else 64 << 20)
     if not keep:
-        trim(0)
+        library.malloc_trim(0)

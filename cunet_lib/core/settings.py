@@ -24,7 +24,7 @@ from cunet_lib.core.systems import INSTRUMENTS, MODELS, ORACLES, TRAINED, UNETS,
 ROOT = Path(__file__).resolve().parents[2]
 
 CONDITION_KINDS = ("one_hot", "zero", "all", "pairs", "continuous")
-"""What training may ask for (:mod:`cunet_lib.models.conditions`); the paper's study: one_hot."""
+"""What training may ask for (:mod:`cunet_lib.models.conditions`); the paper's: one_hot."""
 
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 
@@ -69,7 +69,7 @@ class ConfigError(ValueError):
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=False, allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Data(_Section):
@@ -210,8 +210,8 @@ class Separate(_Section):
 class Evaluate(_Section):
     """BSS Eval v4 framing (museval's defaults: 1 s windows and hops)."""
 
-    window_seconds: float = Field(1.0, gt=0)
-    hop_seconds: float = Field(1.0, gt=0)
+    window_seconds: float = Field(1.0, ge=0.01)
+    hop_seconds: float = Field(1.0, ge=0.01)
 
 
 class Statistics(_Section):
@@ -371,8 +371,7 @@ def load_profile(name: str, overrides: str | Sequence[str] = "") -> Profile:
     name
         A profile of ``notebooks/profiles`` (``"demo"``) or a path to a YAML file.
     overrides
-        Assignments ``section.key=value``, a sequence of them or one string with spaces between;
-        values are read as YAML scalars.
+        Assignments ``section.key=value`` in YAML, a sequence or one string with spaces between.
 
     Raises
     ------
@@ -386,6 +385,9 @@ def load_profile(name: str, overrides: str | Sequence[str] = "") -> Profile:
         path = ROOT / "notebooks" / "profiles" / f"{name}.yaml"
     settings = _read_profile(path)
     settings.setdefault("name", path.stem)
+    replacing = {"seeds"} & set(settings)  # a list of systems, not settings one by one
+    for assignment in overrides.split() if isinstance(overrides, str) else overrides:
+        _assign(settings, assignment)
     if (like := settings.get("like")) in profile_names():
         if changed := {"data", "signal"} & set(settings):
             raise ConfigError(
@@ -393,16 +395,14 @@ def load_profile(name: str, overrides: str | Sequence[str] = "") -> Profile:
             )
         other = _read_profile(ROOT / "notebooks" / "profiles" / f"{like}.yaml")
         for key, own in settings.items():
-            both = isinstance(own, dict) and isinstance(other.get(key), dict) and key != "seeds"
-            other[key] = other[key] | own if both else own
+            both = isinstance(own, dict) and isinstance(other.get(key), dict)
+            other[key] = other[key] | own if both and key not in replacing else own
         settings = other
     elif like is not None:
         raise ConfigError(
             f"Profile {path.name}: like: {quoted(like)} is no profile; there are: "
             f"{', '.join(profile_names())}."
         )
-    for assignment in overrides.split() if isinstance(overrides, str) else overrides:
-        _assign(settings, assignment)
     try:
         return Profile.model_validate(settings)
     except ValidationError as error:

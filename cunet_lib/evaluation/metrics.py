@@ -3,9 +3,9 @@
 A metric is one function and one entry of :data:`METRICS`; the rows of the score table, the tables
 and their captions follow. The function takes the mixture ``(samples,)``, references and estimates
 ``(instruments, samples)`` in the order of :data:`cunet_lib.core.systems.INSTRUMENTS`, all mono
-float64 at the study rate, and the settings. It returns ``(metrics, targets)`` or ``(metrics,
-targets, frames)``, with NaN where a score is undefined. Silent means that every sample is zero, as
-in museval.
+float64 at the study rate, and the settings. Its values are in the order of ``(metrics, targets,
+frames)``, a whole track being one frame, and NaN where a score is undefined. Silent means that
+every sample is zero, as in museval.
 """
 
 from __future__ import annotations

@@ -53,9 +53,3 @@ def our_protocol(settings: Profile, measure: Measure) -> str | None:
             f"{rate / 1000:g} kHz mono"
         ),
     }.get((settings.data.source, measure.protocol, measure.aggregation))
-
-
-def of_equal_protocol(settings: Profile, measure: Measure, published: pd.DataFrame) -> pd.DataFrame:
-    """Those of the published rows that may stand beside ours; none for rendered corpora."""
-    ours = our_protocol(settings, measure)
-    return published[published["protocol"] == ours].reset_index(drop=True)

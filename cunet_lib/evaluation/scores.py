@@ -207,9 +207,7 @@ def paired_differences(scores: pd.DataFrame, measure: Measure = SDR_V4) -> pd.Da
     return ordered(pd.concat([mean[columns], pairs[columns]], ignore_index=True))
 
 
-def bootstrap_interval(
-    values: np.ndarray, *, confidence: float = 0.95, seed: int = 0
-) -> tuple[float, float]:
+def bootstrap_interval(values: np.ndarray, *, confidence: float = 0.95) -> tuple[float, float]:
     """Bootstrap interval of the mean (bias-corrected and accelerated; Efron 1987) over tracks.
 
     Parameters
@@ -228,13 +226,16 @@ def bootstrap_interval(
         return float("nan"), float("nan")
     if np.ptp(values) == 0:
         return float(values[0]), float(values[0])
-    options = {"confidence_level": confidence, "vectorized": True}
     for method in ("BCa", "percentile"):
         with warnings.catch_warnings():
             # A degenerate acceleration gives missing bounds: the percentiles are taken then.
             warnings.simplefilter("ignore", scipy.stats.DegenerateDataWarning)
             low, high = scipy.stats.bootstrap(
-                (values,), np.mean, method=method, rng=np.random.default_rng(seed), **options
+                (values,),
+                np.mean,
+                confidence_level=confidence,
+                method=method,
+                rng=np.random.default_rng(0),
             ).confidence_interval
         if np.isfinite([low, high]).all():
             break

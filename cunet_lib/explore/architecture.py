@@ -31,14 +31,15 @@ _TEXT = {"ha": "center", "va": "top", "color": _INK, "zorder": 8}
 
 
 @drawn
-def architecture(settings: Profile, model: str) -> Figure:
-    """Drawing of one trained model; a C-U-Net also has its control network drawn.
+def architecture(settings: Profile) -> Figure:
+    """Drawing of the shipped C-U-Net and its control network.
 
     Raises
     ------
     ConfigError
         If there is no run of the model, or its record is damaged.
     """
+    model = settings.shipped
     folder = settings.paths.run(model, 0)
     parameters = read_run(folder)["parameters"]
     blocks = read_json(folder / "architecture.json", kind=list)
@@ -47,28 +48,22 @@ def architecture(settings: Profile, model: str) -> Figure:
         for part in ("control", "encoder", "decoder")
     )
     fig, axes = subplots(1, 1, size=(1, 1))
-    ax, colour = axes[0, 0], SYSTEM_COLOURS.get(model, _INK)
+    ax, colour = axes[0, 0], SYSTEM_COLOURS[model]
     taps, right, top = _draw_maps(ax, encoder, decoder, colour)
-    bottom = -2.9
-    if control:
-        bottom = _MIDDLE - 2.3
-        right = max(right, _draw_control(ax, control, [*encoder, *decoder], taps, colour))
+    bottom = _MIDDLE - 2.3
+    right = max(right, _draw_control(ax, control, [*encoder, *decoder], taps, colour))
     ax.set_xlim(-0.9, right + 0.5)
     ax.set_ylim(bottom, top + 0.75)
     ax.set_aspect("equal")
     ax.axis("off")
     fig.set_size_inches((right + 1.4) * _INCHES, (top + 0.75 - bottom) * _INCHES)
     ax.set_title(f"{LABELS[model]}: {parameters:,} parameters", fontsize=11.5)
-    below = ""
-    if control:
-        below = (
-            ", the control network with FiLM's gammas and betas below; a dot is FiLM inside the "
-            "block to its right, before its activation"
-        )
-        below += "; the decoder runs once for each instrument" * VARIANTS[model].shares
+    decoders = "; the decoder runs once for each instrument" * VARIANTS[model].shares
     caption = (
         f"The {LABELS[model]}, drawn from the built model: feature maps as frequency x time x "
-        f"channels, skip connections above{below}. {data_note(settings)}"
+        "channels, skip connections above, the control network with FiLM's gammas and betas below; "
+        "a dot is FiLM inside the block to its right, before its activation"
+        f"{decoders}. {data_note(settings)}"
     )
     return Figure("architecture", fig, caption)
 

@@ -198,7 +198,7 @@ def build(
         # has most of the weights.
         channels["encoder"] = [*channels["encoder"][1:], channels["encoder"][-1]]
     mixture = keras.Input(tuple(shape), name="mixture")
-    inputs, modulate = mixture, _unmodulated
+    inputs, modulate = mixture, lambda x, *_: x
     if name in VARIANTS:
         condition = keras.Input((len(INSTRUMENTS),), name="condition")
         inputs = [mixture, condition]
@@ -218,11 +218,6 @@ def build(
         mask = layers.Activation("sigmoid", dtype=stable, name="mask")(x)
     estimate = layers.Multiply(dtype=stable, name="estimate")([mixture, mask])
     return keras.Model(inputs, estimate, name=name)
-
-
-def _unmodulated(x, part, block, precision):
-    """Maps of a dedicated U-Net."""
-    return x
 
 
 def _encoded(x, channels, modulate, begin, precision, beyond) -> list:

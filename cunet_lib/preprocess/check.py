@@ -97,13 +97,10 @@ class Layout:
         return f"{self.format}: {'; '.join(parts)}."
 
 
-def check_corpus(
-    settings: Profile, *, sums: bool = True, report: Callable[[str], None] = print
-) -> Layout:
+def check_corpus(settings: Profile, *, report: Callable[[str], None] = print) -> Layout:
     """Fetch the corpus if the profile says so, check all of it, and note in it what was found.
 
-    With ``sums`` excerpts are decoded too, else files are opened only. ``report`` gets one line
-    per remark.
+    ``report`` gets one line per remark.
 
     Raises
     ------
@@ -112,7 +109,7 @@ def check_corpus(
     """
     if settings.data.source == "musdb7s":
         fetch_excerpts(corpus_root(settings))
-    layout = read_layout(settings, sums=sums)
+    layout = read_layout(settings, sums=True)
     for remark in layout.remarks:
         report(f"remark: {printable(remark)}")
     if settings.data.source != "rendered":

@@ -62,7 +62,6 @@ def write_card(folder: Path, record: Mapping, **about) -> Path:
 def card(
     record: Mapping,
     *,
-    file: str = "model.keras",
     half: bool = False,
     scores: Mapping[str, tuple[float, int]] | None = None,
 ) -> str:
@@ -72,19 +71,15 @@ def card(
     ----------
     record
         The run's record, as in ``run.json``; what it lacks is left out.
-    file
-        Name of the model's file.
     half
-        Whether its weights are in half precision.
+        Whether it is the shipped file, whose weights are in half precision.
     scores
         Median SDR in dB and number of test tracks, by instrument; None before they are known.
     """
-    settings = record.get("settings") or {}
-    data, signal = (settings.get(section) or {} for section in ("data", "signal"))
-    source, rate = data.get("source"), signal.get("sample_rate")
-    model = record.get("model", "unknown")
-    unet = model.startswith("unet_")
-    paper = PAPER_NAMES.get("unet" if unet else model)
+    settings, model = record["settings"], record["model"]
+    source, rate = settings["data"]["source"], settings["signal"]["sample_rate"]
+    file, unet = f"{model}.keras" if half else "model.keras", model.startswith("unet_")
+    paper = PAPER_NAMES.get(model)
     top = {"file": file, **{key: record[key] for key in KEPT if key in record}}
     several = f"{', '.join(INSTRUMENTS)}, each at a level between 0 and 1, and sums of them,"
     isolated = model.removeprefix("unet_") if unet else several
@@ -111,7 +106,7 @@ beside the model; else the mask is an extension, not learned.
 
 ## Data
 
-{settings.get("title", "Data")}: {DATA.get(source, "unknown.")}
+{settings["title"]}: {DATA[source]}
 
 ## Training
 
@@ -172,8 +167,7 @@ def write_cards(settings: Profile) -> list[Path]:
         written.append(write_card(folder, record, scores=known))
         shipped = paths.models / f"{model}.keras"
         if own and seed == 0 and shipped.is_file():
-            half = {"file": shipped.name, "half": True, "scores": known}
-            written.append(write_card(paths.models, record, **half))
+            written.append(write_card(paths.models, record, half=True, scores=known))
     return written
 
 
@@ -202,6 +196,4 @@ def median_sdr(folder: Path, model: str, seed: int | None) -> dict[str, tuple[fl
 
 def scores_of(found: Found) -> dict[str, tuple[float, int]]:
     """:func:`median_sdr` of a model of the catalog; empty if it lies elsewhere."""
-    if found.results is None or found.model is None:
-        return {}
-    return median_sdr(found.results, found.model, found.seed)
+    return median_sdr(found.results, found.model, found.seed) if found.results else {}

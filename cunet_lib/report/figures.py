@@ -308,7 +308,7 @@ def training_curves(settings: Profile, runs: pd.DataFrame) -> Figure:
     for ax, (title, models) in zip(axes[0], panels.items(), strict=True):
         for _, run in chosen[chosen["model"].isin(models)].iterrows():
             columns = ("epoch", "loss", "val_loss")
-            history = read_csv(Path(run["folder"]) / "history.csv", columns).set_index("epoch")
+            history = read_csv(run["folder"] / "history.csv", columns).set_index("epoch")
             colour = (colours | SYSTEM_COLOURS)[run["model"]]
             best = history["val_loss"].idxmin()
             ax.plot(history["loss"], color=colour, **dashed)
@@ -343,7 +343,7 @@ def film_parameters(settings: Profile, runs: pd.DataFrame) -> Figure:
     columns = ("instrument", "block", "feature", "gamma", "beta")
     neutral = {"color": "#666666", "lw": 0.9, "ls": (0, (3, 2))}
     for pair, model in zip(axes, models, strict=True):
-        film = read_csv(Path(chosen.loc[model, "folder"]) / "film.csv", columns)
+        film = read_csv(chosen.loc[model, "folder"] / "film.csv", columns)
         for ax, value, none in zip(pair, ("gamma", "beta"), (1.0, 0.0), strict=True):
             ax.axhline(none, zorder=1, **neutral)
             for place, instrument in enumerate(INSTRUMENTS):
@@ -390,7 +390,7 @@ def spectrograms(settings: Profile) -> Figure:
     image["extent"] = (0.0, len(sounds["mixture"]) / rate, 0.0, rate / 2)
     levelled = {"cmap": "magma", "vmin": -80.0, "vmax": 0.0, **image}
     share = {"cmap": mpl.colormaps["viridis"].with_extremes(bad="#BDBDBD"), "vmin": 0, "vmax": 1}
-    headings = ["Mixture", "Target", *(f"{LABELS[name]}" for name in systems)]
+    headings = ["Mixture", "Target", *(LABELS[name] for name in systems)]
     headings += [f"Mask: {LABELS[name].split(' ', 1)[1]}" for name in systems]
     size = (1.6 * len(headings), 5.0)
     fig, axes = subplots(len(INSTRUMENTS), len(headings), size=size, sharex=True, sharey=True)

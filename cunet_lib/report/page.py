@@ -336,5 +336,4 @@ def _page(notebook: nbformat.NotebookNode, name: str, *, hidden: bool = False, *
     from nbconvert import HTMLExporter
 
     exporter = HTMLExporter(raw_template=_TEMPLATE, exclude_input=hidden)
-    about = {"head": "", "above": "", "below": "", **parts, "metadata": {"name": name}}
-    return exporter.from_notebook_node(notebook, about)[0]
+    return exporter.from_notebook_node(notebook, {**parts, "metadata": {"name": name}})[0]

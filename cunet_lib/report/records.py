@@ -19,7 +19,7 @@ from cunet_lib.core.files import damaged, missing, read_csv, read_run, write_ato
 from cunet_lib.core.settings import Profile
 from cunet_lib.core.systems import INSTRUMENTS, LABELS, MODELS, TRAINED, UNETS, VARIANTS
 from cunet_lib.evaluation.evaluate import EXCERPT
-from cunet_lib.evaluation.scores import ALL
+from cunet_lib.evaluation.scores import ALL, score_files
 from cunet_lib.signal.spectral import loudest
 
 TRIALS = ("smoke", "demo", "musdb7s")
@@ -106,10 +106,10 @@ def basis(settings: Profile, table: pd.DataFrame) -> str:
     trained = table["model"].isin((*TRAINED, *MODELS))
     seeds = sorted(set(table.loc[trained, "seed"]))
     each = table[trained].groupby("model")["seed"].nunique()
-    runs = [f"seed {seeds[0]}" if len(seeds) == 1 else f"mean over seeds {listed(seeds)}"]
-    if seeds and each.min() < each.max():
-        runs = [f"mean over each model's seeds ({each.min()} to {each.max()})"]
-    return data_note(settings, *tracks, rate_note(settings), *(runs if seeds else ()))
+    runs = f"seed {seeds[0]}" if len(seeds) == 1 else f"mean over seeds {listed(seeds)}"
+    if each.min() < each.max():
+        runs = f"mean over each model's seeds ({each.min()} to {each.max()})"
+    return data_note(settings, *tracks, rate_note(settings), runs)
 
 
 # ------------------------------------------------------------------------------ tables
@@ -211,14 +211,11 @@ def _latex(display: pd.DataFrame, name: str, caption: str) -> str:
 
 
 def executed(settings: Profile) -> dict[str, Path]:
-    """Executed notebooks by name, those left out whose model was trained again since."""
+    """Executed notebooks by name, without those whose C-U-Net was trained again since."""
     found = {path.stem: path for path in sorted(settings.paths.notebooks.glob("*.ipynb"))}
     made = {name: path.stat().st_mtime for name, path in found.items()}
-
-    def trained(name: str) -> float:
-        return made.get(f"03_train_cunet.{name.partition('.')[2]}", 0.0)
-
-    return {name: path for name, path in found.items() if made[name] >= trained(name)}
+    trained = {name: made.get(f"03_train_cunet.{name.partition('.')[2]}", 0.0) for name in found}
+    return {name: path for name, path in found.items() if made[name] >= trained[name]}
 
 
 def load_runs(settings: Profile) -> pd.DataFrame:
@@ -275,9 +272,9 @@ def load_excerpt(settings: Profile) -> pd.DataFrame:
     ConfigError
         If there are none, or a table is damaged.
     """
-    columns, folder = ("model", "seed", "target", "metric", "value"), settings.paths.scores
-    names = [f"excerpt/{system}-seed{seed}.csv" for system, seed in settings.scored]
-    return pd.concat([read_csv(folder / name, columns) for name in names], ignore_index=True)
+    columns = ("model", "seed", "target", "metric", "value")
+    paths = score_files(settings, "excerpt").values()
+    return pd.concat([read_csv(path, columns) for path in paths], ignore_index=True)
 
 
 def load_songs(settings: Profile, seconds: float = 10.0) -> dict[str, dict[str, np.ndarray]]:

@@ -190,9 +190,10 @@ def published_table(settings: Profile, scores: pd.DataFrame) -> Table:
     listed = published.load_published()
     frames = [listed.assign(equal_protocol=False)]
     for measure in BSS_EVAL:
-        equal = published.of_equal_protocol(settings, measure, listed)
-        for words in dict.fromkeys(equal["protocol"]):
-            frames[0].loc[listed["protocol"] == words, "equal_protocol"] = True
+        words = published.our_protocol(settings, measure)
+        equal = listed["protocol"] == words
+        if equal.any():
+            frames[0].loc[equal, "equal_protocol"] = True
             rows = analysis.summary(scores, measure)
             rows = rows.rename(columns={name: f"{name}_db" for name in STATISTICS})
             facts = {"study": "this run", "protocol": words, "source": "here"}

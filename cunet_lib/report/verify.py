@@ -17,6 +17,7 @@ import psutil
 from cunet_lib.core.files import code_hash, sha256, write_json
 from cunet_lib.core.hardware import cpu, usable_cores
 from cunet_lib.core.settings import ROOT, ConfigError, Profile
+from cunet_lib.evaluation.scores import score_files
 from cunet_lib.report.records import count, executed
 
 VARIABLES = (
@@ -35,8 +36,8 @@ def write_manifest(settings: Profile, runs: pd.DataFrame) -> Path:
     """
     paths, began = settings.paths, psutil.Process().create_time()
     tables = [path for path in paths.tables.glob("*.csv") if path.stat().st_mtime >= began]
-    systems = [paths.scores / f"{system}-seed{seed}.csv" for system, seed in settings.scored]
-    corpus, lock = paths.corpus / "corpus.json", ROOT / "requirements.lock"
+    systems = score_files(settings).values()
+    corpus = paths.corpus / "corpus.json"
     needed = [each for each in importlib.metadata.requires("cunet-lib") if "extra" not in each]
     packages = [re.match(r"[\w.-]+", each)[0] for each in needed]
     manifest = {
@@ -46,7 +47,7 @@ def write_manifest(settings: Profile, runs: pd.DataFrame) -> Path:
         "code": {
             "library": code_hash("cunet_lib"),
             "corpus": code_hash("rendered_corpus"),
-            "lock": sha256(lock) if lock.is_file() else None,
+            "lock": sha256(ROOT / "requirements.lock"),
         },
         "platform": {
             "python": platform.python_version(),
@@ -60,10 +61,8 @@ def write_manifest(settings: Profile, runs: pd.DataFrame) -> Path:
         "versions": {name: importlib.metadata.version(name) for name in packages},
         # As pandas writes JSON: plain numbers, and null for not-a-number.
         "runs": json.loads(runs.drop(columns=["folder", "settings"]).to_json(orient="records")),
-        **{
-            kind: {path.name: sha256(path) for path in sorted(files)}
-            for kind, files in {"tables": tables, "scores": systems}.items()
-        },
+        "tables": {path.name: sha256(path) for path in sorted(tables)},
+        "scores": {path.name: sha256(path) for path in sorted(systems)},
     }
     return write_json(paths.manifest, manifest)
 

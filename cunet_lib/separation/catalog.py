@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from tabulate import tabulate
 
 from cunet_lib.core.files import is_file, read_run
-from cunet_lib.core.settings import ROOT, ConfigError, Separate, Signal, load_profile
+from cunet_lib.core.settings import ROOT, ConfigError, Separate, Signal, load_profile, parse_yaml
 from cunet_lib.core.systems import INSTRUMENTS, UNETS
 
 CARD = "model_card.md"
@@ -145,9 +145,9 @@ def read_card(path: Path) -> dict | None:
     """The block of YAML at the top of a card; None if there is no card, or no such block."""
     try:
         parts = path.read_text(encoding="utf-8").split("---\n", 2)
-        content = yaml.safe_load(parts[1]) if len(parts) == 3 and not parts[0] else None
-    except (OSError, ValueError, LookupError, TypeError, RecursionError, yaml.YAMLError):
-        return None  # YAML raises more than its own errors, as of the date 2020-13-45
+        content = parse_yaml(parts[1]) if len(parts) == 3 and not parts[0] else None
+    except (OSError, ValueError, yaml.YAMLError):
+        return None
     return content if isinstance(content, dict) else None
 
 

@@ -278,7 +278,7 @@ def find_songs(paths: Sequence[Path], out: Path) -> tuple[dict[Path, Path], set[
         lambda path, name: path.absolute().parent.name / name,
     ):
         named = {path: naming(path, name) for path, name in left.items()}
-        number = Counter(named.values())
+        number = Counter([*names.values(), *named.values()])
         names |= {path: name for path, name in named.items() if number[name] == 1}
         left = {path: name for path, name in left.items() if path not in names}
     if left:
@@ -295,19 +295,17 @@ def _write(stream, files: Mapping[str, Path], output: Output) -> dict[str, float
     with contextlib.ExitStack() as stack:
         writers = [stack.enter_context(output.writer(path)) for path in files.values()]
         pool = stack.enter_context(ThreadPoolExecutor(len(writers)))
-        written = []
+        written = iter(())
         for mixture, estimates in stream:
             parts = [*estimates]
             if len(parts) < len(writers):
                 parts.append(mixture - estimates.sum(axis=0))
             for name, part in zip(files, parts, strict=True):
                 peaks[name] = max(peaks[name], float(np.abs(part).max(initial=0.0)))
-            for done in written:
-                done.result()
+            list(written)  # raises what a writer raised
             # While the next stretch is separated.
-            written = [pool.submit(*each) for each in zip(writers, parts, strict=True)]
-        for done in written:
-            done.result()
+            written = pool.map(lambda write, part: write(part), writers, parts)
+        list(written)
     return peaks
 
 
@@ -398,8 +396,12 @@ def separate_files(
     ConfigError
         If the excerpt makes no sense, or songs would be written to one folder.
     """
-    if not start >= 0 or not (length is None or length > 0):
-        raise ConfigError("An excerpt starts at 0 s or later and is longer than 0 s.")
+    most = audio.LONGEST_SECONDS
+    if not 0 <= start <= most or not (length is None or 0 < length <= most):
+        raise ConfigError(
+            "An excerpt starts at 0 s or later and is longer than 0 s; neither is more than "
+            f"{most // 3600} hours."
+        )
     parts = [*wanted, RESIDUAL] if residual else [*wanted]
     names, within = find_songs(paths, out)
     results = [

@@ -44,7 +44,7 @@ FADE = 0.9
 0.91 of it."""
 
 PATCHES = 4
-"""Patches of the training's length in one of a song's.
+"""A song's patches are this many times as long as those of training.
 
 The longer they are, the less is computed twice, and the more memory the network's layers take.
 """
@@ -54,7 +54,7 @@ OVERLAP = 0.25
 profile says.
 
 Laid end to end, as the paper's evaluation has them, patches can be heard to change. The study's
-overlap by half; patches that are four times as long have a quarter of the ends.
+overlap by half; a song's are longer and have fewer ends, so less is enough.
 """
 
 STRETCH_SECONDS = 15
@@ -188,9 +188,7 @@ class SongSeparator:
             If the song is empty, damaged, or holds values that are not finite.
         """
         _refuse_fork()
-        frames = 0
-        for block in song.blocks():
-            frames += len(block)
+        frames = sum(map(len, song.blocks()))
         if not frames:
             raise ConfigError(f"{song.name} holds no samples; get the song again.")
         separate, patch = self.separator.separate, self.separator.frames

@@ -85,7 +85,7 @@ class AudioFile:
     decoder
         ``"libsndfile"`` or ``"ffmpeg"``.
     layout
-        ffmpeg's name of what the channels are, such as ``"5.1"``; empty where nothing says it.
+        ffmpeg's name of the channel layout, such as ``"5.1"``; empty where nothing says it.
     options
         What ffmpeg needs to be told to read the file.
     streams

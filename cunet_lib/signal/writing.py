@@ -75,7 +75,7 @@ given."""
 
 @dataclass(frozen=True)
 class Output:
-    """How the parts of a song are written; they have its rate, its channels and what they are.
+    """How the parts of a song are written; they have its rate and its channels.
 
     Attributes
     ----------

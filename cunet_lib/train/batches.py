@@ -198,20 +198,16 @@ class TrainingBatches:
         track = self.tracks[min(place, len(self.tracks) - 1)]
         return track, int(rng.integers(track.starts))
 
-    def from_step(self, first: int = 0) -> keras.utils.PyDataset:
-        """Endless batches from a step on, as Keras trains with them on every backend.
 
-        They are what :meth:`Batch.pair` gives, made a few steps ahead of where they are asked for.
-        """
-        return _Ahead(self, first)
+class Ahead(keras.utils.PyDataset):
+    """Endless batches from a step on, as Keras trains with them on every backend.
 
-
-class _Ahead(keras.utils.PyDataset):
-    """Batches of :class:`TrainingBatches` from a step on; iterate, or give it to ``fit``."""
+    They are what :meth:`Batch.pair` gives, made a few steps ahead of where they are asked for.
+    """
 
     STEPS, THREADS = 4, 2
 
-    def __init__(self, batches: TrainingBatches, first: int):
+    def __init__(self, batches: TrainingBatches, first: int = 0):
         super().__init__()
         self._batches, self._first = batches, first
         self._pool = ThreadPoolExecutor(self.THREADS)

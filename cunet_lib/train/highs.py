@@ -26,7 +26,7 @@ HIDDEN = (96, 96)
 TRACKS, EPOCHS, BATCH = 64, 30, 256
 
 
-def learn(originals: Originals, separator, path: Path, *, seed: int = 0) -> None:
+def learn(originals: Originals, separator, path: Path) -> None:
     """Teach the small network on training songs, and write it to ``path``.
 
     Parameters
@@ -39,8 +39,6 @@ def learn(originals: Originals, separator, path: Path, *, seed: int = 0) -> None
         :class:`cunet_lib.separation.separator.Separator`.
     path
         File to write: kernel and bias of each layer, in half precision.
-    seed
-        Of the first weights, of the order of frames, and of which songs lose their highest bands.
 
     Raises
     ------
@@ -52,8 +50,9 @@ def learn(originals: Originals, separator, path: Path, *, seed: int = 0) -> None
         raise ConfigError(
             f"A network at {rate} Hz hears all of songs at {RATE} Hz; nothing is left to learn."
         )
-    keras.utils.set_random_seed(seed)
-    rng = np.random.default_rng(seed)
+    # The first weights, the order of frames, and which songs lose their highest bands.
+    keras.utils.set_random_seed(0)
+    rng = np.random.default_rng(0)
     sources = originals.split("train")
     sources = sources[:: -(-len(sources) // TRACKS)]
     shown = progress(sources, "highs: tracks heard", len(sources))

@@ -49,7 +49,7 @@ from cunet_lib.models.weights import load
 from cunet_lib.preprocess.store import Store
 from cunet_lib.signal.spectral import graph_magnitude, graph_spectrum
 from cunet_lib.train import checkpoint
-from cunet_lib.train.batches import TrainingBatches, validation_batch
+from cunet_lib.train.batches import Ahead, TrainingBatches, validation_batch
 from cunet_lib.train.callbacks import Finite, History, SaveBest, State
 
 
@@ -175,7 +175,7 @@ def train(
     -------
     dict
         The run record, as written to ``run.json``; ``resumed`` says how often the training was
-        resumed, and ``seconds`` counts all its parts up to their last epochs.
+        resumed, and ``seconds`` counts all its parts.
 
     Raises
     ------
@@ -286,7 +286,7 @@ def _fitted(
     validation = validation_batch(store, settings, model=model)
     try:
         trainer.fit(
-            batches.from_step(len(history.rows) * train.steps_per_epoch),
+            Ahead(batches, len(history.rows) * train.steps_per_epoch),
             initial_epoch=len(history.rows),
             epochs=epochs,
             steps_per_epoch=train.steps_per_epoch,

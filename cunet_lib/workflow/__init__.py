@@ -2,5 +2,5 @@
 
 Enters: a notebook's name and parameters, a profile.
 Leaves: executed notebooks with a fingerprint of what they were made from, logs, exit statuses.
-May import: every room; no room imports it but for ``parameters``, which notebooks call.
+May import: every room; no room imports it. Notebooks call ``parameters.check_injected``.
 """

@@ -262,8 +262,7 @@ def _run(order: dict) -> dict:
         return {"problem": f"Worker {worker.address} {problem}"}
     worker.log_event(order["topic"], ("began", str(worker.name)))
     # The run's share of the worker's cores: Dask allows its workers one thread each.
-    affinity = getattr(os, "sched_getaffinity", None)
-    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    cores = len(os.sched_getaffinity(0))
     share = os.environ.get("CUNET_THREADS") or str(max(1, cores // worker.state.nthreads))
     limited = ("CUNET_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
     own = {**dict.fromkeys(limited, share), "CUNET_PARENT": str(os.getpid())}

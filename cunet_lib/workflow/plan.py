@@ -168,9 +168,9 @@ def text(settings: Profile, parts: list[Part], music: dict, jobs: int) -> str:
     machine = f"{usable_cores()} cores, {cores()} for each job" + (", a GPU" if gpus() else "")
     notes = [
         f"Music: {tracks}.",
-        f"Times are upper bounds, measured in seconds on this machine ({machine}): expect the "
-        f"order of magnitude. A training ends after {settings.train.patience} epochs without "
-        "improvement, if that is sooner.",
+        f"Times are upper bounds, from a few seconds' measurements on this machine ({machine}): "
+        "expect the order of magnitude. A training ends after "
+        f"{settings.train.patience} epochs without improvement, if that is sooner.",
     ]
     for folder in {settings.paths.data, settings.paths.results}:
         there = next(parent for parent in (folder, *folder.parents) if parent.exists())

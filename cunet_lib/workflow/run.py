@@ -26,7 +26,6 @@ from cunet_lib.core.files import locked, write_atomically, writing
 from cunet_lib.core.processes import THREAD_VARIABLES, duration
 from cunet_lib.core.settings import ROOT, ConfigError, load_profile
 from cunet_lib.core.startup import OWN_KERAS
-from cunet_lib.workflow.parameters import check_parameters
 from cunet_lib.workflow.stages import fingerprint, is_current, parse_stage
 
 
@@ -111,7 +110,7 @@ def run_notebook(
         there only when every cell has run. Log and unfinished copy lie in ``logs`` beside its
         folder.
     parameters
-        Values for the ``parameters`` cell; strings are read as the types of its defaults.
+        Values for the ``parameters`` cell, of the types of its defaults.
     echo
         Called with each line for the terminal: what the notebook prints, prefixed with the stage.
     fingerprint
@@ -120,23 +119,24 @@ def run_notebook(
     Raises
     ------
     ConfigError
-        If the kernel or a parameter does not exist.
+        If the kernel does not exist.
     NotebookFailed
         If a cell raises or the kernel dies; the message has a few lines for the terminal, and the
         copy up to that cell is ``logs/<stage>.failed.ipynb``.
     cunet_lib.core.files.WriteError
         If the copy or the log cannot be written.
     """
-    values, stage = check_parameters(source, parameters), output.stem
-    logs = output.parent.parent / "logs"
+    stage, logs = output.stem, output.parent.parent / "logs"
     partial, began = logs / f"{stage}.partial.ipynb", time.monotonic()
     with writing(logs / f"{stage}.log"):
         logs.mkdir(parents=True, exist_ok=True)
         (logs / f"{stage}.failed.ipynb").unlink(missing_ok=True)
         echo(f"{stage} | started")
         with (logs / f"{stage}.log").open("w", encoding="utf-8", buffering=1) as log:
-            log.write(f"notebook {source.name}, parameters {values}\n")
-            _execute(source, partial, values, kernel, lambda line: echo(f"{stage} | {line}"), log)
+            log.write(f"notebook {source.name}, parameters {parameters}\n")
+            _execute(
+                source, partial, parameters, kernel, lambda line: echo(f"{stage} | {line}"), log
+            )
             seconds = time.monotonic() - began
             log.write(f"done in {seconds:.1f} s\n")
         _keep(partial, source, output, fingerprint)
@@ -152,7 +152,6 @@ def _execute(
     log: TextIO,
 ) -> None:
     import jupyter_client.kernelspec
-    import nbclient.exceptions
     import papermill
 
     logging.getLogger("papermill").setLevel(logging.CRITICAL)
@@ -179,11 +178,11 @@ def _execute(
             raise ConfigError(
                 f"The Jupyter kernel {kernel!r} is not registered; `make env` does it."
             ) from error
-        except (papermill.PapermillExecutionError, nbclient.exceptions.DeadKernelError) as error:
+        except (papermill.PapermillExecutionError, RuntimeError) as error:  # dead, or never begun
             failed = partial.with_name(partial.name.replace(".partial.", ".failed."))
             partial.replace(failed)
             message = _failure(failed, Path(log.name), error)
-            log.write(f"\n{message}\n{getattr(error, 'traceback', None) or [error]}\n")
+            log.write(f"\n{message}\n{error}\n")
             raise NotebookFailed(message) from error
         finally:
             lines.finish()

@@ -44,7 +44,9 @@ class Run:
         """Content of ``run.json``; None unless training has ended with these settings."""
         folder = self.folder / self.settings.name / "runs" / run_name(self.stage.name)
         record = read_run(folder) if (folder / "run.json").is_file() else {}
-        return record if record.get("settings") == self.settings.model_dump(mode="json") else None
+        # What a finished training is taken for as it is: the rest may have changed since.
+        decided = self.settings.model_dump(mode="json", include={"signal", "model", "train"})
+        return record if record.get("settings", {}).items() >= decided.items() else None
 
 
 @dataclass(frozen=True)
@@ -176,7 +178,7 @@ def gather(sweep: Sweep) -> tuple:
         raise ConfigError(f"No run of the sweep {sweep.folder.name} has finished.")
     frame = pd.DataFrame([{**e.point, **{key: r[key] for key in keys}} for e, r in finished])
     losses = frame["best_val_loss"].map("{:.3e}".format)
-    display = frame.assign(best_val_loss=losses, seconds=frame["seconds"].round()).astype(str)
+    display = frame.assign(best_val_loss=losses, seconds=frame["seconds"].round())
     caption = (
         f"Lowest validation loss ({loss_named(frame['model'])}) of {len(finished)} of "
         f"{len(sweep.runs)} runs, one for each point of the grid. Models of different targets do "
