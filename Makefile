@@ -9,10 +9,10 @@ PROFILE ?= demo
 ## PROFILE   settings: a file of notebooks/profiles (default demo)
 ## MUSDB     folder of MUSDB18, MUSDB18-HQ or your own music, for profiles that read one
 JOBS ?= $(CORES)
-## JOBS      notebooks that run at the same time (default: the number of cores; 1 on a single GPU)
+## JOBS      notebooks that run at the same time (default: the number of cores; set 1 on a single GPU)
 ## GPU       1: `make env` installs what TensorFlow needs for NVIDIA cards, too
 ## CLUSTER   a Dask scheduler, tcp://host:port: its workers run the notebooks (docs/cluster.md)
-## SEEDS     so many trainings of each U-Net and C-U-Net of the paper, in place of the profile's `seeds`
+## SEEDS     trainings of each U-Net, of the four variants and of the shipped network, not the profile's
 ## STAGE     notebook that `make sweep` runs, 02_train_unet or 03_train_cunet
 ## GRID      its parameters and settings: "variant=a,b train.learning_rate=1e-3,3e-4"
 ## CUNET_DATA a folder in place of data; CUNET_RESULTS one in place of results: on a larger disk

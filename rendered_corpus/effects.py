@@ -91,12 +91,12 @@ def distort(x: np.ndarray, amount: float) -> np.ndarray:
     return y * (peak / np.abs(y).max())
 
 
-def room(rng: np.random.Generator, *, seconds: float, tail: float) -> np.ndarray:
+def room(rng: np.random.Generator, *, tail: float) -> np.ndarray:
     """Impulse response ``(2, n)`` of a room: early reflections, then noise that darkens as it dies.
 
-    ``tail`` is the reverberation time (60 dB) in seconds, ``seconds`` bounds the length.
+    ``tail`` is the reverberation time (60 dB) in seconds.
     """
-    n = scipy.fft.next_fast_len(int(RATE * min(seconds, 1.2 * tail + 0.05)), real=True)
+    n = scipy.fft.next_fast_len(int(RATE * min(3.0, 1.2 * tail + 0.05)), real=True)
     out = np.zeros((2, n))
     t = np.arange(n) / RATE
     first = float(rng.uniform(0.004, 0.035))
@@ -115,8 +115,7 @@ def room(rng: np.random.Generator, *, seconds: float, tail: float) -> np.ndarray
         out[channel, start:] = body[: n - start]
         for _ in range(6):
             at = int(rng.uniform(0.003, 0.05) * RATE)
-            if at < n:
-                out[channel, at] += float(rng.choice([-1, 1]) * rng.uniform(1, 5))
+            out[channel, at] += float(rng.choice([-1, 1]) * rng.uniform(1, 5))
     return out / np.sqrt(np.sum(out**2, axis=1, keepdims=True))
 
 

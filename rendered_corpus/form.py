@@ -16,8 +16,9 @@ from rendered_corpus.tables import CHANCES, PLANS, PROGRESSIONS, STYLES, Style
 class Grid:
     """Bars and steps (sixteenths) in seconds, with swing and a slow tempo wander.
 
-    ``starts`` are the bars' starts in seconds, ``(bars + 1,)``; ``steps`` of a bar and
-    ``beat_steps`` of a beat; ``swing_unit`` is the level that swings, in steps, by ``swing``.
+    ``starts`` are the starts of the song's bars and of one more, and its end, in seconds
+    (``(bars + 2,)``); ``steps`` of a bar and ``beat_steps`` of a beat; ``swing_unit`` is the level
+    that swings, in steps, by ``swing``.
     """
 
     starts: np.ndarray
@@ -26,18 +27,13 @@ class Grid:
     swing_unit: int
     swing: float
 
-    @property
-    def bars(self) -> int:
-        """Number of bars."""
-        return len(self.starts) - 1
-
     def time(self, bar: int, step: float) -> float:
         """Seconds of a (possibly fractional) step of a bar; steps past the bar's end run on."""
         while step >= self.steps:
             bar, step = bar + 1, step - self.steps
         while step < 0:
             bar, step = bar - 1, step + self.steps
-        bar = min(max(bar, 0), self.bars - 1)
+        bar = max(bar, 0)
         if self.swing:
             span = 2 * self.swing_unit
             whole, part = divmod(step, span)
@@ -53,8 +49,8 @@ class Grid:
 class Form:
     """A song's plan.
 
-    ``chords`` are the two halves of every bar; ``loose`` is the players' timing, the standard
-    deviation of a note's start in seconds.
+    ``chords`` are the two halves of every bar and of one more; ``loose`` is the players'
+    timing, the standard deviation of a note's start in seconds.
     """
 
     seed: int
@@ -91,9 +87,8 @@ class Form:
         return stream(self.seed, self.subset, self.index, name)
 
     def chord(self, bar: int, step: float = 0) -> Chord:
-        """Chord at a step of a bar; the last one holds on after the end."""
-        bar = min(max(bar, 0), self.grid.bars)
-        return self.chords[bar][0 if step < self.grid.steps / 2 else 1]
+        """Chord at a step of a bar; the first one holds before the start."""
+        return self.chords[max(bar, 0)][0 if step < self.grid.steps / 2 else 1]
 
     def changes(self, bar: int) -> list[tuple[int, int, Chord]]:
         """First step, steps and chord of each chord of a bar: one or two."""

@@ -30,11 +30,10 @@ _TONES = {
 
 @dataclass(frozen=True)
 class Chord:
-    """Root pitch class, intervals above it in semitones, and the numeral it came from."""
+    """Root pitch class, and intervals above it in semitones."""
 
     root: int
     tones: tuple[int, ...]
-    numeral: str
 
     @property
     def classes(self) -> tuple[int, ...]:
@@ -58,7 +57,7 @@ def parse_chord(numeral: str, tonic: int) -> Chord:
         raise ValueError(f"Chord numeral {numeral!r} is not understood.")
     third = 4 if letters.isupper() else 3
     tones = tuple(third if tone is None else tone for tone in _TONES[suffix])
-    return Chord((tonic + _DEGREES[letters.upper()] - flat) % 12, tones, numeral)
+    return Chord((tonic + _DEGREES[letters.upper()] - flat) % 12, tones)
 
 
 def voicing(chord: Chord, centre: float, size: int) -> list[int]:

@@ -27,14 +27,14 @@ def render(song: Song) -> dict[str, np.ndarray]:
     -------
     dict
         Stem (``drums``, ``bass``, ``other``, ``vocals``) to ``(samples, 2)`` float array; their sum
-        is the mixture, whose peak lies between -6 and -0.5 dBFS.
+        is the mixture, whose peak lies between -6 and -0.5 dBFS, or lower where stems cancel.
     """
     samples = int(song.seconds * RATE)
     rng = stream(song.seed, song.subset, song.index, "sound")
     length = scipy.fft.next_fast_len(samples + RATE, real=True)
     coarse = np.linspace(0, RATE / 2, 4097)
     fine = np.linspace(0, RATE / 2, length // 2 + 1)
-    hall = room(rng, seconds=3.0, tail=float(rng.choice([0.3, 0.7, 1.2, 1.8, 2.6])))
+    hall = room(rng, tail=float(rng.choice([0.3, 0.7, 1.2, 1.8, 2.6])))
     beat = 60 / song.tempo
     stems = {}
     for stem in STEMS:
@@ -42,8 +42,8 @@ def render(song: Song) -> dict[str, np.ndarray]:
         if not layers:
             stems[stem] = np.zeros((2, samples))
             continue
-        own = room(rng, seconds=1.0, tail=float(rng.uniform(0.15, 0.7)))
-        n = max(hall.shape[1], own.shape[1], int(RATE * 2.0))
+        own = room(rng, tail=float(rng.uniform(0.15, 0.7)))
+        n = max(hall.shape[1], 2 * RATE)
         response = np.zeros((2, n))
         amount = {"drums": 0.28, "bass": 0.08, "other": 0.35, "vocals": 0.35}[stem]
         amount *= float(np.exp(rng.normal(0.0, 0.7)))
@@ -61,7 +61,7 @@ def render(song: Song) -> dict[str, np.ndarray]:
                     response[k % 2, at] += 1.2 * gain**k
                     response[1 - k % 2, at] += 0.6 * gain**k
         wet = [scipy.fft.rfft(r.astype(np.float32), length) for r in response]
-        total = [0.0, 0.0]
+        total = np.zeros((2, length // 2 + 1), np.complex64)
         for layer in layers:
             audio = _layer(song, layer, samples, rng)
             level = loudness(audio)
@@ -78,11 +78,10 @@ def render(song: Song) -> dict[str, np.ndarray]:
                 send *= 0.3
             angle = np.pi / 4 * (1 + np.clip(layer.pan, -1, 1))
             for channel, weight in enumerate((np.cos(angle), np.sin(angle))):
-                total[channel] = total[channel] + spectrum * (
+                total[channel] += spectrum * (
                     np.float32(weight) + np.float32(0.7 * send) * wet[channel]
                 )
-        both = [scipy.fft.irfft(x, length)[:samples] for x in total]
-        stems[stem] = np.stack(both).astype(float)
+        stems[stem] = np.array([scipy.fft.irfft(x, length)[:samples] for x in total], float)
         if rng.random() < 0.5:  # the stem's bus: it also brings up the room
             middle = stems[stem][0] + stems[stem][1]
             threshold, ratio = float(rng.uniform(4, 20)), float(rng.uniform(1.5, 5))
@@ -190,8 +189,7 @@ def _balance(song: Song, stems: dict[str, np.ndarray], rng) -> dict[str, np.ndar
         dip = _pump(song, stems["drums"].shape[1], rng)
         stems["bass"] *= dip
         stems["other"] *= dip
-    rest = stems["drums"] + stems["bass"]
-    rest += stems["other"]
+    rest = stems["drums"] + stems["bass"] + stems["other"]
     level = loudness(stems["vocals"][0] + stems["vocals"][1])
     if level > 0:
         target = loudness(rest[0] + rest[1]) or 1.0

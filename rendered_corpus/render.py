@@ -153,7 +153,7 @@ def quantise(stems: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     pcm["mixture"] = sum(pcm.values())
     if any(np.abs(audio).max(initial=0) > 32767 for audio in pcm.values()):
         raise ValueError("The mixture clips; a song must be scaled before it is quantised.")
-    return {part: audio.astype(np.int16, order="C") for part, audio in pcm.items()}
+    return {part: audio.astype(np.int16) for part, audio in pcm.items()}
 
 
 def _render_song(root: Path, settings: dict[str, Any], job: tuple[str, int]) -> dict[str, Any]:
@@ -214,10 +214,8 @@ def _record(song: Song, pcm: dict[str, np.ndarray]) -> dict[str, Any]:
 
 
 def _digest(pcm: dict[str, np.ndarray]) -> str:
-    digest = hashlib.sha256()
-    for part in PARTS:
-        digest.update(np.ascontiguousarray(pcm[part], dtype="<i2").tobytes())
-    return digest.hexdigest()
+    samples = b"".join(pcm[part].astype("<i2").tobytes() for part in PARTS)
+    return hashlib.sha256(samples).hexdigest()
 
 
 def _finished(folder: Path, settings: dict[str, Any], job: tuple[str, int]) -> dict | None:
@@ -243,7 +241,8 @@ def _clear(root: Path, settings: dict[str, Any], jobs: list[tuple[str, int]]) ->
                 f"{folder} is not a rendered song; move it away or choose another folder."
             )
     need = len(wanted - there) * 1.2 * settings["seconds"] * RATE * 4 * len(PARTS)
-    free = shutil.disk_usage(root).free
+    old = (file for folder in there - wanted for file in folder.iterdir())
+    free = shutil.disk_usage(root).free + sum(file.stat().st_size for file in old)
     if need > free:
         raise CorpusError(
             f"The corpus needs {need / 1e9:.1f} GB in {root}, where {free / 1e9:.1f} GB are free; "

@@ -72,7 +72,6 @@ class Voice:
     rasp: float = 0.0
     ring: float = 0.0
     drive: float = 0.0
-    scoop: float = 0.3
     delivery: str = "sung"
 
 
@@ -80,9 +79,10 @@ class Voice:
 class Style:
     """A genre's ranges and choices; ``swing`` is (level in steps, least, most).
 
-    ``grooves`` to ``roles`` are names of the tables below, of which a song draws some. Shares of
-    songs or of sections: ``machine`` drum machines, ``synth_bass``, ``percussion``, ``rap``,
-    ``duck`` (all but the drums duck under the kick), ``fills``. ``pace`` is that of the singing.
+    A song draws some of the ``grooves``, ``keepers`` and ``roles``, tables below, and of the lines
+    of ``bass``. Shares of songs or of sections: ``machine`` drum machines, ``synth_bass``,
+    ``percussion``, ``rap``, ``duck`` (all but the drums duck under the kick), ``fills``. ``pace``
+    is that of the singing.
     """
 
     tempo: tuple[float, float]

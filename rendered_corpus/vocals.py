@@ -115,7 +115,7 @@ class _Singer:
                 for k, (p, s) in enumerate(zip((home, turn, home), sung, strict=True)):
                     notes.append(Note(start + k * third, third, p, power, 0.0, s))
                 continue
-            bend = -float(rng.uniform(0.7, 2.5)) if rng.random() < voice.scoop else 0.0
+            bend = -float(rng.uniform(0.7, 2.5)) if rng.random() < 0.3 else 0.0
             notes.append(Note(start, held, pitch, power, bend, syllable))
         return notes
 

@@ -28,8 +28,8 @@ FFT = 2048
 TABLE = 2048
 
 
-def _lf_pulse(rd: float, size: int = 4 * TABLE) -> np.ndarray:
-    """One period of the LF model's flow derivative, ``(size,)``, for a shape ``rd``."""
+def _lf_pulse(rd: float) -> np.ndarray:
+    """One period of the LF model's flow derivative, ``(4 * TABLE,)``, for a shape ``rd``."""
     ra = (-1 + 4.8 * rd) / 100
     rk = (22.4 + 11.8 * rd) / 100
     rg = rk / 4 * (0.5 + 1.2 * rk) / (0.11 * rd - ra * (0.5 + 1.2 * rk))
@@ -41,7 +41,7 @@ def _lf_pulse(rd: float, size: int = 4 * TABLE) -> np.ndarray:
     epsilon = 1 / ta
     for _ in range(60):
         epsilon = (1 - np.exp(-epsilon * (1 - te))) / ta
-    t = np.arange(size) / size
+    t = np.arange(4 * TABLE) / (4 * TABLE)
     closing = t > te
     back = np.exp(-epsilon * (t[closing] - te)) - np.exp(-epsilon * (1 - te))
     back /= -(epsilon * ta)
@@ -125,11 +125,7 @@ def _phrases(notes: Sequence[Note]) -> list[list[Note]]:
 
 
 def _sing_phrase(
-    voice: Voice,
-    notes: Sequence[Note],
-    tract: float,
-    samples: int,
-    rng: np.random.Generator,
+    voice: Voice, notes: Sequence[Note], tract: float, samples: int, rng: np.random.Generator
 ) -> np.ndarray:
     frames = samples // HOP + 2
     times = np.arange(frames) * HOP / RATE
@@ -246,12 +242,7 @@ def _filter(source: np.ndarray, plan: Plan, hiss: np.ndarray) -> np.ndarray:
         add(source, active, factors, upper, (zero, pole))
     if hissing.any():
         place, width = plan.centre[hissing], plan.width[hissing]
-        poles = _product(
-            [
-                _resonators(place, width),
-                _resonators(np.minimum(1.45 * place, 0.45 * RATE), 1.5 * width),
-            ]
-        )
+        poles = _product([_resonators(place, width), _resonators(1.45 * place, 1.5 * width)])
         # Two zeros near 0 Hz keep the hiss clear of the voice's own band; unit gain at the centre.
         at = np.exp(-2j * np.pi * place / RATE)
         response = (1 - 0.98 * at) ** 2

@@ -60,7 +60,7 @@ def test_table_has_a_row_for_everything(tones, oracle_scores):
     assert len(v4) == len(v3) == tracks * len(INSTRUMENTS)
     assert set(v4["frames"]) == {4} and set(v3["frames"]) == {1}
     paths = [tones[0].paths.scores / f"{name}-seed0.csv" for name in ORACLES]
-    stored = pd.concat(pd.read_csv(path, float_precision="round_trip") for path in paths)
+    stored = pd.concat(map(pd.read_csv, paths))
     pd.testing.assert_frame_equal(oracle_scores, stored)
 
 

@@ -138,8 +138,7 @@ def score_system(
         label=f"{model}: tracks scored",
         workers=workers,
     )
-    tables = [read_scores(path, float_precision="round_trip") for path in paths.values()]
-    table = pd.concat(tables, ignore_index=True)
+    table = pd.concat(map(read_scores, paths.values()), ignore_index=True)
     write_table(table, settings.paths.scores / group / f"{name}.csv")
     return table
 

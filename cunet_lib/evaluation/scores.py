@@ -31,8 +31,8 @@ REFERENCE = "unet"
 _NUMBERS = {"seed": int, "value": float, "frames": int, "undefined_frames": int}
 
 
-def read_scores(path: Path, **options: object) -> pd.DataFrame:
-    """A score table that the study wrote; options of ``pandas.read_csv``.
+def read_scores(path: Path) -> pd.DataFrame:
+    """A score table that the study wrote.
 
     Raises
     ------
@@ -46,7 +46,6 @@ def read_scores(path: Path, **options: object) -> pd.DataFrame:
         keep_default_na=False,
         na_values={"value": ["", "nan", "NaN"]},
         dtype=dict.fromkeys(SCORE_COLUMNS, str) | _NUMBERS,
-        **options,
     )
 
 

@@ -24,15 +24,15 @@ from cunet_lib.preprocess.check import CHANNELS, RATE, read_layout
 from cunet_lib.preprocess.tracks import STEMS
 from cunet_lib.signal.audio import ensure_ffmpeg
 
-NOTEBOOK_SECONDS, NOTEBOOK_BYTES = 20.0, 5e6
-"""Assumed, per notebook: starting its kernel, importing TensorFlow; its pictures and its sound."""
+NOTEBOOK_SECONDS, NOTEBOOK_BYTES = 30.0, 5e6
+"""Assumed, per notebook: starting its kernel, TensorFlow, graphs; its pictures and its sound."""
 
 PROCESS_BYTES = 0.4e9
 """Assumed, per worker process: Python and the libraries, before any audio."""
 
-RENDER_SECONDS, CHECK_SECONDS, DECODE_SECONDS = 0.15, 0.004, 0.015
+RENDER_SECONDS, CHECK_SECONDS, DECODE_SECONDS = 0.15, 0.003, 0.012
 """Assumed, per second of a song, in one process: rendering it; checking its files; reading and
-preparing its stems. Seen: 0.07 to 0.18, 0.002, and 0.006 to 0.011."""
+preparing its stems. Seen: 0.05 to 0.18, 0.002, and 0.006 to 0.011."""
 
 SCORE_BYTES = 4e6
 """Assumed, per second of a track that is scored: its signals and their spectra."""
