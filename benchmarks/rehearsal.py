@@ -135,7 +135,8 @@ def main() -> None:
         "",
         f"{tracks} tracks, {hours:.1f} hours of music, {cores()} cores, one stage at a time.",
     ]
-    lines += ["Trainings take two steps and one validation."]
+    lines += ["Trainings take two steps and one validation. Memory counts mapped pages of the"]
+    lines += ["store, too; the system takes them back when it needs them."]
     print(write_atomically(FOLDER / "musdb18.md", "\n".join(lines) + "\n").read_text())
 
 

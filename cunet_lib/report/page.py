@@ -84,9 +84,10 @@ def answer(settings: Profile, differences: Table, training: Table, models: Table
         f"{1 - settings.statistics.alpha:.0%} interval of every C-U-Net's mean difference lies on "
         "that side of 0.",
         f"Counted here are {len(parts[0])} comparisons by each protocol: these C-U-Nets, each "
-        f"instrument and the mean. {' '.join(counted)} Equivalent means: the mean difference was shown to lie within "
-        f"±{margin:g} dB, a margin that was set beforehand. Tests of a difference are corrected "
-        "for all comparisons of a protocol, those of further C-U-Nets included.",
+        f"instrument and the mean. {' '.join(counted)} Equivalent means: the mean difference "
+        f"was shown to lie within ±{margin:g} dB, a margin that was set beforehand. Tests of a "
+        "difference are corrected for all comparisons of a protocol, those of further C-U-Nets "
+        "included.",
         cost,
         data,
     ]
