@@ -22,6 +22,7 @@ def project(tmp_path):
     root = tmp_path / "project"
     for name in ("cunet_lib", "rendered_corpus", "notebooks"):
         shutil.copytree(ROOT / name, root / name)
+    shutil.copy(ROOT / "requirements.lock", root)
 
     def change(section):
         blocks = BLOCK.findall(SECTIONS[section])
