@@ -7,9 +7,10 @@ import nbformat
 import pytest
 from conftest import ROOT, ran
 
+from cunet_lib import cli
 from cunet_lib.core.settings import ConfigError
 from cunet_lib.core.systems import VARIANTS
-from cunet_lib.workflow import parameters
+from cunet_lib.workflow import parameters, run
 from cunet_lib.workflow.parameters import check_injected, check_parameters
 
 DECLARED = 'profile = "demo"  # x=1\nvariant = "dense_simple"\nseed = 0\nrate = 0.5\n'
@@ -126,3 +127,12 @@ def test_papermill_itself_fails_in_the_first_cell(tmp_path):
         and not cell.source.startswith("# Parameters")
     ]
     assert "check_injected()" in failed and "matplotlib" not in failed
+
+
+def test_a_profile_by_its_path_is_the_same_for_the_notebook(tmp_path, monkeypatch):
+    """Which runs in a folder of its own."""
+    asked = []
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(run, "run_stage", lambda _, given, **__: asked.append(given) or True)
+    assert cli.main(["run", "00_corpus", "--profile", "mine.yaml"]) == 0
+    assert asked[0]["profile"] == str(tmp_path / "mine.yaml")

@@ -170,6 +170,17 @@ def test_dying_kernel_is_told_too(notebook, tmp_path):
         run_notebook(source, tmp_path / "notebooks" / "stage.ipynb", {}, echo=print)
 
 
+def test_a_kernel_that_never_begins_is_told_too(notebook, tmp_path, monkeypatch):
+    spec = {"argv": ["false", "{connection_file}"], "display_name": "none", "language": "python"}
+    (tmp_path / "kernels" / "never").mkdir(parents=True)
+    (tmp_path / "kernels" / "never" / "kernel.json").write_text(json.dumps(spec))
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path))
+    path = tmp_path / "notebooks" / "stage.ipynb"
+    with pytest.raises(NotebookFailed, match="stage failed"):
+        run_notebook(notebook("1"), path, {}, kernel="never", echo=print)
+    assert not list(tmp_path.rglob("*.partial.ipynb"))
+
+
 def test_parameters_are_read_as_the_types_of_their_defaults(notebook):
     given = {"profile": "12", "overrides": "a.b=1", "seed": "12", "rate": "1e-3"}
     expected = {"profile": "12", "overrides": "a.b=1", "seed": 12, "rate": 1e-3}
