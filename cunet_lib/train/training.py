@@ -65,8 +65,8 @@ class WaveformModel(keras.Model):
     network
         A network of the study.
     group
-        Rows of a batch that follow each other and have the same mixture: shares are computed once
-        for all of them.
+        Rows of a batch that follow each other and have the same mixture: its spectrum, and a
+        network's shares, are computed once for all of them.
     """
 
     def __init__(self, network: keras.Model, signal: Signal, *, group: int = 1, **kwargs):
@@ -84,7 +84,8 @@ class WaveformModel(keras.Model):
         # JAX would not take a tensor and an array side by side.
         mixture, condition = map(ops.convert_to_tensor, inputs)
         if self.shares is None:
-            given = [graph_magnitude(mixture, self.signal), condition]
+            magnitude = graph_magnitude(mixture[:: self.group], self.signal)
+            given = [ops.repeat(magnitude, self.group, axis=0), condition]
             return self.network(given, training=training)
         real, imaginary = graph_spectrum(mixture[:: self.group], self.signal)
         magnitude = ops.expand_dims(ops.sqrt(real**2 + imaginary**2), -1)
