@@ -82,9 +82,7 @@ class Data(_Section):
     train_tracks: int = Field(48, ge=2, description="rendered songs in the train subset")
     test_tracks: int = Field(12, ge=1, description="rendered songs in the test subset")
     seconds: float = Field(30.0, ge=4.0, le=600.0, description="about this long, rendered songs")
-    validation: int | tuple[str, ...] = Field(
-        description="number of train tracks held out, or their names"
-    )
+    validation: int | tuple[str, ...] = Field(description="train tracks held out: number or names")
     test: tuple[str, ...] | None = Field(
         None, description="test tracks by name, of a folder without train and test"
     )
@@ -200,6 +198,7 @@ class Separate(_Section):
     pitches: tuple[Annotated[float, Field(ge=0.5, le=2)], ...] | None = Field(
         None, description="masks are means of those at these pitches, too; 1 is the song's own"
     )
+    temperature: float = Field(1.0, gt=0, le=10, description="of shares: above 1 they are softer")
 
     @property
     def overlapping(self) -> float:
