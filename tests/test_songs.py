@@ -572,6 +572,7 @@ def test_patches_overlap_even_if_the_study_lays_them_end_to_end(tmp_path):
         songs.SongSeparator(found, overlap=1)
 
 
+@pytest.mark.skipif(not hardware.computes_bfloat16(), reason="here songs are separated in float32")
 @pytest.mark.parametrize("name", ["demo", "study", "beyond"])
 def test_bfloat16_changes_the_shipped_models_parts_of_real_music_by_little(name):
     mixture = real_excerpt(STUDY_RATE)[0]
