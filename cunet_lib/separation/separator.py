@@ -7,9 +7,8 @@ Where the settings name pitches, the network hears the song as it is and at each
 masks are means of all (test-time augmentation). The further spectrograms have the frames of the
 first, with windows shorter or longer by the pitch: a bin stands for as much more or less in Hz.
 
-A network with shares is surer than it should be of music that it was not trained on. At a higher
-temperature its softmax gives softer shares (temperature scaling; Guo et al. 2017), which still add
-up to one.
+At a higher temperature the softmax of a network with shares gives softer ones (temperature scaling;
+Guo et al. 2017), which still add up to one.
 """
 
 from __future__ import annotations
