@@ -12,9 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks import bench, released, workloads
+from benchmarks import bench, choices, released, workloads
 from benchmarks.distance import compare, describe
-from cunet_lib.core.settings import load_profile
+from cunet_lib.core.settings import ConfigError, load_profile
+from cunet_lib.core.systems import INSTRUMENTS
 from cunet_lib.preprocess.store import build_store
 from cunet_lib.signal.bands import RATE
 from cunet_lib.signal.spectral import stft
@@ -178,3 +179,24 @@ def test_distance_between_real_and_rendered_stems_is_that_of_their_measures():
     frame = compare(table([5.0, 6.0, 7.0]), table([0.0, 1.0, 2.0, 3.0, 4.0]))
     assert list(frame.index) == [("bass", "level"), ("bass", "crest")]
     assert frame["distance"].tolist() == [2.0, 2.0]
+
+
+def test_settings_are_chosen_by_whole_songs_of_the_store_or_of_a_folder(tones, capsys):
+    settings, store = tones
+    audio = choices.songs(settings, None)
+    names = [entry.name for entry in store.split("valid")]
+    assert len(audio) == len(names) > 0
+    for mixture, *references in audio:
+        np.testing.assert_allclose(mixture, np.sum(references, axis=0), atol=1e-3)
+    references = iter(audio)
+    found = choices.scores(lambda mixture, asked: asked @ next(references)[1:] * 0.9, audio)
+    assert list(found.columns) == list(INSTRUMENTS)
+    np.testing.assert_allclose(found, 20, atol=1e-3)
+    tracks = sorted(path.name for path in (settings.paths.corpus / "train").iterdir())
+    from_files = choices.songs(settings, settings.paths.corpus / "train")[tracks.index(names[0])]
+    np.testing.assert_allclose(from_files, audio[0], atol=1e-3)
+
+
+def test_a_folder_without_songs_is_told(tones, tmp_path):
+    with pytest.raises(ConfigError, match="holds no folders of stems"):
+        choices.songs(tones[0], tmp_path)
