@@ -19,11 +19,11 @@ from conftest import git
 from made_up import EVIL, LEVELS, MODELS, SETTINGS, TRAINED
 
 from cunet_lib.core.settings import ROOT, ConfigError, load_profile, profile_names
-from cunet_lib.core.systems import INSTRUMENTS
+from cunet_lib.core.systems import INSTRUMENTS, UNETS
 from cunet_lib.evaluation import statistics as inference
 from cunet_lib.evaluation.evaluate import EXCERPT
 from cunet_lib.evaluation.metrics import PROTOCOL_V3, SDR_V3, SDR_V4
-from cunet_lib.evaluation.scores import load_scores, paired_differences, summary
+from cunet_lib.evaluation.scores import load_scores, ordered, paired_differences, summary
 from cunet_lib.explore import architecture as drawing
 from cunet_lib.models import unet as models
 from cunet_lib.report import figures, records, tables, verify
@@ -428,10 +428,20 @@ def test_a_profile_like_another_stands_beside_it(study):
     assert (again.frame["shift_db"] == 0).all() and "10 of 10 verdicts" in again.caption
 
 
-def test_dedicated_networks_of_another_profile_are_named(study):
-    table = tables.differences_table(study.settings, study.scores, like="study")
-    assert table.name == "against" and "dedicated U-Net of the profile study;" in table.caption
-    pd.testing.assert_frame_equal(table.frame, study.differences.frame)
+def test_without_dedicated_networks_those_of_the_profile_that_this_one_is_like_are_taken(fresh):
+    own = {"name": "own", "like": fresh.name, "seeds": {"dense_complex": 1}}
+    settings = fresh.model_copy(update=own)
+    shutil.copytree(fresh.paths.run("dense_complex", 0), settings.paths.run("dense_complex", 0))
+    shutil.copytree(fresh.paths.scores, settings.paths.scores)
+    for path in settings.paths.scores.rglob("unet-*"):
+        path.unlink()
+    runs, scores = records.load_runs(settings), load_scores(settings)
+    assert runs["model"].tolist() == [*UNETS, "dense_complex"]
+    known = load_scores(fresh)
+    pd.testing.assert_frame_equal(scores, ordered(known[known["model"].isin(scores["model"])]))
+    table = tables.differences_table(settings, scores)
+    assert set(table.frame["model"]) == {"dense_complex"}
+    assert ", dedicated U-Nets of the profile smoke;" in table.caption
 
 
 def test_steps_tell_what_each_network_gains_over_the_row_above(study):

@@ -83,9 +83,7 @@ class Data(_Section):
     test_tracks: int = Field(12, ge=1, description="rendered songs in the test subset")
     seconds: float = Field(30.0, ge=4.0, le=600.0, description="about this long, rendered songs")
     validation: int | tuple[str, ...] = Field(description="train tracks held out: number or names")
-    test: tuple[str, ...] | None = Field(
-        None, description="test tracks by name, of a folder without train and test"
-    )
+    test: tuple[str, ...] | None = Field(None, description="a folder's test tracks, by name")
     stems: dict[Literal[("mixture", *INSTRUMENTS)], tuple[str, ...]] | None = Field(
         None, description="of a folder: the files that a stem is the sum of, without suffix"
     )
@@ -123,9 +121,7 @@ class Signal(_Section):
         # Beyond three quarters (768 of 1024 in Jansson et al. 2017) the inverse STFT would divide
         # by window values near zero.
         if self.hop * 4 > self.n_fft * 3:
-            raise ValueError(
-                f"hop = {self.hop} must be at most three quarters of n_fft = {self.n_fft}"
-            )
+            raise ValueError(f"hop = {self.hop} must be at most 3/4 of n_fft = {self.n_fft}")
         return self
 
     @property
@@ -254,7 +250,7 @@ class Profile(_Section):
 
     @model_validator(mode="after")
     def _compared(self) -> Profile:
-        for needed in ("unet", self.shipped):
+        for needed in (self.shipped, *(() if self.like else ("unet",))):
             if needed not in self.seeds:
                 raise ValueError(f"seeds must have {needed}: the reference, and what is shipped")
         return self
@@ -297,6 +293,11 @@ class Profile(_Section):
     def scored(self) -> list[tuple[str, int]]:
         """Each system that is scored with its seed: the trained ones, and the oracles once."""
         return [*self.trained, *((name, 0) for name in ORACLES)]
+
+    @property
+    def lender(self) -> Profile | None:
+        """The profile that this one is like, if it compares with that one's dedicated U-Nets."""
+        return load_profile(self.like) if self.like and "unet" not in self.seeds else None
 
     @property
     def patch_shape(self) -> tuple[int, int, int]:

@@ -50,9 +50,17 @@ def read_scores(path: Path) -> pd.DataFrame:
 
 
 def score_files(settings: Profile, group: str = "") -> dict[tuple[str, int], Path]:
-    """The files that :func:`load_scores` reads, by system and seed, present or not."""
-    folder = settings.paths.scores / group
-    return {(name, seed): folder / f"{name}-seed{seed}.csv" for name, seed in settings.scored}
+    """The files that :func:`load_scores` reads, by system and seed, present or not.
+
+    Where a profile trains no dedicated U-Nets, they are those of the profile that it is like.
+    """
+    systems = [(settings, *run) for run in settings.scored]
+    if lender := settings.lender:
+        systems += [(lender, *run) for run in lender.scored if run[0] == REFERENCE]
+    return {
+        (name, seed): profile.paths.scores / group / f"{name}-seed{seed}.csv"
+        for profile, name, seed in systems
+    }
 
 
 def load_scores(settings: Profile, group: str = "", system: str = "") -> pd.DataFrame:

@@ -77,7 +77,7 @@ def count(number: int, noun: str) -> str:
 def loss_named(models: Iterable[str]) -> str:
     """What the losses of these models are."""
     shares = any(name in VARIANTS and VARIANTS[name].shares for name in models)
-    other = " (of networks with shares, mean distance of complex spectra)" if shares else ""
+    other = " (with shares: root mean square error of complex spectra)" if shares else ""
     return f"mean absolute error of magnitudes{other}"
 
 
@@ -109,6 +109,8 @@ def basis(settings: Profile, table: pd.DataFrame) -> str:
     runs = f"seed {seeds[0]}" if len(seeds) == 1 else f"mean over seeds {listed(seeds)}"
     if each.min() < each.max():
         runs = f"mean over each model's seeds ({each.min()} to {each.max()})"
+    if settings.lender:
+        runs += f", dedicated U-Nets of the profile {settings.like}"
     return data_note(settings, *tracks, rate_note(settings), runs)
 
 
@@ -221,6 +223,8 @@ def executed(settings: Profile) -> dict[str, Path]:
 def load_runs(settings: Profile) -> pd.DataFrame:
     """Records of the study's training runs, one row per model and seed.
 
+    Where a profile trains no dedicated U-Nets, they are those of the profile that it is like.
+
     Returns
     -------
     pandas.DataFrame
@@ -235,7 +239,9 @@ def load_runs(settings: Profile) -> pd.DataFrame:
     # Here, since Keras takes seconds to be imported.
     from cunet_lib.models.unet import multiply_adds
 
-    folders = [settings.paths.run(model, seed) for model, seed in settings.runs]
+    lender = settings.lender
+    unets = [lender.paths.run(*run) for run in lender.runs if run[0] in UNETS] if lender else []
+    folders = unets + [settings.paths.run(*run) for run in settings.runs]
     runs = pd.DataFrame([{**read_run(folder), "folder": folder} for folder in folders])
     size = settings.model.model_dump(include={"filters", "blocks"}) | {
         "shape": settings.patch_shape

@@ -220,11 +220,10 @@ def published_table(settings: Profile, scores: pd.DataFrame) -> Table:
 # ------------------------------------------------------------------------------ comparisons
 
 
-def differences_table(settings: Profile, scores: pd.DataFrame, *, like: str = "") -> Table:
+def differences_table(settings: Profile, scores: pd.DataFrame) -> Table:
     """Paired differences per track, C-U-Nets minus dedicated U-Nets, tested, by both protocols.
 
-    Also how many tracks the test for equivalence would need at the variance seen. ``like`` names
-    the profile whose dedicated U-Nets these are, if another one's: the table is then ``against``.
+    Also how many tracks the test for equivalence would need at the variance seen.
     """
     stated, parts = settings.statistics, []
     for measure in (SDR_V4, SDR_V3):
@@ -251,15 +250,14 @@ def differences_table(settings: Profile, scores: pd.DataFrame, *, like: str = ""
     }
     if "difference_seed_std_db" in table:
         columns["Over seeds, dB"] = "± {difference_seed_std_db:.2f}"
-    whose = f" of the profile {like}" if like else ""
     caption = (
-        f"Paired differences of SDR per test track, C-U-Net minus dedicated U-Net{whose}; p of a "
+        f"Paired differences of SDR per test track, C-U-Net minus dedicated U-Net; p of a "
         "difference corrected (Holm), p of equivalence for a margin of "
         f"{stated.margin_db:g} dB that was set beforehand, and the tracks that would show it with "
         f"{stated.power:.0%} power if there were no difference. {basis(settings, scores)}"
     )
-    frame, name = table.drop(columns="heading"), "against" if like else "differences"
-    return Table(name, frame, lay_out(shown, columns), caption)
+    frame = table.drop(columns="heading")
+    return Table("differences", frame, lay_out(shown, columns), caption)
 
 
 def again_table(settings: Profile, scores: pd.DataFrame, known: pd.DataFrame) -> Table:
