@@ -112,6 +112,21 @@ def test_loss_compares_magnitudes_with_the_target_waveform(tones, rng):
     assert float(loss(audio, magnitudes + 0.5)) == pytest.approx(0.5, rel=1e-5)
 
 
+def test_loss_of_shares_is_the_mean_over_patches_of_a_root_mean_square(tones, rng):
+    settings, _ = tones
+    audio = rng.normal(size=(2, settings.patch_samples)).astype(np.float32)
+    loss = training.complex_error(settings.signal)
+    spectrum = np.stack(training.graph_spectrum(audio, settings.signal), axis=1)
+    assert float(loss(audio, spectrum)) == pytest.approx(0, abs=1e-5)
+    wrong = spectrum.copy()
+    wrong[0] += np.array([3.0, 4.0])[:, None, None]
+    assert float(loss(audio, wrong)) == pytest.approx(5 / 2, rel=1e-4)
+    wrong = spectrum.copy()
+    wrong[1, 0, 3, 2] += 6.0
+    bins = spectrum[0, 0].size
+    assert float(loss(audio, wrong)) == pytest.approx(6 / np.sqrt(bins) / 2, rel=1e-4)
+
+
 def test_cosine_schedule_ends_at_the_minimum(tones):
     settings, _ = tones
     train = settings.train
