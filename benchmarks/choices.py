@@ -1,9 +1,8 @@
 """How well a C-U-Net separates under settings that one may choose: the songs that may choose them.
 
-``python -m benchmarks.choices separate.temperature=1 separate.temperature=2`` separates the
-validation songs of a profile under each set of overrides and gives the SDR of whole songs, its mean
-over songs. ``--folder`` takes other songs: a folder of stems each, as a corpus has them. Test songs
-choose nothing.
+``python -m benchmarks.choices separate.pitches=null separate.overlap=0.75`` separates the songs for
+validation of a profile under each set of overrides; it prints the SDR of whole songs, mean over
+songs. ``--folder`` takes other songs: a folder of stems each. Test songs choose nothing.
 """
 
 from __future__ import annotations

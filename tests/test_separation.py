@@ -48,19 +48,6 @@ def test_masks_are_within_zero_and_one(conditioned, rng):
     assert masks.min() >= 0 and masks.max() <= 1
 
 
-def test_at_a_higher_temperature_shares_are_softer_and_still_add_up_to_one(rng):
-    network = models.build("shares_1", **SHAPE, start="he")
-    one, two = (
-        separation.Separator(network, SETTINGS.signal, Separate(overlap=0.0, temperature=each))
-        for each in (1.0, 2.0)
-    )
-    heard = one.hear(rng.normal(size=30000))
-    plain, soft = (separator.masks(heard, all_one_hot()) for separator in (one, two))
-    np.testing.assert_allclose(soft, np.sqrt(plain) / np.sqrt(plain).sum(axis=0), rtol=1e-4)
-    assert (soft.max(axis=0) < plain.max(axis=0)).mean() > 0.99
-    np.testing.assert_allclose(soft.sum(axis=0), 1.0, atol=1e-5)
-
-
 @pytest.mark.parametrize("pitch", [0.91, 1.1])
 def test_a_song_is_heard_at_the_other_pitch_too_and_masks_meet_at_its_own(pitch, monkeypatch):
     """Of a tone; the network is one that lets through what is loud."""

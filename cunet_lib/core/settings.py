@@ -194,7 +194,6 @@ class Separate(_Section):
     pitches: tuple[Annotated[float, Field(ge=0.5, le=2)], ...] | None = Field(
         None, description="masks are means of those at these pitches, too; 1 is the song's own"
     )
-    temperature: float = Field(1.0, gt=0, le=10, description="of shares: above 1 they are softer")
 
     @property
     def overlapping(self) -> float:

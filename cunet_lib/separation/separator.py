@@ -6,9 +6,6 @@ laid end to end, as in the paper, with ``overlap=0``); the mixture's phase and l
 Where the settings name pitches, the network hears the song as it is and at each of them, and the
 masks are means of all (test-time augmentation). The further spectrograms have the frames of the
 first, with windows shorter or longer by the pitch: a bin stands for as much more or less in Hz.
-
-At a higher temperature the softmax of a network with shares gives softer ones (temperature scaling;
-Guo et al. 2017), which still add up to one.
 """
 
 from __future__ import annotations
@@ -200,9 +197,6 @@ class Separator:
                 parts = list(pool.map(masked, batches))
         found = np.concatenate(parts)[:rows]
         if self.weighs:
-            # The softmax over instruments, as it is at another temperature.
-            found **= 1 / self.separate.temperature
-            found /= found.sum(axis=1, keepdims=True)
             return np.tensordot(np.asarray(conditions, np.float32), found, (1, 1))
         return found.reshape(-1, *patches.shape)
 
