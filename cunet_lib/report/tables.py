@@ -251,7 +251,7 @@ def differences_table(settings: Profile, scores: pd.DataFrame) -> Table:
     if "difference_seed_std_db" in table:
         columns["Over seeds, dB"] = "± {difference_seed_std_db:.2f}"
     caption = (
-        f"Paired differences of SDR per test track, C-U-Net minus dedicated U-Net; p of a "
+        "Paired differences of SDR per test track, C-U-Net minus dedicated U-Net; p of a "
         "difference corrected (Holm), p of equivalence for a margin of "
         f"{stated.margin_db:g} dB that was set beforehand, and the tracks that would show it with "
         f"{stated.power:.0%} power if there were no difference. {basis(settings, scores)}"

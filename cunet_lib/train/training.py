@@ -110,7 +110,7 @@ def complex_error(signal: Signal) -> Callable:
 
     It is taken over each patch, then their mean. Where the target's phase is not the mixture's, the
     best mask is lower, which magnitudes alone do not tell. Within a patch errors count as in SDR,
-    by their squares: a mean of distances makes a mask all or nothing where it should be between.
+    by their squares.
     """
 
     def root_mean_square_error(target, estimate):
